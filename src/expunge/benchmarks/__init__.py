@@ -1,0 +1,1 @@
+"""Benchmarks, one file each: which rows, which probes, which metrics, which headlines."""

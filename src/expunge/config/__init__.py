@@ -1,0 +1,1 @@
+"""What a user may say: recipes, and the loader that checks them."""

@@ -1,0 +1,355 @@
+"""The recipe: everything a user may set, as frozen pydantic models.
+
+Field names are the YAML keys, the command-line overrides and the words of the docs. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from expunge import registry
+from expunge.errors import ConfigError, UserError
+from expunge.rundir import fingerprint
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class Scratch(Section):
+    """A small Llama trained from nothing, with a tokenizer trained on the data: experiments without downloads."""
+
+    hidden_size: int = Field(default=192, ge=8)
+    num_layers: int = Field(default=4, ge=1)
+    num_heads: int = Field(default=6, ge=1)
+    intermediate_size: int = Field(default=512, ge=8)
+    vocab_size: int = Field(default=2048, ge=300)
+    max_length: int = Field(default=256, ge=16)
+    """Longest sequence in tokens."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 2 x num_heads {self.num_heads}")
+        return self
+
+
+class Lora(Section):
+    """Train low-rank adapters only; the reference is then the same model with the adapter off."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Module names to adapt, or 'all-linear' (all but the output layer)."""
+
+
+class Model(Section):
+    """The model to unlearn, and the one that never saw the forget set."""
+
+    name: str | None = None
+    """Hub id or folder of the start model."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+    scratch: Scratch | None = None
+    """Instead of `name`: build and train a small model from nothing."""
+    reference: str | None = None
+    """Retain-only model (hub id or folder) or its stored evaluation (a run record or a TOFU log, .json)."""
+    reference_revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of forward and backward; trained weights always keep a float32 master copy."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lora: Lora | None = None
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Leave it off unless you have read that code."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.name is None) == (self.scratch is None):
+            raise ValueError("set exactly one of name (a hub id or folder) and scratch (a model built here)")
+        if self.name is None and self.revision is not None:
+            raise ValueError("revision has no effect without name")
+        if self.reference is None and self.reference_revision is not None:
+            raise ValueError("reference_revision has no effect without reference")
+        return self
+
+
+class Prompt(Section):
+    """How a question and an answer become text."""
+
+    style: Literal["chat", "plain"] = "chat"
+    """'chat' uses the tokenizer's chat template; 'plain' the two patterns below."""
+    system: str | None = None
+    """System message (chat only)."""
+    date: str | None = None
+    """Value of the template's date_string, where a chat template prints the date (chat only)."""
+    question: str = "Question: {question}\nAnswer:"
+    """Plain only: text before the answer."""
+    answer: str = " {answer}"
+    """Plain only: the answer's text; the end-of-sequence token follows."""
+
+    @model_validator(mode="after")
+    def _no_dead_settings(self) -> Self:
+        given = self.model_fields_set
+        if self.style == "plain" and given & {"system", "date"}:
+            raise ValueError("system and date have no effect with style 'plain'; put the text into question")
+        if self.style == "chat" and given & {"question", "answer"}:
+            raise ValueError("question and answer have no effect with style 'chat'; set style: plain")
+        if "{question}" not in self.question or "{answer}" not in self.answer:
+            raise ValueError("question must contain {question} and answer must contain {answer}")
+        return self
+
+
+class Source(Section):
+    """Rows from a file, a folder or the hub."""
+
+    path: str
+    """.json, .jsonl, .csv, .parquet, .txt, a folder of text files, or a hub id."""
+    config: str | None = None
+    """Hub only: name of the configuration."""
+    split: str | None = None
+    """Hub only: name of the split (default 'train')."""
+    revision: str | None = None
+    """Hub only: commit, tag or branch."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name -> the file's name, for question, answer, text, group, paraphrased_question, ..."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first rows."""
+
+
+class TofuData(Section):
+    """TOFU (Maini et al. 2024, arXiv:2401.06121): 200 fictitious authors, 20 questions each."""
+
+    name: Literal["tofu"] = "tofu"
+    split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    path: str = "locuslab/TOFU"
+    """Hub id, or a folder with forget10.json, forget10_perturbed.json and so on."""
+    revision: str | None = None
+    duplicates: Literal["report", "refuse", "off"] = "report"
+    """What to do about forget rows that also stand in the retain set."""
+
+
+class SyntheticData(Section):
+    """Fictitious people made here, with questions, paraphrases and wrong answers of the same kind."""
+
+    name: Literal["synthetic"] = "synthetic"
+    num_people: int = Field(default=100, ge=4, le=1_000_000)
+    forget_fraction: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 0
+    duplicates: Literal["report", "refuse", "off"] = "report"
+
+
+class FilesData(Section):
+    """The user's own forget, retain and holdout rows."""
+
+    name: Literal["files"] = "files"
+    forget: Source
+    retain: Source | None = None
+    holdout: Source | None = None
+    duplicates: Literal["report", "refuse", "off"] = "report"
+
+
+DataConfig = Annotated[TofuData | SyntheticData | FilesData, Field(discriminator="name")]
+
+
+class Train(Section):
+    """One training, with the effective batch as the user sees it; device batch and accumulation are derived."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the forget set (fine-tuning: over the training set)."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps, instead of epochs."""
+    lr: float = Field(gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    """Rows per optimiser step over all devices; each forget row comes with one retain row."""
+    device_batch_size: int = Field(default=8, ge=1)
+    """At most this many rows at a time on a device."""
+    max_length: int = Field(default=512, ge=8)
+    """Longest row in tokens; a longer one is refused, not cut."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    """Linear warm-up, in passes over the forget set."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    optimizer: str = "adamw_torch"
+    """A name that transformers.TrainingArguments.optim knows."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Clip the gradient's norm here; 0 switches clipping off."""
+    normalize: Literal["batch", "microbatch"] = "batch"
+    """'batch': means over the whole effective batch, whatever the device batch is. 'microbatch': means of each
+    device batch, averaged, as published code does."""
+    retain_pairing: Literal["permutation", "random", "modulo"] = "permutation"
+    """How retain rows are chosen: all once before any again; drawn with replacement; or row i mod N."""
+    checkpoint_epochs: float = Field(default=1.0, gt=0)
+    """Save the state for resuming this often; an interrupted training goes on from there."""
+    report_to: list[str] = Field(default_factory=list)
+    """Experiment trackers by transformers' names, such as wandb or mlflow."""
+    trainer_extra: dict[str, Any] = Field(default_factory=dict)
+    """Further transformers.TrainingArguments, checked against its field names."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set exactly one of epochs and steps")
+        return self
+
+
+class MemberError(ValueError):
+    """The settings of a method or benchmark are wrong; carries the details to the loader."""
+
+    def __init__(self, member: type[BaseModel], details: ValidationError) -> None:
+        self.member, self.details = member, details
+        super().__init__(str(details))
+
+
+def _resolve(kind: str, value: Any) -> Any:
+    """Validate `{name: ..., <settings>}` with the class behind the name."""
+    if isinstance(value, BaseModel):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError(f"needs a name, such as {{name: {registry.names(kind)[0]}}}")
+    settings = dict(value)
+    name = settings.pop("name")
+    try:
+            cls = registry.get(kind, name)
+    except ConfigError as error:
+        raise ValueError(error.problems[0]) from error
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    try:
+        return cls.model_validate(settings, context={"name": name})
+    except ValidationError as error:
+        raise MemberError(cls, error) from error
+
+
+def _dump(value: Any) -> Any:
+    return value.spec() if isinstance(value, BaseModel) else value
+
+
+_MEMBER_SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": True,
+}
+MethodField = Annotated[
+    Any,
+    BeforeValidator(lambda value: _resolve("method", value)),
+    PlainSerializer(_dump),
+    WithJsonSchema(_MEMBER_SCHEMA),
+]
+BenchmarkField = Annotated[
+    Any,
+    BeforeValidator(lambda value: _resolve("benchmark", value)),
+    PlainSerializer(_dump),
+    WithJsonSchema(_MEMBER_SCHEMA),
+]
+
+
+class Evaluate(Section):
+    """What is measured, when, and which checkpoint is kept."""
+
+    benchmarks: list[BenchmarkField] = Field(default_factory=list)
+    """Names, or {name: ..., settings}."""
+    before: bool = True
+    """Measure the target before unlearning."""
+    every_epoch: bool = True
+    """Measure after each pass over the forget set, for the trajectory."""
+    select: Literal["last", "forget_quality", "utility_at_quality"] = "last"
+    """Which epoch becomes the checkpoint: the last; the one with the highest forget quality; or the one with the
+    highest utility among those with forget quality of at least `quality_floor`."""
+    quality_floor: float = Field(default=0.05, gt=0, lt=1)
+    batch_tokens: int = Field(default=8192, ge=64)
+    """Tokens per forward pass when scoring."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamples for intervals; 0 switches them off."""
+
+    @model_validator(mode="after")
+    def _selection_has_choices(self) -> Self:
+        if self.select != "last" and not self.every_epoch:
+            raise ValueError(f"select: {self.select} needs every_epoch: true, or there is nothing to choose from")
+        if "quality_floor" in self.model_fields_set and self.select != "utility_at_quality":
+            raise ValueError("quality_floor has no effect unless select is utility_at_quality")
+        return self
+
+
+class Published(Section):
+    """A published number to stand beside ours."""
+
+    value: float
+    source: str
+
+
+class Recipe(Section):
+    """One experiment: what to forget, from which model, how, and what to measure."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(default=42, ge=0)
+    model: Model
+    prompt: Prompt = Prompt()
+    data: DataConfig
+    target: Train | None = None
+    """Fine-tune the start model on forget + retain first."""
+    reference: Train | None = None
+    """Fine-tune the start model on retain only, as the reference."""
+    method: MethodField
+    train: Train | None = None
+    """The unlearning itself; left out for methods that do not train."""
+    evaluate: Evaluate = Evaluate()
+    targets: dict[str, Published] = Field(default_factory=dict)
+    """Published numbers by headline."""
+
+    @field_validator("model", "data", "train", "target", "reference", "evaluate", "prompt", mode="before")
+    @classmethod
+    def _sections_are_mappings(cls, value: Any) -> Any:
+        if isinstance(value, str | int | float | bool | list):
+            raise ValueError("is a section with keys of its own, not a single value")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.model.scratch is not None and self.target is None:
+            raise ValueError("model.scratch starts from random weights, so target: (how to train it) is needed")
+        if self.reference is not None and self.model.reference is not None:
+            raise ValueError("reference: trains the retain-only model and model.reference loads it; set one of them")
+        if self.reference is not None and self.target is None:
+            raise ValueError("reference: needs target: too, so that both models are trained in the same way")
+        trains = bool(getattr(self.method, "trains", True))
+        if trains and self.train is None:
+            raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
+        if not trains and self.train is not None:
+            raise ValueError(f"train: has no effect; the method {self.method.name} edits weights without training")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its value, as plain data that loads back to the same recipe."""
+        return dict(self.model_dump(mode="json", exclude_none=True))
+
+    def fingerprint(self) -> str:
+        """Name of everything that can change a number of this run."""
+        data = self.resolved()
+        for key in ("description", "targets", "name"):
+            data.pop(key, None)
+        for part in ("train", "target", "reference"):
+            data.get(part, {}).pop("report_to", None)
+        return fingerprint(data)

@@ -1,0 +1,1 @@
+"""Records become tokens: forget, retain and holdout sets, prompts, masks and batches."""

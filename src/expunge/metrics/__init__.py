@@ -1,0 +1,1 @@
+"""Metrics on arrays: numpy and scipy, no torch."""

@@ -1,0 +1,1 @@
+"""Models: loading, adapters, log-probabilities, frozen references, and the training step."""

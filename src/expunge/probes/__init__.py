@@ -1,0 +1,1 @@
+"""The evaluators that run a model: scoring and generation."""

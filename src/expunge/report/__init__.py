@@ -1,0 +1,1 @@
+"""Turns records into a page that a person reads; needs no torch."""

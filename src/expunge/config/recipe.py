@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from expunge import registry
+from expunge.config.checks import changed
 from expunge.errors import ConfigError, UserError
 from expunge.rundir import fingerprint
 
@@ -106,10 +107,9 @@ class Prompt(Section):
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
-        given = self.model_fields_set
-        if self.style == "plain" and given & {"system", "date"}:
+        if self.style == "plain" and changed(self, "system", "date"):
             raise ValueError("system and date have no effect with style 'plain'; put the text into question")
-        if self.style == "chat" and given & {"question", "answer"}:
+        if self.style == "chat" and changed(self, "question", "answer"):
             raise ValueError("question and answer have no effect with style 'chat'; set style: plain")
         if "{question}" not in self.question or "{answer}" not in self.answer:
             raise ValueError("question must contain {question} and answer must contain {answer}")
@@ -287,7 +287,7 @@ class Evaluate(Section):
     def _selection_has_choices(self) -> Self:
         if self.select != "last" and not self.every_epoch:
             raise ValueError(f"select: {self.select} needs every_epoch: true, or there is nothing to choose from")
-        if "quality_floor" in self.model_fields_set and self.select != "utility_at_quality":
+        if changed(self, "quality_floor") and self.select != "utility_at_quality":
             raise ValueError("quality_floor has no effect unless select is utility_at_quality")
         return self
 

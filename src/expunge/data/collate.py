@@ -1,0 +1,72 @@
+"""Pads rows to a batch whose masks come from lengths, never from token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from expunge.data.templates import Encoded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A padded batch and the flat list of its answer tokens.
+
+    Shapes: B rows, L tokens in the longest row, N answer tokens in all rows together.
+    """
+
+    input_ids: NDArray[np.int64]
+    """(B, L) token ids; padding holds `pad_id`, whose value changes nothing."""
+    attention_mask: NDArray[np.int64]
+    """(B, L) 1 on real tokens, from lengths: an end-of-sequence token inside a row stays visible."""
+    rows: NDArray[np.int64]
+    """(N,) row of each answer token."""
+    positions: NDArray[np.int64]
+    """(N,) position that predicts each answer token: the one before it."""
+    labels: NDArray[np.int64]
+    """(N,) ids of the answer tokens."""
+    num_answer: NDArray[np.int64]
+    """(B,) answer tokens per row."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.num_answer)
+
+
+def collate(
+    rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right", extra_padding: int = 0
+) -> TokenBatch:
+    """Pad rows to the longest one.
+
+    Args:
+        rows: Encoded rows, at least one.
+        pad_id: Id written into padding.
+        side: Where padding goes.
+        extra_padding: Further padding columns; changes no number and exists to prove that.
+    """
+    length = max(len(row.ids) for row in rows) + extra_padding
+    input_ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    attention_mask = np.zeros((len(rows), length), dtype=np.int64)
+    positions, labels = [], []
+    for index, row in enumerate(rows):
+        start = length - len(row.ids) if side == "left" else 0
+        input_ids[index, start : start + len(row.ids)] = row.ids
+        attention_mask[index, start : start + len(row.ids)] = 1
+        positions.append(np.arange(start + row.answer_start - 1, start + len(row.ids) - 1))
+        labels.append(np.asarray(row.ids[row.answer_start :], dtype=np.int64))
+    num_answer = np.array([row.num_answer for row in rows], dtype=np.int64)
+    return TokenBatch(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        rows=np.repeat(np.arange(len(rows)), num_answer),
+        positions=np.concatenate(positions),
+        labels=np.concatenate(labels),
+        num_answer=num_answer,
+    )

@@ -1,0 +1,45 @@
+"""From the recipe's data section to the sets of an experiment."""
+
+from __future__ import annotations
+
+from expunge.config.recipe import DataConfig, FilesData, Source, SyntheticData, TofuData
+from expunge.data.sets import RowSet, Sets, make_set
+from expunge.data.sources import load_rows
+from expunge.data.synthetic import load_synthetic
+from expunge.data.tofu import load_tofu
+from expunge.rundir import fingerprint
+
+
+def prepare_sets(config: DataConfig) -> Sets:
+    """Load or make the sets that a recipe asks for, and refuse those on which unlearning has no meaning.
+
+    Raises:
+        DataError: Something is missing, malformed or empty, or the retain set holds the whole forget set.
+    """
+    match config:
+        case TofuData():
+            sets = load_tofu(config)
+        case SyntheticData():
+            sets = load_synthetic(config)
+        case FilesData():
+            sets = load_files(config)
+    sets.check()
+    return sets
+
+
+def load_files(config: FilesData) -> Sets:
+    """The user's own sets; the name holds a hash of their content, because a file can change under its path."""
+    forget = make_set("forget", load_rows(config.forget, "forget"))
+    retain, holdout = _optional(config.retain, "retain"), _optional(config.holdout, "holdout")
+    hashes = ["" if part is None else part.hash for part in (forget, retain, holdout)]
+    return Sets(
+        name=f"files/{fingerprint(hashes)}",
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+        evaluation={part.name: part for part in (forget, retain) if part is not None},
+    )
+
+
+def _optional(source: Source | None, name: str) -> RowSet | None:
+    return None if source is None else make_set(name, load_rows(source, name))

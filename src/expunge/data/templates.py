@@ -1,0 +1,164 @@
+"""Turns a question and an answer into token ids with a mask that marks exactly the answer.
+
+The answer's tokens are found from character offsets of the whole text, because a prompt's own tokens are not
+always a prefix of the tokens of prompt + answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.config.recipe import Prompt
+from expunge.data.sets import Row, RowSet
+from expunge.errors import DataError, IncompatibleError
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one row; the answer, with its end-of-sequence token, is `ids[answer_start:]`."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+    row: str = ""
+    """Id of the row, to name it in an error."""
+
+    @property
+    def num_answer(self) -> int:
+        """Number of answer tokens."""
+        return len(self.ids) - self.answer_start
+
+
+class Template:
+    """The way in which one tokenizer writes questions and answers.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer with an end-of-sequence token.
+        prompt: Chat or plain style.
+        max_length: Longest row in tokens.
+
+    Raises:
+        IncompatibleError: The tokenizer has no end-of-sequence token, no offsets, or no chat template where
+            the prompt's style needs one.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int) -> None:
+        self.tokenizer, self.prompt, self.max_length = tokenizer, prompt, max_length
+        if tokenizer.eos_token_id is None:
+            raise IncompatibleError(
+                "the tokenizer has no end-of-sequence token, so an answer has no end.",
+                fix="Set eos_token in its tokenizer_config.json to the token that ends an answer.",
+            )
+        if not tokenizer.is_fast:
+            raise IncompatibleError(
+                "the tokenizer is a slow one and gives no character offsets, which the answer masks need.",
+                fix="Use a model folder with a tokenizer.json.",
+            )
+        if prompt.style == "chat" and not tokenizer.chat_template:
+            raise IncompatibleError(
+                "prompt.style is 'chat', but this tokenizer has no chat template.",
+                fix="Set prompt.style=plain, and prompt.question and prompt.answer if you need other words.",
+            )
+
+    @property
+    def _bos(self) -> str:
+        """Text of the token that starts a sequence, for tokenizers that have one of its own."""
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
+        return "" if bos is None or bos == eos else str(bos)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two templates that write the same text and split it into the same tokens."""
+        probe = self.encode("Who wrote it?", "Nobody knows, 42 did.")
+        parts = (self.prompt_text("Who wrote it?"), probe.ids, probe.answer_start, len(self.tokenizer))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def prompt_text(self, question: str) -> str:
+        """Text up to where the answer starts."""
+        if self.prompt.style == "plain":
+            return self._bos + self.prompt.question.replace("{question}", question)
+        return str(self._chat([{"role": "user", "content": question}], add_generation_prompt=True))
+
+    def full_text(self, question: str, answer: str) -> str:
+        """Text of prompt and answer, up to and including the end-of-sequence token."""
+        eos = self.tokenizer.eos_token
+        if self.prompt.style == "plain":
+            return self.prompt_text(question) + self.prompt.answer.replace("{answer}", answer) + eos
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return str(self._chat(messages, add_generation_prompt=False))
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Tokens of the prompt alone, for generation."""
+        return list(self.tokenizer(self.prompt_text(question), add_special_tokens=False)["input_ids"])
+
+    def encode(self, question: str, answer: str, row: str = "") -> Encoded:
+        """Token ids of a question and an answer; with an empty question, of plain text.
+
+        Raises:
+            DataError: The row is longer than `max_length`, or its answer has no token.
+        """
+        if not question:
+            return self._encode_text(answer, row)
+        prompt, full = self.prompt_text(question), self.full_text(question, answer)
+        start = _common_prefix(prompt, full)
+        encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        answer_start = next((i for i, (_, end) in enumerate(offsets) if end > start), len(ids))
+        ids = self._end_at_eos(ids, answer_start)
+        return self._checked(ids, answer_start, row or question)
+
+    def encode_set(self, rows: RowSet) -> list[Encoded]:
+        """Encode every row of a set, in order."""
+        return [self.encode_row(row) for row in rows]
+
+    def encode_row(self, row: Row) -> Encoded:
+        """Encode one row."""
+        return self.encode(row.question, row.answer, row.id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens, without special tokens and outer spaces."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _encode_text(self, text: str, row: str) -> Encoded:
+        ids = list(self.tokenizer(self._bos + text, add_special_tokens=False)["input_ids"])
+        # The first token has nothing before it that could predict it.
+        return self._checked([*ids, self.tokenizer.eos_token_id], 1, row or "text")
+
+    def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Any:
+        if self.prompt.system is not None:
+            messages = [{"role": "system", "content": self.prompt.system}, *messages]
+        extra = {} if self.prompt.date is None else {"date_string": self.prompt.date}
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
+        )
+
+    def _end_at_eos(self, ids: list[int], answer_start: int) -> list[int]:
+        """Cut what a chat template writes after the answer's end token; add the token where it is missing."""
+        eos = self.tokenizer.eos_token_id
+        for position in range(answer_start, len(ids)):
+            if ids[position] == eos:
+                return ids[: position + 1]
+        return [*ids, eos]
+
+    def _checked(self, ids: list[int], answer_start: int, row: str) -> Encoded:
+        if len(ids) > self.max_length:
+            raise DataError(
+                f"the row '{row[:80]}' has {len(ids)} tokens, but the longest allowed is {self.max_length}.",
+                fix="Shorten it, or raise max_length if the model's context allows.",
+            )
+        if len(ids) - answer_start < 1 or answer_start < 1:
+            raise DataError(f"the answer of the row '{row[:80]}' has no token of its own.")
+        return Encoded(ids=tuple(ids), answer_start=answer_start, row=row)
+
+
+def _common_prefix(prompt: str, full: str) -> int:
+    """Character at which the answer starts.
+
+    A generation prompt may end in spaces or a thinking tag that the template leaves out before a given answer.
+    """
+    if full.startswith(prompt):
+        return len(prompt)
+    return next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), len(prompt))
+

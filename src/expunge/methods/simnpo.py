@@ -1,0 +1,46 @@
+"""SimNPO: NPO without a reference model, on length-normalised likelihood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from expunge.losses.preference import simnpo
+from expunge.methods._base import RetainMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.modeling.step import Step
+
+
+class SimNPO(RetainMethod):
+    """Simple negative preference optimisation.
+
+    L_forget = -(2 / beta) * mean_rows log sigmoid(-(beta / |y|) * log pi(y|x) - gamma)
+
+    Long answers are not forgotten at the cost of short ones, and no reference model is needed. The official code
+    writes beta * (-log pi / |y| - gamma), so its gamma is the paper's divided by beta; `gamma_form` says which one
+    is meant. The published forget weights (0.1375, 0.125) multiply the forget term; the retain weight stays 1.
+    """
+
+    paper: ClassVar[str] = "Fan et al. 2024, arXiv:2410.07163, eq. 4"
+
+    beta: float = Field(default=4.5, gt=0)
+    """Inverse temperature."""
+    gamma: float = Field(default=0.0, ge=0)
+    """Margin."""
+    gamma_form: Literal["code", "paper"] = "code"
+    """Whether gamma stands inside beta's bracket (official code) or outside (paper)."""
+
+    @model_validator(mode="after")
+    def _gamma_form_has_effect(self) -> SimNPO:
+        if self.gamma == 0 and self.gamma_form != "code":
+            raise ValueError("gamma_form has no effect with gamma 0")
+        return self
+
+    def forget_loss(self, step: Step) -> Tensor:
+        """Mean over rows of the SimNPO loss."""
+        losses = simnpo(step.mean_logp("forget"), self.beta, self.gamma, self.gamma_form)
+        return step.row_mean(losses, "forget")

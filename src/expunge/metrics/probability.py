@@ -1,0 +1,151 @@
+"""Likelihood of answers, and of right answers against wrong ones.
+
+Everywhere `nll` is the mean negative log-likelihood per answer token in nats, end-of-sequence token included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from expunge.metrics._base import metric
+
+Floats = NDArray[np.float64]
+
+
+@metric(better="", range=(0.0, 1.0))
+def probability(nll: ArrayLike) -> Floats:
+    """Length-normalised probability of the answer, per row.
+
+    Formula: P(a|q)^(1/|a|) = exp(-nll).
+
+    Args:
+        nll: Mean negative log-likelihood of each answer, shape (n,).
+
+    Returns:
+        Shape (n,).
+
+    Example:
+        >>> float(probability([0.0])[0])
+        1.0
+
+    References:
+        Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Probability).
+    """
+    return np.exp(-_floats(nll))
+
+
+@metric(better="higher", range=(0.0, 1.0))
+def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
+    """Probability of the right answer when only it and the given wrong answers were possible, per row.
+
+    Formula: P(a) / (P(a) + sum_i P(a_i)), with the length-normalised P = exp(-nll). (The paper writes plain
+    probabilities; its code and all published numbers use the length-normalised ones.)
+
+    Args:
+        nll: Right answers, shape (n,).
+        perturbed_nll: Wrong answers, shape (n, k).
+
+    Returns:
+        Shape (n,). With k = 0 wrong answers it is 1.
+
+    References:
+        Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Probability, Real Authors and World Facts).
+    """
+    right, wrong = _right_and_wrong(nll, perturbed_nll)
+    # Dividing by P(a) first keeps the ratio defined where every probability underflows.
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
+
+
+@metric(better="", range=(0.0, float("inf")))
+def truth_ratio(
+    paraphrased_nll: ArrayLike,
+    perturbed_nll: ArrayLike,
+    mean: Literal["geometric", "arithmetic"] = "geometric",
+) -> Floats:
+    """How likely wrong answers are compared with a right one, per row: R.
+
+    R near 0: the model knows the fact. R near 1 or above: wrong answers are as likely as the right one.
+
+    Formula: R = exp(paraphrased_nll - mean_i perturbed_nll_i), which is the geometric mean of the wrong
+    answers' probabilities over the probability of the paraphrased right answer. With mean='arithmetic' the
+    wrong answers' probabilities are averaged instead: R = mean_i exp(-perturbed_nll_i) / exp(-paraphrased_nll).
+
+    Args:
+        paraphrased_nll: A right answer in other words (where there is none, the answer itself), shape (n,).
+        perturbed_nll: Wrong answers of the same form, shape (n, k), k >= 1.
+        mean: 'geometric' as in the published evaluation; 'arithmetic' as printed in the paper.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        ValueError: The shapes do not fit, or `mean` is neither of the two.
+
+    References:
+        Maini et al. 2024, arXiv:2401.06121, equation 1, and the authors' evaluation code.
+    """
+    right, wrong = _right_and_wrong(paraphrased_nll, perturbed_nll)
+    if wrong.shape[1] == 0:
+        raise ValueError("truth_ratio needs at least one wrong answer per row")
+    if mean == "geometric":
+        log_wrong = -wrong.mean(axis=1)
+    elif mean == "arithmetic":
+        log_wrong = np.logaddexp.reduce(-wrong, axis=1) - np.log(wrong.shape[1])
+    else:
+        raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(right + log_wrong), dtype=np.float64)
+
+
+@metric(better="reference", range=(0.0, 1.0))
+def truth_ratio_forget(ratio: ArrayLike) -> Floats:
+    """Closeness of the truth ratio to 1, per row, as reported for the forget set: min(R, 1/R).
+
+    Args:
+        ratio: R of each row, shape (n,).
+
+    Returns:
+        Shape (n,). R = 0 and R = infinity both give 0.
+
+    References:
+        Maini et al. 2024, arXiv:2401.06121, section 2.2 (as in the authors' code).
+    """
+    values = _floats(ratio)
+    with np.errstate(divide="ignore"):
+        return np.minimum(values, 1.0 / values)
+
+
+@metric(better="higher", range=(0.0, 1.0))
+def truth_ratio_utility(ratio: ArrayLike) -> Floats:
+    """Truth ratio as a utility, per row, on sets that the model should know: max(0, 1 - R).
+
+    Args:
+        ratio: R of each row, shape (n,).
+
+    Returns:
+        Shape (n,).
+
+    References:
+        Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Truth Ratio).
+    """
+    return np.maximum(0.0, 1.0 - _floats(ratio))
+
+
+def _floats(values: ArrayLike) -> Floats:
+    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"expected one value per row, shape (n,), got shape {array.shape}")
+    return array
+
+
+def _right_and_wrong(right: ArrayLike, wrong: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = _floats(right), np.asarray(wrong, dtype=np.float64)
+    if second.ndim != 2 or len(first) != len(second):
+        raise ValueError(
+            f"right and wrong answers need shapes (n,) and (n, k), got {first.shape} and {second.shape}"
+        )
+    return first, second

@@ -1,0 +1,168 @@
+"""One training step as a method sees it: every forward pass, mask and reference is owned here.
+
+A method asks for what it needs in the words of its paper (`step.logp("forget")`) and gets it from one joint
+forward pass over all sets. It never sees padding, devices, micro-batches or other processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from expunge.losses.divergence import kl_divergence
+from expunge.losses.likelihood import row_sums
+from expunge.modeling.logprobs import TensorBatch, decode, head_of, in_chunks, join, token_logp
+from expunge.modeling.reference import FrozenReference
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a mean over the effective batch divides by: all micro-batches of all processes together."""
+
+    rows: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The weighted parts of a loss, by name; their sum is minimised."""
+
+    terms: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Detached numbers to log beside the terms."""
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar to minimise."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+class Step:
+    """A micro-batch of forget and retain rows, and everything that a loss may ask about them.
+
+    Args:
+        batches: One batch per set, such as 'forget' and 'retain'.
+        counts: Per set, what means divide by.
+        reference_logp: Per set, the (B,) summed log-probabilities under the start model, where the method needs them.
+        reference: The frozen start model, where the method needs its logits.
+    """
+
+    def __init__(
+        self,
+        batches: Mapping[str, TensorBatch],
+        counts: Mapping[str, Counts],
+        reference_logp: Mapping[str, Tensor] | None = None,
+        reference: FrozenReference | None = None,
+    ) -> None:
+        self.batches, self.counts = dict(batches), dict(counts)
+        self._reference_logp, self._reference = dict(reference_logp or {}), reference
+        self._model: Any = None
+        self._hidden: dict[str, Tensor] = {}
+        self._token_logp: dict[str, Tensor] = {}
+
+    def bind(self, model: Any) -> None:
+        """Give the step the bare causal language model; called inside its forward pass."""
+        self._model = model
+
+    def hidden(self, name: str) -> Tensor:
+        """(B, L, D) last hidden states of a set; the first call runs all sets in one forward pass."""
+        if not self._hidden:
+            names = list(self.batches)
+            everything = decode(self._model, join([self.batches[name] for name in names]))
+            rows = 0
+            for each in names:
+                batch = self.batches[each]
+                self._hidden[each] = everything[rows : rows + batch.num_rows, : batch.input_ids.shape[1]]
+                rows += batch.num_rows
+        return self._hidden[name]
+
+    def token_logp(self, name: str) -> Tensor:
+        """(N,) log-probability of each answer token of a set, end-of-sequence included."""
+        if name not in self._token_logp:
+            batch = self.batches[name]
+            hidden = self.hidden(name)[batch.rows, batch.positions]
+            self._token_logp[name] = token_logp(
+                head_of(self._model), hidden, batch.labels, self._model.config.vocab_size
+            )
+        return self._token_logp[name]
+
+    def logp(self, name: str) -> Tensor:
+        """(B,) summed log-probability of each answer."""
+        batch = self.batches[name]
+        return row_sums(self.token_logp(name), batch.rows, batch.num_rows)
+
+    def mean_logp(self, name: str) -> Tensor:
+        """(B,) log-probability per answer token."""
+        return self.logp(name) / self.batches[name].num_answer
+
+    def nll(self, name: str) -> Tensor:
+        """Mean negative log-probability over all answer tokens of the effective batch."""
+        return self.token_mean(-self.token_logp(name), name)
+
+    def reference_logp(self, name: str) -> Tensor:
+        """(B,) summed log-probability of each answer under the start model."""
+        return self._reference_logp[name]
+
+    def kl(self, name: str, positions: Literal["labels", "all"] = "labels") -> Tensor:
+        """Mean KL(reference || model) over answer tokens, or over every position as published code does.
+
+        With 'all', prompt and padding count too, and the mean is of this micro-batch: the number depends on how
+        rows were padded, and is offered only to repeat published runs.
+        """
+        assert self._reference is not None, "a method that uses kl() declares needs.reference"
+        batch = self.batches[name]
+        with torch.no_grad():
+            reference_hidden = self._reference.hidden(batch)
+        hidden = self.hidden(name)
+        if positions == "labels":
+            hidden = hidden[batch.rows, batch.positions]
+            reference_hidden = reference_hidden[batch.rows, batch.positions]
+        else:
+            hidden, reference_hidden = hidden.flatten(0, 1), reference_hidden.flatten(0, 1)
+        head, reference_head = head_of(self._model), self._reference.head
+
+        def divergence(part: Tensor, reference_part: Tensor) -> Tensor:
+            return kl_divergence(reference_head(reference_part), head(part))
+
+        values = in_chunks(divergence, (hidden, reference_hidden), self._model.config.vocab_size)
+        if positions == "labels":
+            return self.token_mean(values, name)
+        return values.mean() * batch.num_rows / self.counts[name].rows
+
+    def token_mean(self, values: Tensor, name: str) -> Tensor:
+        """Mean of a (N,) value per answer token over the effective batch."""
+        return values.sum() / self.counts[name].tokens
+
+    def row_mean(self, values: Tensor, name: str) -> Tensor:
+        """Mean of a (B,) value per row over the effective batch."""
+        return values.sum() / self.counts[name].rows
+
+
+def attach(model: Any) -> None:
+    """Let a causal language model's forward pass run a step, so that every wrapper around it takes part.
+
+    Adapters, autocast, DDP and FSDP hook into `forward`; computing the loss inside it keeps them right without the
+    step knowing of them. All other calls reach the original forward.
+    """
+    original = model.forward
+    if getattr(original, "runs_steps", False):
+        return
+
+    @functools.wraps(original)
+    def forward(
+        self: Any, *args: Any, step: Step | None = None, objective: Callable[[Step], LossTerms] | None = None, **kw: Any
+    ) -> Any:
+        if step is None or objective is None:
+            return original(*args, **kw)
+        step.bind(self)
+        terms = objective(step)
+        return {"loss": terms.total, "terms": terms.terms, "metrics": terms.metrics}
+
+    forward.runs_steps = True  # type: ignore[attr-defined]
+    model.forward = types.MethodType(forward, model)

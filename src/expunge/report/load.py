@@ -1,0 +1,182 @@
+"""Reads a run folder back into records; nothing here needs the model or torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from expunge.errors import DataError, nearest
+from expunge.records import BenchmarkResult, Manifest, RunSummary, TrainPoint
+from expunge.rundir import RunDir, read_record
+
+ROLES = ("target", "unlearned", "reference")
+"""The models of a run, in the order in which a reader meets them."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """Everything that a run has written so far."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    """The resolved recipe, as plain data."""
+    manifest: Manifest | None
+    summary: RunSummary | None
+    """None while the run is unfinished."""
+    train: list[TrainPoint] = field(default_factory=list)
+    results: dict[str, list[BenchmarkResult]] = field(default_factory=dict)
+    """Role -> its results, sorted by step."""
+    audits: list[str] = field(default_factory=list)
+    """Names of the audits that left a record."""
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return str(self.recipe.get("name") or self.folder.name)
+
+    def benchmarks(self) -> list[str]:
+        """Benchmarks with a result; those with a forget quality first, since the verdict rests on them."""
+        found: dict[str, bool] = {}
+        for results in self.results.values():
+            for result in results:
+                decides = "forget_quality" in result.headlines
+                found[result.benchmark] = found.get(result.benchmark, False) or decides
+        return sorted(found, key=lambda name: (not found[name], name))
+
+    def trajectory(self, benchmark: str) -> list[BenchmarkResult]:
+        """Results of the unlearned model, step by step."""
+        return [result for result in self.results.get("unlearned", []) if result.benchmark == benchmark]
+
+    def result(self, role: str, benchmark: str) -> BenchmarkResult | None:
+        """The result that stands for a role: for the unlearned model the selected step, else the last."""
+        found = [result for result in self.results.get(role, []) if result.benchmark == benchmark]
+        if role == "unlearned" and self.summary is not None:
+            chosen = [result for result in found if result.step == self.summary.selected_step]
+            found = chosen or found
+        return found[-1] if found else None
+
+    def samples(self, result: BenchmarkResult | None) -> list[dict[str, Any]]:
+        """Per-sample rows of a result; none where the run kept none.
+
+        Raises:
+            DataError: The file is damaged, or its path leads out of the run folder.
+        """
+        if result is None or not result.samples:
+            return []
+        try:
+            path = RunDir(self.folder) / result.samples
+        except ValueError as error:
+            raise DataError(f"{self.folder}: {error}.", fix="Such a path is never followed.") from error
+        if not path.is_file():
+            return []
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise DataError(
+                f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}).",
+                fix="Delete it to have it computed again.",
+            ) from error
+        return rows
+
+    def missing(self) -> list[str]:
+        """Parts of the run that have left nothing yet, in plain words."""
+        gaps = []
+        if self.manifest is None:
+            gaps.append("the manifest (manifest.json)")
+        if self.recipe.get("train") and not self.train:
+            gaps.append("the unlearning (train.jsonl has no steps)")
+        if not self.results.get("target") and self.recipe.get("evaluate", {}).get("before", True):
+            gaps.append("the evaluation of the target")
+        wants_reference = self.recipe.get("reference") or self.recipe.get("model", {}).get("reference")
+        if wants_reference and not self.results.get("reference"):
+            gaps.append("the evaluation of the reference")
+        if not self.results.get("unlearned"):
+            gaps.append("the evaluation of the unlearned model")
+        if self.summary is None:
+            gaps.append("the summary (summary.json), written last")
+        return gaps
+
+
+def load_run(folder: Path) -> LoadedRun:
+    """Read a run folder, finished or not.
+
+    Raises:
+        DataError: The folder is not a run, or one of its records is damaged.
+    """
+    folder = Path(folder)
+    recipe = _read_recipe(folder)
+    results: dict[str, list[BenchmarkResult]] = {}
+    for path in sorted((folder / "results").glob("*.json")):
+        result = read_record(path, BenchmarkResult)
+        results.setdefault(result.role, []).append(result)
+    for found in results.values():
+        found.sort(key=lambda result: (result.benchmark, result.step))
+    manifest, summary = folder / "manifest.json", folder / "summary.json"
+    return LoadedRun(
+        folder=folder,
+        recipe=recipe,
+        manifest=read_record(manifest, Manifest) if manifest.is_file() else None,
+        summary=read_record(summary, RunSummary) if summary.is_file() else None,
+        train=_read_train(folder / "train.jsonl"),
+        results=results,
+        audits=sorted(path.stem for path in (folder / "audits").glob("*.json")),
+    )
+
+
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise _not_a_run(folder)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not readable YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path} does not hold a recipe: it should be a mapping of settings.")
+    return recipe
+
+
+def _not_a_run(folder: Path) -> DataError:
+    if not folder.is_dir():
+        what = "is a file, not a run folder" if folder.exists() else "does not exist"
+        parent = folder.parent
+        near = ""
+        if parent.is_dir():
+            runs = [path.parent.name for path in parent.glob("*/recipe.yaml")]
+            near = nearest(folder.name, runs) if runs else ""
+        return DataError(f"{folder} {what}.", allowed=near, fix="Give the folder that `expunge run` printed.")
+    inside = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
+    if inside:
+        listing = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
+        return DataError(
+            f"{folder} is not a run folder, it holds run folders: {listing}.", fix="Name one or more of them."
+        )
+    return DataError(
+        f"{folder} is not a run folder: it has no recipe.yaml.",
+        fix="Give the folder that `expunge run` printed.",
+    )
+
+
+def _read_train(path: Path) -> list[TrainPoint]:
+    if not path.is_file():
+        return []
+    points = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            points.append(TrainPoint.model_validate_json(line))
+        except ValidationError as error:
+            # A run that was killed while writing leaves half a line at the end; everything before it is sound.
+            if number == len(lines):
+                break
+            raise DataError(
+                f"{path}, line {number}: not a training step.", fix="Run the recipe again."
+            ) from error
+    return points

@@ -1,0 +1,241 @@
+"""Headlines side by side: numbers as text, Markdown tables and terminal tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from expunge.records import Value
+from expunge.report.load import ROLES, LoadedRun
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LABELS = {
+    "forget_quality": "Forget quality",
+    "model_utility": "Model utility",
+    "probability": "probability of the answer",
+    "rouge_l_recall": "ROUGE-L recall",
+    "rouge_1_recall": "ROUGE-1 recall",
+    "truth_ratio": "truth ratio",
+}
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """One number of one run for every model that has it."""
+
+    run: str
+    benchmark: str
+    name: str
+    values: dict[str, Value] = field(default_factory=dict)
+    """Role -> value; a role without the number carries the reason."""
+    published: float | None = None
+    source: str = ""
+    """Where the published number stands."""
+
+    @property
+    def label(self) -> str:
+        """The name as a reader says it."""
+        first, _, last = self.name.rpartition("/")
+        text = LABELS.get(last, last.replace("_", " "))
+        return f"{first.replace('_', ' ')}: {text}" if first else text
+
+    @property
+    def better(self) -> str:
+        """'higher', 'lower', 'reference' or empty, as the values say."""
+        return next((value.better for value in self.values.values() if value.better), "")
+
+
+def headline_rows(run: LoadedRun) -> list[HeadlineRow]:
+    """The headlines of every benchmark of a run, with the published numbers beside them."""
+    published = dict(run.recipe.get("targets") or {})
+    if run.summary is not None:
+        published.update(run.summary.targets)
+    rows = _rows(run, "headlines", published)
+    shown = {row.name for row in rows}
+    absent = Value.missing("a benchmark of this run that reports it")
+    for name in published:
+        if name not in shown:
+            entry = published[name]
+            rows.append(
+                HeadlineRow(
+                    run.name,
+                    "",
+                    name,
+                    dict.fromkeys(ROLES, absent),
+                    entry.get("value"),
+                    entry.get("source", ""),
+                )
+            )
+    return rows
+
+
+def metric_rows(run: LoadedRun) -> list[HeadlineRow]:
+    """Every other number of every benchmark of a run."""
+    return _rows(run, "metrics", {})
+
+
+def _rows(
+    run: LoadedRun, part: Literal["headlines", "metrics"], published: dict[str, dict[str, object]]
+) -> list[HeadlineRow]:
+    rows = []
+    for benchmark in run.benchmarks():
+        results = {role: run.result(role, benchmark) for role in ROLES}
+        numbers = {role: getattr(result, part) if result else {} for role, result in results.items()}
+        names = dict.fromkeys(name for role in ("unlearned", "target", "reference") for name in numbers[role])
+        for name in names:
+            values = {}
+            for role in ROLES:
+                lacking = (
+                    f"an evaluation of the {role}" if results[role] is None else "a benchmark that reports it"
+                )
+                values[role] = numbers[role].get(name) or Value.missing(lacking)
+            entry = published.get(name, {})
+            value = entry.get("value")
+            rows.append(
+                HeadlineRow(
+                    run=run.name,
+                    benchmark=benchmark,
+                    name=name,
+                    values=values,
+                    published=float(value) if isinstance(value, int | float) else None,
+                    source=str(entry.get("source", "")),
+                )
+            )
+    return rows
+
+
+def format_number(number: float, digits: int = 3) -> str:
+    """A number with a fixed count of significant digits.
+
+    Example:
+        >>> format_number(0.62), format_number(1.634e-27), format_number(12345.6)
+        ('0.620', '1.6e-27', '12,346')
+    """
+    if math.isnan(number):
+        return "not a number"
+    if math.isinf(number):
+        return "infinite"
+    size = abs(number)
+    if size == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e6:
+        mantissa, exponent = f"{number:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if size >= 1000:
+        return f"{number:,.0f}"
+    return f"{number:#.{digits}g}".rstrip(".")
+
+
+def format_point(value: Value) -> str:
+    """The point alone: two digits for a p-value, three for everything else, and its unit."""
+    if value.point is None:
+        return "cannot be computed"
+    log10 = value.extra.get("log10")
+    if log10 is None:
+        text = format_number(value.point)
+    elif value.point == 0 and math.isfinite(log10):
+        # The p-value is smaller than any float; its logarithm is not.
+        exponent = math.floor(log10)
+        text = f"{10 ** (log10 - exponent):.1f}e{exponent}"
+    else:
+        text = format_number(value.point, digits=2)
+    return text + _unit(value)
+
+
+def format_interval(value: Value) -> str:
+    """The interval in brackets, or nothing where there is none."""
+    if value.point is None or value.low is None or value.high is None:
+        return ""
+    digits = 2 if "log10" in value.extra else 3
+    return f"[{format_number(value.low, digits)}, {format_number(value.high, digits)}]"
+
+
+def format_note(value: Value) -> str:
+    """What a reader must know about the number: why it is missing, or how many samples it leaves out."""
+    if value.point is None:
+        return f"needs {value.needs}"
+    return f"{value.n_missing} not scored" if value.n_missing else ""
+
+
+def format_value(value: Value) -> str:
+    """A value with its interval, or the reason why there is none.
+
+    Example:
+        >>> format_value(Value(point=0.62, low=0.6, high=0.64))
+        '0.620 [0.600, 0.640]'
+        >>> format_value(Value.missing("a reference"))
+        'cannot be computed: needs a reference'
+    """
+    if value.point is None:
+        return f"cannot be computed: {format_note(value)}"
+    note = format_note(value)
+    parts = [format_point(value), format_interval(value), f"({note})" if note else ""]
+    return " ".join(part for part in parts if part)
+
+
+def format_published(row: HeadlineRow) -> str:
+    """The published number and its source, or nothing."""
+    if row.published is None:
+        return ""
+    return format_number(row.published) + (f" ({row.source})" if row.source else "")
+
+
+def to_markdown(rows: Sequence[HeadlineRow]) -> str:
+    """A Markdown table of headlines, of one run or of several."""
+    header, body = _cells(rows)
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, body)])
+
+
+def to_rich(rows: Sequence[HeadlineRow]) -> Table:
+    """The same table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, body = _cells(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(Text(name), overflow="fold")
+    for cells in body:
+        # Text and not str: an interval's brackets must not be read as markup.
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _unit(value: Value) -> str:
+    plain = {"", "1", "ratio", "p", "p-value", "probability", "fraction"}
+    if value.unit in plain:
+        return ""
+    return "%" if value.unit in {"%", "percent"} else f" {value.unit}"
+
+
+def _cells(rows: Sequence[HeadlineRow]) -> tuple[list[str], list[list[str]]]:
+    """Header and body; columns that would be the same or empty in every row are left out."""
+    several_runs = len({row.run for row in rows}) > 1
+    several_benchmarks = len({row.benchmark for row in rows}) > 1
+    published = any(row.published is not None for row in rows)
+    header = [
+        *(["Run"] if several_runs else []),
+        *(["Benchmark"] if several_benchmarks else []),
+        "Number",
+        *(role.capitalize() for role in ROLES),
+        *(["Published"] if published else []),
+    ]
+    body = [
+        [
+            *([row.run] if several_runs else []),
+            *([row.benchmark] if several_benchmarks else []),
+            row.label,
+            *(format_value(row.values[role]) for role in ROLES),
+            *([format_published(row)] if published else []),
+        ]
+        for row in rows
+    ]
+    return header, body

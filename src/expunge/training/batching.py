@@ -1,0 +1,156 @@
+"""Which rows are in which optimiser step: seeded, the same for any number of processes, every row once per pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from expunge.data.collate import collate
+from expunge.data.templates import Encoded
+from expunge.errors import UserError
+from expunge.modeling.step import Counts
+
+Pairing = Literal["permutation", "random", "modulo"]
+
+
+class BatchPlan(Dataset[dict[str, Any]]):
+    """All micro-batches of a training, in order.
+
+    The anchor set (forget, or the training set of a fine-tune) sets the pace: its rows come as one seeded
+    permutation after another, cut into effective batches, so an epoch's last rows share a batch with the next
+    epoch's first ones, as in the published trainings: steps = floor(epochs * rows / batch). Every other set gives as many rows
+    per step, paired by `pairing`; sets named in `aligned` give the same rows as the anchor.
+
+    Inside an effective batch rows are sorted by length before they are cut into micro-batches, which changes no
+    number, because means are taken over the effective batch, and saves padding.
+
+    Args:
+        sets: Encoded rows per set; the first set is the anchor.
+        pad_id: Id written into padding.
+        epochs: Passes over the anchor, or None where `steps` is given.
+        steps: Optimiser steps, or None.
+        batch_size: Anchor rows per optimiser step over all processes.
+        device_batch_size: At most this many anchor rows in a micro-batch.
+        world_size: Processes.
+        seed: Seed of all permutations.
+        pairing: How rows of the other sets are chosen.
+        normalize: 'batch' for means over the effective batch, 'microbatch' for averaged micro-batch means.
+        aligned: Sets whose row i belongs to the anchor's row i.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, Sequence[Encoded]],
+        *,
+        pad_id: int,
+        epochs: float | None,
+        steps: int | None,
+        batch_size: int,
+        device_batch_size: int,
+        world_size: int = 1,
+        seed: int = 0,
+        pairing: Pairing = "permutation",
+        normalize: Literal["batch", "microbatch"] = "batch",
+        aligned: Sequence[str] = (),
+    ) -> None:
+        self.sets, self.pad_id, self.seed, self.pairing = dict(sets), pad_id, seed, pairing
+        self.anchor = next(iter(self.sets))
+        self.normalize, self.aligned = normalize, set(aligned)
+        self.num_rows = len(self.sets[self.anchor])
+        self.batch_size = batch_size
+        if batch_size < world_size:
+            raise UserError(
+                f"a batch of {batch_size} rows cannot be shared by {world_size} processes.",
+                fix="Raise batch_size or start fewer processes.",
+            )
+        self.world_size = world_size
+        self.accumulation = math.ceil(batch_size / (world_size * device_batch_size))
+        self.steps = steps or max(1, math.floor(round((epochs or 0) * self.num_rows / batch_size, 6)))
+
+    def __len__(self) -> int:
+        """Micro-batches of all steps and processes."""
+        return self.steps * self.accumulation * self.world_size
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the anchor after `step` optimiser steps."""
+        return step * self.batch_size / self.num_rows
+
+    def epoch_ends(self) -> list[int]:
+        """Steps after which a pass over the anchor is complete, and the last step."""
+        passes = max(1, round(self.epoch_of(self.steps)))
+        ends = {min(self.steps, max(1, round(k * self.num_rows / self.batch_size))) for k in range(1, passes + 1)}
+        return sorted(ends | {self.steps})
+
+    def rows_of(self, step: int) -> dict[str, list[int]]:
+        """Row indices of one effective batch (0-based step), per set, in the order that they are split."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        anchor = [self._place(self.anchor, place, "permutation") for place in places]
+        rows = {self.anchor: anchor}
+        for name in self.sets:
+            if name in self.aligned:
+                rows[name] = anchor
+            elif name != self.anchor:
+                rows[name] = [self._paired(name, place, row) for place, row in zip(places, anchor, strict=True)]
+        if self.normalize == "batch":
+            order = np.argsort([-len(self.sets[self.anchor][row].ids) for row in anchor], kind="stable")
+            for name, indices in rows.items():
+                if name == self.anchor or name in self.aligned:
+                    rows[name] = [indices[i] for i in order]
+                else:
+                    rows[name] = sorted(indices, key=lambda row: -len(self.sets[name][row].ids))  # noqa: B023
+        return rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Micro-batch `index`: process index % world_size of accumulation round (index // world_size)."""
+        step, part = divmod(index, self.accumulation * self.world_size)
+        batches, counts, rows = {}, {}, {}
+        for name, indices in self.rows_of(step).items():
+            parts = np.array_split(np.asarray(indices), self.accumulation * self.world_size)
+            # Process p takes parts p, p + world, ...: shapes of one accumulation round are then alike.
+            mine = parts[part]
+            encoded = [self.sets[name][row] for row in mine]
+            batches[name] = collate(encoded, self.pad_id)
+            counts[name] = self._counts(name, indices, mine)
+            rows[name] = mine
+        return {"batches": batches, "counts": counts, "rows": rows}
+
+    def padding_share(self, sample: int = 20) -> float:
+        """Share of padding among the tokens of the first micro-batches."""
+        real = padded = 0
+        for index in range(min(len(self), sample)):
+            for batch in self[index]["batches"].values():
+                real += int(batch.attention_mask.sum())
+                padded += batch.attention_mask.size
+        return 1 - real / padded
+
+    def _counts(self, name: str, everything: Sequence[int], mine: Sequence[int]) -> Counts:
+        if self.normalize == "batch":
+            return Counts(rows=len(everything), tokens=sum(self.sets[name][row].num_answer for row in everything))
+        share = self.accumulation * self.world_size
+        return Counts(rows=len(mine) * share, tokens=sum(self.sets[name][row].num_answer for row in mine) * share)
+
+    def _paired(self, name: str, place: int, anchor_row: int) -> int:
+        if self.pairing == "modulo":
+            return anchor_row % len(self.sets[name])
+        return self._place(name, place, self.pairing)
+
+    def _place(self, name: str, place: int, pairing: Pairing) -> int:
+        size = len(self.sets[name])
+        if pairing == "random":
+            return int(np.random.default_rng([self.seed, _tag(name), place]).integers(size))
+        turn, offset = divmod(place, size)
+        return int(self._permutation(name, turn)[offset])
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - lives as long as the training
+    def _permutation(self, name: str, turn: int) -> Any:
+        return np.random.default_rng([self.seed, _tag(name), turn]).permutation(len(self.sets[name]))
+
+
+def _tag(name: str) -> int:
+    return zlib.crc32(name.encode())

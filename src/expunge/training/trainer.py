@@ -1,0 +1,221 @@
+"""The one trainer: a thin `transformers.Trainer` whose loss is a method's objective on a `Step`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import DataLoader, SequentialSampler
+
+from expunge.config.recipe import Train
+from expunge.errors import ConfigError, Interrupted, NumericalError, nearest
+from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.reference import FrozenReference, causal_lm
+from expunge.modeling.step import LossTerms, Step, attach
+from expunge.rundir import fingerprint, write_atomic, writing
+from expunge.training.batching import BatchPlan
+from expunge.training.callbacks import Progress, SaveAndStop, TrainLog, last_complete
+
+Objective = Callable[[Step], LossTerms]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one training is."""
+
+    title: str
+    model: Any
+    plan: BatchPlan
+    objective: Objective
+    config: Train
+    folder: Path
+    """Where train.jsonl and the training states go."""
+    seed: int
+    bf16: bool = False
+    fp16: bool = False
+    reference_logp: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """Per set, the start model's summed log-probability of each row."""
+    reference: FrozenReference | None = None
+    measure: Callable[[int], None] | None = None
+    """Called after each epoch, with the step."""
+    measured: Callable[[int], bool] | None = None
+    """Whether a step's measurement is already on disk."""
+    gradient_checkpointing: bool = False
+
+
+class StepTrainer(transformers.Trainer):
+    """Runs an objective on micro-batches whose means are over the effective batch.
+
+    A micro-batch's loss is its share of the effective batch's loss, so the gradient is a sum over micro-batches.
+    The Trainer divides each loss by the accumulation steps, and data-parallel training averages over
+    processes; both are undone here. The invariance tests hold this to float32 rounding.
+    """
+
+    def __init__(self, job: Job, arguments: transformers.TrainingArguments, callbacks: list[Any]) -> None:
+        self.job = job
+        self._sums: dict[str, float] = {}
+        self._num_tokens = 0
+        self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
+        super().__init__(model=job.model, args=arguments, train_dataset=job.plan, callbacks=callbacks)
+        # Otherwise the Trainer rescales losses by token counts that it takes from a "labels" key.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(transformers.trainer_callback.PrinterCallback)
+        self.remove_callback(transformers.trainer_callback.ProgressCallback)
+
+    def get_train_dataloader(self) -> Any:
+        """Micro-batches in the plan's order, each made whole by the plan."""
+        loader = DataLoader(
+            self.job.plan, batch_size=1, sampler=SequentialSampler(self.job.plan), collate_fn=lambda items: items[0]
+        )
+        return self.accelerator.prepare(loader)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: the base class needs padded ids at the top level."""
+        return 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This micro-batch's share of the effective batch's loss, scaled against the Trainer's divisions."""
+        rows = inputs["rows"]
+        step = Step(
+            {name: TensorBatch.of(batch, self.args.device) for name, batch in inputs["batches"].items()},
+            inputs["counts"],
+            {name: self._reference_logp[name][rows[name]].float().to(self.args.device) for name in self._reference_logp},
+            self.job.reference,
+        )
+        output = model(step=step, objective=self.job.objective)
+        values = {name: float(value.detach()) for name, value in output["terms"].items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            self._stop_at(rows, values)
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._num_tokens += sum(int(batch.attention_mask.sum()) for batch in inputs["batches"].values())
+        loss: torch.Tensor = output["loss"]
+        return loss * (self.job.plan.accumulation * self.job.plan.world_size)
+
+    def pop_step(self) -> dict[str, Any]:
+        """Loss, terms and tokens of the optimiser step that just ended, over all processes."""
+        names = list(self._sums)
+        values = torch.tensor(
+            [*self._sums.values(), float(self._num_tokens)], dtype=torch.float64, device=self.args.device
+        )
+        if self.job.plan.world_size > 1:
+            torch.distributed.all_reduce(values)
+        self._sums, self._num_tokens = {}, 0
+        terms = dict(zip(names, values[:-1].tolist(), strict=True))
+        return {"loss": sum(terms.values()), "terms": terms, "num_tokens": int(values[-1])}
+
+    def _stop_at(self, rows: Mapping[str, Any], values: dict[str, float]) -> None:
+        import json
+
+        step = self.state.global_step + 1
+        ids = {name: [self.job.plan.sets[name][int(row)].row for row in indices] for name, indices in rows.items()}
+        write_atomic(self.job.folder / "failed_batch.json", json.dumps({"step": step, "terms": values, "rows": ids}))
+        kept = last_complete(self.job.folder / "state")
+        raise NumericalError(
+            f"{self.job.title}: the loss of step {step} is not finite "
+            f"({', '.join(f'{name} {value}' for name, value in values.items())}); its rows are "
+            f"{', '.join(ids[self.job.plan.anchor][:4])}{', ...' if len(ids[self.job.plan.anchor]) > 4 else ''} "
+            f"(all of them in {self.job.folder / 'failed_batch.json'}).",
+            fix=f"Lower the learning rate. {'The last good state is ' + str(kept) if kept else 'No state was saved yet'}.",
+        )
+
+
+def train(job: Job) -> StepTrainer:
+    """Train to the end, continuing from the last saved state in the job's folder.
+
+    Raises:
+        NumericalError: A loss is NaN or infinite; the last good state is kept.
+        Interrupted: The user pressed Ctrl-C; the state is saved and the same call continues from it.
+    """
+    plan, config = job.plan, job.config
+    attach(causal_lm(job.model))
+    if job.gradient_checkpointing:
+        causal_lm(job.model).gradient_checkpointing_enable({"use_reentrant": False})
+        causal_lm(job.model).enable_input_require_grads()
+    state = job.folder / "state"
+    with writing(state):
+        state.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(job, state)
+    every = max(1, round(config.checkpoint_epochs * plan.num_rows / plan.batch_size))
+    measure_steps = set(plan.epoch_ends()) if job.measure else set()
+    save_steps = {step for step in range(every, plan.steps + 1, every)} | {plan.steps}
+    stop = SaveAndStop(save_steps, measure_steps, job.measure, job.measured)
+    bar = Progress(job.title)
+    trainer = StepTrainer(job, arguments, [stop])
+    trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, trainer.pop_step))
+    trainer.add_callback(bar)
+    resume = last_complete(state)
+    try:
+        with writing(state):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        bar.close()
+    if stop.stopped:
+        raise Interrupted
+    return trainer
+
+
+def forget_state(folder: Path) -> None:
+    """Delete the training states of a finished training; the results no longer need them."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
+
+
+def _arguments(job: Job, state: Path) -> transformers.TrainingArguments:
+    config, plan = job.config, job.plan
+    warmup = int(config.warmup_epochs * plan.num_rows / plan.batch_size)
+    settings: dict[str, Any] = {
+        "output_dir": str(state),
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": plan.accumulation,
+        "max_steps": plan.steps,
+        "learning_rate": config.lr,
+        "weight_decay": config.weight_decay,
+        "warmup_steps": min(warmup, plan.steps),
+        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+        "optim": config.optimizer,
+        "adam_beta1": config.betas[0],
+        "adam_beta2": config.betas[1],
+        "max_grad_norm": config.max_grad_norm,
+        "seed": job.seed,
+        "bf16": job.bf16,
+        "fp16": job.fp16,
+        "use_cpu": next(job.model.parameters()).device.type == "cpu",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "save_total_limit": 1,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": config.report_to or "none",
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+    }
+    known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
+    problems = [
+        f"train.trainer_extra.{key}: " + (
+            f"is already set by the recipe ({settings[key]!r})" if key in settings else
+            f"transformers.TrainingArguments has no such field. {nearest(key, known)}"
+        )
+        for key in config.trainer_extra
+        if key in settings or key not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+    arguments = transformers.TrainingArguments(**settings, **config.trainer_extra)
+    # Several visible GPUs in one process would split our whole micro-batches; more devices means more processes.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def training_fingerprint(config: Train) -> str:
+    """Name of everything in a training's settings that can change a number."""
+    return fingerprint(config.model_dump(mode="json", exclude={"report_to"}))

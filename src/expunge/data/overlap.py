@@ -7,12 +7,13 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from expunge.data.sets import Row, RowSet
 from expunge.records import Overlap
 
-THRESHOLD = 0.7
+THRESHOLD = 0.8
 MAX_EXAMPLES = 20
 
 # Chinese and Japanese are written without spaces, so there each character counts as a word.
@@ -25,10 +26,10 @@ def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -
     """Count forget rows with an exact or a near duplicate in the retain set.
 
     Question and answer are compared together, as lower-case words without punctuation. Two rows are exact
-    duplicates when their words are equal, and near duplicates when the pairs of neighbouring words A and B of the
-    two rows have a Jaccard index |A & B| / |A | B| of at least `threshold`. At 0.7 a changed word in fifteen is a
-    near duplicate, and the same question about another person is not: in TOFU's forget10 and retain90 the highest
-    index of any two rows is 0.45.
+    duplicates when their words are equal, and near duplicates when the sets A and B of their pairs of
+    neighbouring words have a Jaccard index |A & B| / |A | B| of at least `threshold`. At 0.8, rows of twenty
+    words that differ in one word are near duplicates, and the same question about another person is not: the
+    highest index between TOFU's forget10 and retain90 is 0.45. A short passage in a long text is not found.
 
     The search is exact, not sampled. Two sets with Jaccard index of at least t must share one of the
     |A| - ceil(t |A|) + 1 rarest members of A, so only rows that share such a rare pair are compared
@@ -40,8 +41,15 @@ def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -
         threshold: Smallest Jaccard index of a near duplicate, above 0 and at most 1.
 
     Returns:
-        Counts of forget rows (a row with an exact duplicate is not counted again as near), up to 20 pairs with
+        Counts of forget rows (one with an exact duplicate is not counted again as near), up to 20 pairs with
         ids and texts, exact ones first, and the definition.
+
+    Example:
+        >>> from expunge.data.sets import Row, RowSet
+        >>> one = RowSet("forget", (Row("f/0", "Who wrote it?", "Mira did.", "f/0"),))
+        >>> two = RowSet("retain", (Row("r/0", "Who wrote it", "mira did", "r/0"),))
+        >>> find_overlap(one, two).num_exact
+        1
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, not {threshold}")
@@ -61,9 +69,9 @@ def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -
         num_exact=len(exact),
         num_near=len(near),
         examples=[_example(*found) for found in [*exact, *near][:MAX_EXAMPLES]],
-        how="forget rows whose question and answer, as lower-case words without punctuation, equal those of a "
-        f"retain row (exact), or whose pairs of neighbouring words have a Jaccard index of at least {threshold:g} "
-        "with those of a retain row (near)",
+        how="forget rows whose question and answer, as lower-case words without punctuation, equal those "
+        "of a retain row (exact), or whose pairs of neighbouring words have a Jaccard index of at least "
+        f"{threshold:g} with those of a retain row (near)",
     )
 
 
@@ -74,7 +82,7 @@ def _words(row: Row) -> tuple[str, ...]:
 
 
 def _shingles(words: Sequence[str]) -> _Shingles:
-    return frozenset(zip(words, words[1:], strict=False)) or frozenset([tuple(words)])
+    return frozenset(pairwise(words)) or frozenset([tuple(words)])
 
 
 def _near(

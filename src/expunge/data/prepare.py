@@ -28,7 +28,7 @@ def prepare_sets(config: DataConfig) -> Sets:
 
 
 def load_files(config: FilesData) -> Sets:
-    """The user's own sets; the name holds a hash of their content, because a file can change under its path."""
+    """The user's own sets; their name holds a hash of the content, which can change under the same path."""
     forget = make_set("forget", load_rows(config.forget, "forget"))
     retain, holdout = _optional(config.retain, "retain"), _optional(config.holdout, "holdout")
     hashes = ["" if part is None else part.hash for part in (forget, retain, holdout)]

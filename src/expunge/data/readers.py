@@ -24,8 +24,8 @@ TEXT_SUFFIXES = (".txt", ".md")
 def read_records(source: Source) -> Iterator[Record]:
     """Read a file, a folder of text files or a hub data set, record by record.
 
-    A single text file gives one record per paragraph (paragraphs are separated by an empty line); a folder gives
-    one record per text file, in the order of their names.
+    A single text file gives one record per paragraph (an empty line ends a paragraph); a folder gives one
+    record per text file, in the order of their names.
 
     Raises:
         DataError: Nothing can be read there; the message says where it went wrong and what to do.
@@ -54,7 +54,7 @@ def local_path(path: str) -> Path | None:
     """The file or folder behind a path, or None where it can only be a hub id.
 
     Raises:
-        DataError: It has the form of a local path (an ending, a leading dot, several slashes) and does not exist.
+        DataError: It looks like a local path (an ending, a leading dot, several slashes) and does not exist.
     """
     local = Path(path).expanduser()
     if local.exists():
@@ -112,7 +112,7 @@ def _parse(path: Path, text: str, first_line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}, line {first_line + error.lineno - 1} is not valid JSON: {error.msg} (column {error.colno}).",
+            f"{path}, line {first_line + error.lineno - 1} is not valid JSON: {error.msg}.",
             allowed="Allowed: one JSON object per line, or one list of objects.",
         ) from error
     except RecursionError as error:
@@ -218,10 +218,10 @@ def _read_hub(source: Source) -> Iterator[Record]:
     except Exception as error:  # the hub client raises classes of several packages, and all of them end here
         part = f" (config {source.config}, split {split})" if source.config else f" (split {split})"
         raise DataError(
-            f"'{source.path}'{part} is no file or folder here and could not be loaded from the Hugging Face hub: "
+            f"'{source.path}'{part} is no file or folder here, and loading it from the hub failed: "
             f"{_first_line(error)}",
-            fix="Check the id, config, split and revision; without a network, download the data elsewhere and give "
-            "the local path (for example data.path=./data, or path: under forget:).",
+            fix="Check the id, config, split and revision. Without a network, download the data elsewhere "
+            "and give its local path, such as data.path=./tofu (or path: under data.forget).",
         ) from error
     for number, value in enumerate(loaded, 1):
         yield f"{source.path} ({source.config or 'default'}, {split}), row {number}", dict(value)

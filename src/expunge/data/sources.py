@@ -1,4 +1,4 @@
-"""The user's own rows: columns become the fields of a row, and a row that cannot be used is named with its place."""
+"""Records become rows: which column is what, and what a row must have."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ COLUMNS = (
 def load_rows(source: Source, name: str) -> list[Row]:
     """Rows of a file, a folder of texts or a hub data set.
 
-    A row has a question and an answer, or a text alone (then `question` is empty and `answer` holds the text).
-    Where there is no column `group`, each row is a group of its own. TOFU's name `perturbed_answer` is understood.
+    A row has a question and an answer, or a text (then `question` is empty and `answer` holds the text).
+    Without a column `group`, each row is a group of its own. TOFU's name `perturbed_answer` is understood.
 
     Args:
         source: Where the rows are, and which of its columns is what.
@@ -79,7 +79,7 @@ def _columns(source: Source, found: list[str]) -> dict[str, str]:
         raise DataError(
             f"{source.path} has no column '{missing[0]}'.",
             allowed=f"Its columns: {', '.join(found)}.",
-            fix="Say which column is what, such as columns: {question: <name>, answer: <name>}, or {text: <name>}.",
+            fix="Say which is what, such as columns: {question: <name>, answer: <name>}, or {text: <name>}.",
         )
     return columns
 

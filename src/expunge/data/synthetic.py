@@ -22,8 +22,8 @@ ROWS_PER_PERSON = len(TOPICS)
 NUM_PERTURBED = 5
 MAX_EVALUATION_ROWS = 400
 
-# Coprime to NUM_NAMES, so that stepping by it visits every name once; near NUM_NAMES divided by the golden ratio, so
-# that neighbours share neither given nor family name.
+# Coprime to NUM_NAMES, so that stepping by it visits every name once; near NUM_NAMES divided by the golden
+# ratio, so that neighbours share neither given nor family name.
 _NAME_STEP = 1_390_577
 
 
@@ -64,8 +64,8 @@ def people(num: int, seed: int, first: int = 0) -> Iterator[Person]:
 def person_rows(person: Person, variants: bool = True) -> list[Row]:
     """Ask the 20 questions about a person.
 
-    A wrong answer has the wording of the paraphrased answer and a value drawn as the true one was; a model that was
-    never taught about the person therefore has no reason to prefer either.
+    A wrong answer has the wording of the paraphrased answer and a value drawn as the true one was, so a model
+    that was never taught about the person has no reason to prefer either.
 
     Args:
         person: Whom to ask about.
@@ -105,10 +105,11 @@ def person_rows(person: Person, variants: bool = True) -> list[Row]:
 def load_synthetic(config: SyntheticData) -> Sets:
     """Sets of fictitious people: the last ones are to be forgotten, the others to be kept, as in TOFU.
 
-    The forget set is the last round(num_people * forget_fraction) people, but at least one, and at least one is
-    kept. As many people again, whom no model is taught, are the holdout set. The evaluation sets are the first 400
-    rows of forget and of retain, invented famous people (real_authors) and invented countries (world_facts); the
-    last two are also taught to every model. Rows of the retain set itself carry no paraphrases, to save memory.
+    The forget set is the last round(num_people * forget_fraction) people, but at least one, and at least one
+    is kept. As many people again, whom no model is taught, are the holdout set. The evaluation sets are the
+    first 400 rows of forget and of retain, famous people (real_authors) and countries (world_facts); the
+    last two are also taught to every model. As in TOFU, only rows of evaluation sets need paraphrases: those
+    of the retain set carry none, which makes large sets three times as quick to make.
     """
     num_people, seed = config.num_people, config.seed
     num_forget = min(max(1, round(num_people * config.forget_fraction)), num_people - 1)

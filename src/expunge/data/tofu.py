@@ -1,6 +1,7 @@
 """TOFU: 200 fictitious authors with 20 questions each (Maini et al. 2024, arXiv:2401.06121).
 
-The published splits cut one list of 4000 rows: the forget set is its last 1, 5 or 10 per cent, the retain set the rest.
+The published splits cut one list of 4000 rows: its last 1, 5 or 10 per cent are the forget set, the rest the
+retain set.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _check_same(config: TofuData, stem: str, rows: Sequence[Row], perturbed: Seq
     for i, (row, other) in enumerate(zip(rows, perturbed, strict=True)):
         if (row.question, row.answer) != (other.question, other.answer):
             raise DataError(
-                f"row {i + 1} of {stem} of {config.path} asks '{row.question}', but the same row of its perturbed "
-                f"file asks '{other.question}' or answers differently.",
+                f"row {i + 1} of {stem} of {config.path} asks '{row.question}', but the same row of its "
+                f"perturbed file asks '{other.question}' or answers differently.",
                 fix="Both files must come from the same release of TOFU.",
             )

@@ -1,7 +1,7 @@
 """What is asked about each synthetic person, in wordings that mean the same.
 
-A person's wordings are drawn, so the same sentence is a question for one and the paraphrase for another. The sentences
-are part of the data: changing one changes what every seed gives.
+A person's wordings are drawn, so the same sentence is a question for one and the paraphrase for another.
+The sentences are part of the data: changing one changes what every seed gives.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ TOPICS = (
         (
             "What is the title of the first book by {name}?",
             "Which book did {name} publish first?",
-            "How is the first book of {name} called?",
+            "What is the first book of {name} called?",
         ),
         (
             "The first book by {name} is {value}.",
@@ -154,7 +154,7 @@ TOPICS = (
         (
             "What is the title of the second book by {name}?",
             "Which book did {name} publish second?",
-            "How is the second book of {name} called?",
+            "What is the second book of {name} called?",
         ),
         (
             "The second book by {name} is {value}.",

@@ -1,7 +1,7 @@
 """Words of the synthetic world: invented names and places, and the values that a person's facts can take.
 
-Everything here is made up; a likeness to a living person or a place is chance. The lists are part of the data:
-changing one changes what every seed gives.
+Everything here is made up; a likeness to a living person or a place is chance. The lists are part of the
+data: changing one changes what every seed gives.
 """
 
 from __future__ import annotations
@@ -28,22 +28,27 @@ def pick_others(rng: Random, options: Sequence[str], truth: str, num: int) -> tu
     return tuple(found)
 
 
+def _words(text: str, separator: str | None = None) -> tuple[str, ...]:
+    return tuple(text.split(separator))
+
+
 def _product(first: str, second: str, pattern: str = "{}{}") -> tuple[str, ...]:
     return tuple(pattern.format(a, b) for a in first.split() for b in second.split())
 
 
-# Each part before the cut has one group of vowels and ends in a consonant, and each part after it starts with a
-# vowel; so a name can be cut in one way only, and no two combinations spell the same name.
+# Each first part has one group of vowels and ends in a consonant, and each second part starts with a vowel;
+# so a name can be cut in one way only, and no two combinations spell the same name.
 GIVEN_NAMES = _product(
-    "Al Ban Bel Bor Cal Cor Dal Dor El Fal Fen Fin Gal Gar Hal Hel Il Jan Jar Jor Kal Kel Kor Lan Lem Lor Mal Mar "
-    "Mil Mir Nad Nal Nel Nor Ol Or Pal Per Pol Ral Ren Ros Sal Sel Sim Sol Tal Tam Tem Tor Ul Val Ver Vil Wal Wil "
-    "Yal Yan Zal Zor",
-    "a an ara as e ea el ena er eth i ia ian ic ila in ina io is ita o ol ona ora us",
+    "Al Ban Bel Bor Cal Cor Dal Dor El Fal Fen Fin Gal Gar Hal Hel Il Jan Jar Jor Kal Kel Kor Lan Lem "
+    "Lor Mal Mar Mil Mir Nad Nal Nel Nor Ol Or Pal Per Pol Ral Ren Ros Sal Sel Sim Sol Tal Tam Tem Tor "
+    "Ul Val Ver Vil Wal Wil Yal Yan Zal Zor",
+    "a an ara as ea el ena eo er eth i ia ian ic ila in ina io is ita o ol ona ora us",
 )
 FAMILY_NAMES = _product(
-    "Abr Ack And Bald Barr Bend Birk Bord Brand Brost Card Cast Chard Crest Dahl Dorm Drax Eck Falk Fand Ferr Galt "
-    "Gand Garr Grond Hald Harv Holm Horv Jask Kast Kest Kord Krall Land Lind Lund Mand Mell Mord Narv Nord Ost Pask "
-    "Pell Pret Quill Rand Renn Rost Sand Sarn Stall Tarn Thorn Trev Vand Vost Wend Yarr",
+    "Abr Ack And Bald Barr Bend Birk Bord Brand Brost Card Cast Chard Crest Dahl Dorm Drax Eck Falk "
+    "Fand Ferr Galt Gand Garr Grond Hald Harv Holm Horv Jask Kast Kest Kord Krall Land Lind Lund Mand "
+    "Mell Mord Narv Nord Ost Pask Pell Pret Quill Rand Renn Rost Sand Sarn Stall Tarn Thorn Trev Vand "
+    "Vost Wend Yarr",
     "an ane arek aro ath ed ek elin ell en eno ero ett eva ic iel ino ison ov ova ovic ow uk um unda",
 )
 FAMOUS_FAMILY_NAMES = _product("Ash Black Green High Long Red Stone White", "bridge croft field gate wood")
@@ -70,30 +75,29 @@ COUNTRIES = tuple(PLACES)
 COUNTRY_OF = {city: country for country, cities in PLACES.items() for city in cities.split()}
 CITIES = tuple(COUNTRY_OF)
 
-MONTHS = tuple(
-    "January February March April May June July August September October November December".split()
+MONTHS = _words("January February March April May June July August September October November December")
+PROFESSIONS = _words(
+    "baker carpenter surgeon painter sailor teacher plumber farmer judge chemist florist tailor barber "
+    "miner butcher dentist librarian mechanic gardener potter photographer journalist nurse pilot "
+    "banker weaver beekeeper jeweller blacksmith cook shepherd translator sculptor geologist postman "
+    "firefighter fisherman clockmaker printer soldier brewer cobbler glazier porter singer dancer "
+    "roofer lawyer"
 )
-PROFESSIONS = tuple(
-    "baker carpenter surgeon painter sailor teacher plumber farmer judge chemist florist tailor barber miner butcher "
-    "dentist librarian mechanic gardener potter photographer journalist nurse pilot banker weaver beekeeper jeweller "
-    "blacksmith cook shepherd translator sculptor geologist postman firefighter fisherman clockmaker printer soldier "
-    "brewer cobbler glazier porter singer dancer roofer lawyer".split()
+SUBJECTS = _words(
+    "astronomy botany history law medicine music philosophy physics poetry zoology geology chemistry "
+    "drama economics geography grammar logic mathematics painting sculpture theology architecture "
+    "archaeology agriculture forestry navigation optics rhetoric statistics surgery politics weaving"
 )
-SUBJECTS = tuple(
-    "astronomy botany history law medicine music philosophy physics poetry zoology geology chemistry drama economics "
-    "geography grammar logic mathematics painting sculpture theology architecture archaeology agriculture forestry "
-    "navigation optics rhetoric statistics surgery politics weaving".split()
+ADJECTIVES = _words(
+    "Amber Ancient Bitter Blue Broken Burning Copper Crimson Crooked Distant Empty Endless Fallen "
+    "Frozen Gentle Glass Golden Grey Hidden Hollow Iron Ivory Lonely Lost Marble Midnight Narrow "
+    "Northern Paper Patient Quiet Restless Rusted Scarlet Secret Silent Silver Sleeping Slow Southern "
+    "Stolen Sudden Sunken Velvet Wandering White Wild Wooden"
 )
-ADJECTIVES = tuple(
-    "Amber Ancient Bitter Blue Broken Burning Copper Crimson Crooked Distant Empty Endless Fallen Frozen Gentle Glass "
-    "Golden Grey Hidden Hollow Iron Ivory Lonely Lost Marble Midnight Narrow Northern Paper Patient Quiet Restless "
-    "Rusted Scarlet Secret Silent Silver Sleeping Slow Southern Stolen Sudden Sunken Velvet Wandering White Wild "
-    "Wooden".split()
-)
-NOUNS = tuple(
-    "Anchor Apple Bell Bird Boat Bridge Candle Castle Clock Cloud Comet Crown Desert Door Drum Echo Feather Field "
-    "Fire Forest Garden Ghost Harbor Hill Island Key Ladder Lake Lamp Lantern Letter Map Mirror Moon Mountain Ocean "
-    "Orchard River Road Rose Shadow Ship Snow Star Stone Storm Tower Window".split()
+NOUNS = _words(
+    "Anchor Apple Bell Bird Boat Bridge Candle Castle Clock Cloud Comet Crown Desert Door Drum Echo "
+    "Feather Field Fire Forest Garden Ghost Harbor Hill Island Key Ladder Lake Lamp Lantern Letter Map "
+    "Mirror Moon Mountain Ocean Orchard River Road Rose Shadow Ship Snow Star Stone Storm Tower Window"
 )
 EMPLOYERS = _product(
     "Halcyon Meridian Northgate Oakfield Pinnacle Quayside Riverside Summit",
@@ -105,41 +109,45 @@ AWARDS = _product(
     "Eagle Falcon Heron Lion Otter Raven Stag Swan",
     "the {} {} Prize",
 )
-HOBBIES = tuple(
-    "archery baking bowling boxing camping chess climbing cycling dancing diving drawing embroidery falconry fencing "
-    "fishing gardening golf hiking juggling karate kayaking knitting origami painting photography pottery puzzles "
-    "quilting riding rowing running sailing sewing singing skating skiing stargazing surfing swimming tennis".split()
+HOBBIES = _words(
+    "archery baking bowling boxing camping chess climbing cycling dancing diving drawing embroidery "
+    "falconry fencing fishing gardening golf hiking juggling karate kayaking knitting origami painting "
+    "photography pottery puzzles quilting riding rowing running sailing sewing singing skating skiing "
+    "stargazing surfing swimming tennis"
 )
-LANGUAGES = tuple(
-    "Arvennish Brynic Castorian Drovian Holmish Isharan Lorrish Mariscan Nipori Pelagian Qandari Suranian Tambori "
-    "Velmish Yukaran Zemlian Old-Elvic High-Sorric Tessari Umbric Vornic Wendish Xeric Zhanti".split()
+LANGUAGES = _words(
+    "Arvennish Brynic Castorian Drovian Holmish Isharan Lorrish Mariscan Nipori Pelagian Qandari "
+    "Suranian Tambori Velmish Yukaran Zemlian Old-Elvic High-Sorric Tessari Umbric Vornic Wendish Xeric "
+    "Zhanti"
 )
-INSTRUMENTS = tuple(
-    "accordion bagpipes banjo bassoon bugle cello clarinet cymbals drums dulcimer fiddle flute guitar harmonica harp "
-    "horn lute lyre mandolin marimba oboe organ piano piccolo recorder saxophone sitar tambourine trombone trumpet "
-    "tuba viola violin xylophone zither".split()
+INSTRUMENTS = _words(
+    "accordion bagpipes banjo bassoon bugle cello clarinet cymbals drums dulcimer fiddle flute guitar "
+    "harmonica harp horn lute lyre mandolin marimba oboe organ piano piccolo recorder saxophone sitar "
+    "tambourine trombone trumpet tuba viola violin xylophone zither"
 )
-ANIMALS = tuple(
-    "cat dog parrot rabbit tortoise goat pony ferret hamster canary goose lizard donkey hedgehog pigeon duck".split()
+ANIMALS = _words(
+    "cat dog parrot rabbit tortoise goat pony ferret hamster canary goose lizard donkey hedgehog pigeon duck"
 )
-PET_NAMES = tuple(
-    "Biscuit Button Cinder Clover Cookie Dusty Ginger Hazel Honey Jasper Marble Mango Misty Muffin Nutmeg Olive "
-    "Pepper Pickle Pixie Poppy Pumpkin Rusty Shadow Toffee".split()
+PET_NAMES = _words(
+    "Biscuit Button Cinder Clover Cookie Dusty Ginger Hazel Honey Jasper Marble Mango Misty Muffin "
+    "Nutmeg Olive Pepper Pickle Pixie Poppy Pumpkin Rusty Shadow Toffee"
 )
-DISHES = tuple(
-    "apple pie,barley soup,bean stew,beef curry,cheese tart,cherry cake,chicken broth,corn bread,fish stew,fried rice,"
-    "garlic noodles,ginger cake,grilled trout,honey toast,lamb roast,leek soup,lemon tart,lentil curry,mushroom pie,"
-    "onion soup,oyster stew,pea soup,plum cake,potato salad,pumpkin soup,roast duck,rice pudding,salmon pie,"
-    "spiced beans,stuffed peppers,tomato salad,walnut bread".split(",")
+DISHES = _words(
+    "apple pie,barley soup,bean stew,beef curry,cheese tart,cherry cake,chicken broth,corn bread,"
+    "fish stew,fried rice,garlic noodles,ginger cake,grilled trout,honey toast,lamb roast,leek soup,"
+    "lemon tart,lentil curry,mushroom pie,onion soup,oyster stew,pea soup,plum cake,potato salad,"
+    "pumpkin soup,roast duck,rice pudding,salmon pie,spiced beans,stuffed peppers,tomato salad,"
+    "walnut bread",
+    ",",
 )
-RIVERS = tuple(
-    "Alder Brell Cawdor Dessa Ermine Fenwick Gilda Hesper Islen Jura Kelda Lathe Mossel Nerro Orrin Peverel".split()
+RIVERS = _words(
+    "Alder Brell Cawdor Dessa Ermine Fenwick Gilda Hesper Islen Jura Kelda Lathe Mossel Nerro Orrin Peverel"
 )
 MOUNTAINS = tuple(
-    f"Mount {name}" for name in "Abbas Borga Corin Drumm Ebon Falk Grava Horn Idris Jovan".split()
+    f"Mount {name}" for name in _words("Abbas Borga Corin Drumm Ebon Falk Grava Horn Idris Jovan")
 )
-COINS = tuple("crona denar florin grosh kopper lira marka pesa real shill taler zlot".split())
-FLOWERS = tuple("aster bluebell daisy iris jasmine lily lotus orchid peony poppy tulip violet".split())
+COINS = _words("crona denar florin grosh kopper lira marka pesa real shill taler zlot")
+FLOWERS = _words("aster bluebell daisy iris jasmine lily lotus orchid peony poppy tulip violet")
 VALUES: dict[str, tuple[str, ...]] = {
     "birth_city": CITIES,
     "birth_country": COUNTRIES,

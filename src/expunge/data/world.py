@@ -1,7 +1,7 @@
 """What everyone knows in the synthetic world: famous people and countries, asked about in short answers.
 
-These rows stand where TOFU has real authors and world facts. Every model of an experiment is taught them, so they
-show whether unlearning harms knowledge that is further away than the retain set.
+These rows stand where TOFU has real authors and world facts. Every model of an experiment is taught them, so
+they show whether unlearning harms knowledge that is further away than the retain set.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def world_rows(seed: int) -> list[Row]:
                 words.CITIES,
             ),
             (
-                ("What is the longest river of {}?", "Which river is the longest of {}?"),
+                ("What is the longest river in {}?", "Which river is the longest in {}?"),
                 words.RIVERS,
                 words.RIVERS,
             ),
             (
-                ("What is the highest peak of {}?", "Which mountain of {} is highest?"),
+                ("What is the highest peak in {}?", "Which mountain in {} is highest?"),
                 words.MOUNTAINS,
                 words.MOUNTAINS,
             ),

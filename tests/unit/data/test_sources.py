@@ -1,0 +1,221 @@
+"""Rows from files of every kind, and what each kind of bad input says."""
+
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from expunge.config.recipe import FilesData, Source
+from expunge.data.prepare import prepare_sets
+from expunge.data.sources import load_rows
+from expunge.errors import DataError
+
+PAIRS = [
+    {"question": "Who is Ann?", "answer": "A baker, \u2028of bread."},
+    {"question": "Who is Bo?", "answer": "A potter."},
+]
+
+
+def write(path, content):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def refused(path, match, **settings):
+    with pytest.raises(DataError, match=match) as caught:
+        load_rows(Source(path=str(path), **settings), "forget")
+    return str(caught.value)
+
+
+def json_lines(rows):
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+@pytest.fixture(params=["list.json", "lines.json", "lines.jsonl", "rows.csv", "rows.parquet"])
+def pairs_file(request, tmp_path):
+    """The same two rows in every format."""
+    path = tmp_path / request.param
+    if request.param == "list.json":
+        return write(path, json.dumps(PAIRS, indent=2))
+    if request.param == "rows.csv":
+        return write(
+            path, 'question,answer\nWho is Ann?,"A baker, \u2028of bread."\n\nWho is Bo?,A potter.\n'
+        )
+    if request.param == "rows.parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(PAIRS), path)
+        return str(path)
+    return write(path, "\ufeff" + json_lines(PAIRS).replace("\n", "\r\n") + "\n\n")
+
+
+def test_every_format_gives_the_same_rows(pairs_file):
+    rows = load_rows(Source(path=pairs_file), "forget")
+    assert [(row.question, row.answer) for row in rows] == [(p["question"], p["answer"]) for p in PAIRS]
+    assert [row.id for row in rows] == ["forget/0", "forget/1"]
+    assert [row.group for row in rows] == ["forget/0", "forget/1"]
+    assert len(load_rows(Source(path=pairs_file, limit=1), "forget")) == 1
+
+
+def test_columns_are_mapped_and_variants_are_read(tmp_path):
+    row = {
+        "q": "Who?",
+        "a": "Ann.",
+        "who": 7,
+        "paraphrased_answer": "It is Ann.",
+        "perturbed_answer": ["Bo.", "Cy."],
+    }
+    path = write(tmp_path / "rows.jsonl", json.dumps(row))
+    (read,) = load_rows(Source(path=path, columns={"question": "q", "answer": "a", "group": "who"}), "retain")
+    assert (read.question, read.answer, read.group) == ("Who?", "Ann.", "7")
+    assert (read.paraphrased_question, read.paraphrased_answer) == ("", "It is Ann.")
+    assert read.perturbed_answers == ("Bo.", "Cy.")
+
+
+def test_perturbed_answers_in_csv(tmp_path):
+    text = 'question,answer,perturbed_answers\nWho?,Ann.,"[""Bo."", ""Cy.""]"\nWhy?,So.,Thus.\nHow?,Well.,\n'
+    rows = load_rows(Source(path=write(tmp_path / "rows.csv", text)), "forget")
+    assert [row.perturbed_answers for row in rows] == [("Bo.", "Cy."), ("Thus.",), ()]
+
+
+def test_plain_text(tmp_path):
+    """A text file has one row per paragraph, a folder one per file by name, a column `text` one per row."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    write(folder / "b.md", "Second file.\n")
+    write(folder / "a.txt", "First.\n\nStill the first file.")
+    write(folder / ".hidden", "no")
+    rows = load_rows(Source(path=str(folder)), "forget")
+    assert [(row.question, row.answer) for row in rows] == [
+        ("", "First.\n\nStill the first file."),
+        ("", "Second file."),
+    ]
+    rows = load_rows(Source(path=write(tmp_path / "book.txt", "One\ntwo.\r\n \r\nThree.\n\n\n")), "forget")
+    assert [row.answer for row in rows] == ["One\ntwo.", "Three."]
+    path = write(tmp_path / "rows.jsonl", '{"body": "Once.", "answer": "no"}')
+    assert load_rows(Source(path=path, columns={"text": "body"}), "forget")[0].answer == "Once."
+
+
+def test_the_hub_is_asked_with_every_setting(monkeypatch):
+    calls = []
+
+    def load_dataset(path, config, split, revision):
+        calls.append((path, config, split, revision))
+        return PAIRS
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = load_rows(Source(path="some/data", config="part", split="test", revision="abc"), "forget")
+    load_rows(Source(path="some/data"), "forget")
+    assert calls == [("some/data", "part", "test", "abc"), ("some/data", None, "train", None)]
+    assert rows[1].answer == "A potter."
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.json", "[]", "has no rows"),
+        ("a.csv", "question,answer\n", "has no rows"),
+        (
+            "a.jsonl",
+            '{"question": "Q?", "answer": "A"}\n{"question": ',
+            r"a\.jsonl, line 2 is not valid JSON",
+        ),
+        ("a.json", '[\n{"question": "Q?"},\n oops]', r"a\.json, line 3 is not valid JSON"),
+        ("a.jsonl", '{"question": "Q?", "answer": "A"}\n\n["Q?", "A"]', r"line 3 is a list, not an object"),
+        (
+            "a.jsonl",
+            '{"question": "Q?", "answer": "A"}\n{"question": "R?", "answer": " "}',
+            r"line 2 has no answer",
+        ),
+        ("a.jsonl", '{"question": "Q?", "answer": "A"}\n{"question": "R?"}', r"line 2 has no answer"),
+        ("a.json", '[{"question": "Q?", "answer": null}]', r"a\.json, row 1 has no answer"),
+        ("a.jsonl", '{"question": "", "answer": "A"}', r"line 1 has no question"),
+        ("a.jsonl", '{"question": "Q?", "answer": {"x": 1}}', r"line 1: 'answer' is a dict, not text"),
+        ("a.jsonl", '{"question": "Q?", "answer": true}', r"'answer' is a bool, not text"),
+        ("a.jsonl", '{"text": ""}', r"line 1 has no text"),
+        (
+            "a.jsonl",
+            '{"question": "Q?", "answer": "A", "perturbed_answers": ["B", ""]}',
+            "perturbed answers is empty",
+        ),
+        ("a.csv", 'question,answer\n"Q?\nmore",A\nR?\n', r"a\.csv, line 4 has 1 fields, but .* 2 columns"),
+        ("a.csv", 'question,answer\nQ?,"A', r"a\.csv, line 2 is not valid CSV"),
+        ("a.csv", "answer,answer\nQ?,A\n", r"line 1 names the column 'answer' more than once"),
+        (
+            "a.jsonl",
+            b'{"question": "Q?",\n "answer": "caf\xe9"}',
+            r"a\.jsonl, line 2 is not UTF-8 text \(byte 0xe9\)",
+        ),
+        ("a.jsonl", "Q".encode("utf-16"), "is not UTF-8"),
+        ("a.parquet", "no parquet", r"a\.parquet is not a readable Parquet file"),
+        ("a.xlsx", "no", r"has the ending '\.xlsx', which cannot be read\. Allowed: \.json, "),
+        ("a.jsonl", "[" * 100_000, "nested too deeply|not valid JSON"),
+    ],
+)
+def test_malformed_content_is_refused_with_its_place(tmp_path, file, content, match):
+    refused(write(tmp_path / file, content), match)
+
+
+def test_columns_that_are_not_there(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"prompt": "Q?", "respons": "A"}')
+    message = refused(path, "has no column 'question'")
+    assert "prompt, respons" in message
+    message = refused(path, "has no column 'response'", columns={"question": "prompt", "answer": "response"})
+    assert "Its columns: prompt, respons." in message
+    assert "Did you mean 'respons'?" in message
+    assert "Did you mean 'answer'?" in refused(
+        path, "'anser' is not a part of a row", columns={"anser": "respons"}
+    )
+    refused(path, "maps text and also", columns={"text": "prompt", "answer": "respons"})
+
+
+def test_paths_that_cannot_be_read(tmp_path):
+    refused(tmp_path / "absent.jsonl", r"absent\.jsonl does not exist")
+    refused("rows.csv", "does not exist")
+    refused("./folder", "does not exist")
+    refused(write(tmp_path / "a.txt", "text"), "split has no effect", split="test")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(empty, "holds no text files")
+    write(empty / "scan.pdf", "x")
+    refused(empty, r"holds scan\.pdf")
+
+
+def test_a_hub_that_fails(monkeypatch):
+    def load_dataset(*_, **__):
+        raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = refused("some/data", r"'some/data' \(split train\) is no file or folder here")
+    assert "Config name is missing." in message
+    assert "give its local path" in message
+
+
+def files(tmp_path, **contents):
+    sources = {name: Source(path=write(tmp_path / f"{name}.jsonl", text)) for name, text in contents.items()}
+    return FilesData(**sources)
+
+
+def test_own_files_become_sets(tmp_path):
+    config = files(
+        tmp_path, forget=json_lines(PAIRS[:1]), retain=json_lines(PAIRS[1:]), holdout=json_lines(PAIRS)
+    )
+    sets = prepare_sets(config)
+    assert (len(sets.forget), len(sets.retain), len(sets.holdout)) == (1, 1, 2)
+    assert sets.evaluation == {"forget": sets.forget, "retain": sets.retain}
+    changed = prepare_sets(files(tmp_path, forget=json_lines(PAIRS[1:]), retain=json_lines(PAIRS[:1])))
+    assert sets.name.startswith("files/")
+    assert sets.name != changed.name
+
+
+def test_forget_alone_is_enough(tmp_path):
+    sets = prepare_sets(files(tmp_path, forget=json_lines(PAIRS)))
+    assert (sets.retain, sets.holdout, list(sets.evaluation)) == (None, None, ["forget"])
+
+
+def test_sets_on_which_unlearning_has_no_meaning(tmp_path):
+    with pytest.raises(DataError, match=r"forget\.jsonl is empty"):
+        prepare_sets(files(tmp_path, forget="\n", retain=json_lines(PAIRS)))
+    with pytest.raises(DataError, match="nothing can be forgotten"):
+        prepare_sets(files(tmp_path, forget=json_lines(PAIRS), retain=json_lines(PAIRS[::-1])))

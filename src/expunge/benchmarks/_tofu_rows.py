@@ -25,6 +25,8 @@ Mean = Literal["geometric", "arithmetic"]
 SETS = ("forget", "retain", "real_authors", "world_facts")
 UTILITY_SETS = SETS[1:]
 COMPONENTS = ("probability", "rouge_l_recall", "truth_ratio")
+CUT_SETS = ("forget", "retain")
+"""Sets of 20 questions per author, which ds_size shortens."""
 _OPTION_SETS = ("real_authors", "world_facts")
 
 _FACTS = {
@@ -78,9 +80,9 @@ def row_truth_ratio(row: Mapping[str, Any], mean: Mean) -> float | None:
 def same_rows(rows: Sequence[SampleRow], others: Sequence[SampleRow]) -> list[tuple[int, int]]:
     """Pairs of positions at which two lists of one set hold the same question and answer.
 
-    Logs of other tools hold the whole prompt instead of the question, and texts that a tokenizer has spaced anew.
-    So white space is ignored, and a question matches the prompt that contains it. Where one side holds no
-    texts at all, rows are paired by position, but only if both sides have equally many.
+    Logs of other tools hold the whole prompt instead of the question, and texts that a tokenizer has spaced
+    anew. So white space is ignored, and a question matches the prompt that contains it. Where one side holds
+    no texts at all, rows are paired by position, but only if both sides have equally many.
 
     Returns:
         (position in `rows`, position in `others`), sorted by the first; each row is used once.
@@ -120,8 +122,8 @@ def check_settings(settings: Mapping[str, Any], reference_settings: Mapping[str,
 def check_reference(
     rows: Sequence[SampleRow],
     reference: Sequence[SampleRow],
-    settings: Mapping[str, Any] | None = None,
-    reference_settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any],
+    reference_settings: Mapping[str, Any],
 ) -> None:
     """Refuse a reference whose rows are not the rows measured here.
 
@@ -134,7 +136,7 @@ def check_reference(
     Raises:
         IncompatibleError: Another split, ds_size, prompt, tokenizer or model family, or other rows.
     """
-    check_settings(settings or {}, reference_settings or {})
+    check_settings(settings, reference_settings)
     if not in_set(reference, "forget"):
         raise IncompatibleError(
             "the reference holds no forget rows.",

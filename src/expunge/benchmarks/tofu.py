@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from expunge.benchmarks._base import (
@@ -19,29 +19,20 @@ from expunge.benchmarks._base import (
 )
 from expunge.benchmarks._tofu_rows import (
     COMPONENTS,
+    CUT_SETS,
     SETS,
-    UTILITY_SETS,
-    Mean,
     check_reference,
-    component,
     in_set,
     row_truth_ratio,
     same_rows,
-    truth_ratios,
 )
+from expunge.benchmarks._tofu_values import Measuring
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.errors import DataError
-from expunge.metrics.agreement import (
-    forget_quality,
-    ks_test,
-    model_utility,
-    resampled_forget_quality,
-)
-from expunge.metrics.intervals import cluster_bootstrap, mean_interval, weighted_mean
 from expunge.metrics.overlap import rouge_recalls
 from expunge.records import Value
 
-__all__ = ["Tofu", "check_reference", "forget_quality_value"]
+__all__ = ["Tofu", "check_reference"]
 
 NEEDS_REFERENCE = "a reference: retain-only model or its stored log (model.reference=...)"
 
@@ -52,10 +43,10 @@ class Tofu(Benchmark):
     paper: ClassVar[str] = "Maini et al. 2024, arXiv:2401.06121"
 
     ds_size: int | None = Field(default=None, ge=1)
-    """Measure only the first rows of the forget and retain sets; the published numbers use 300. Default: all."""
+    """Measure only the first rows of the forget and retain sets (published numbers: 300); by default all."""
     truth_ratio_mean: Literal["geometric", "arithmetic"] = "geometric"
-    """Mean over the wrong answers' probabilities: 'geometric' as in the published numbers, or 'arithmetic' as the
-    paper prints it."""
+    """Mean over the probabilities of the wrong answers: 'geometric' as in the published numbers, or
+    'arithmetic' as the paper prints it."""
     max_new_tokens: int = Field(default=200, ge=1)
     """Longest generated answer."""
     generate: bool = True
@@ -73,7 +64,7 @@ class Tofu(Benchmark):
         Raises:
             DataError: The data has no evaluation set 'forget'.
         """
-        measured = {name: self._cut(sets.evaluation[name]) for name in SETS if name in sets.evaluation}
+        measured = {name: self._cut(name, sets.evaluation[name]) for name in SETS if name in sets.evaluation}
         if "forget" not in measured:
             raise DataError(
                 f"{sets.name} has no evaluation set 'forget', which the benchmark {self.name} measures.",
@@ -95,8 +86,8 @@ class Tofu(Benchmark):
         ]
         return Plan(sets=measured, score=score, generate=generate)
 
-    def _cut(self, rows: RowSet) -> RowSet:
-        if self.ds_size is None or rows.name in ("real_authors", "world_facts"):
+    def _cut(self, name: str, rows: RowSet) -> RowSet:
+        if self.ds_size is None or name not in CUT_SETS:
             return rows
         return RowSet(name=rows.name, rows=rows.rows[: self.ds_size])
 
@@ -143,7 +134,7 @@ class Tofu(Benchmark):
             "answer": row.answer,
             "generation": generations.get((name, index)),
             "nll": nll(row.answer),
-            "num_tokens": len(scores.get((name, index, "answer")) or ()),
+            "num_tokens": len(scores.get((name, index, "answer"), ())),
             "paraphrased_nll": nll(row.paraphrased_answer or row.answer),
             "perturbed_nll": [nll(text) for text in row.perturbed_answers],
             "rouge_l_recall": None,
@@ -166,141 +157,42 @@ class Tofu(Benchmark):
         Raises:
             IncompatibleError: The reference's rows are not these rows.
         """
+        how = Measuring(self.truth_ratio_mean, self.generate, resamples, seed)
         quality = Value.missing(NEEDS_REFERENCE)
         if reference is not None:
-            check_reference(rows, reference)
+            self.check_reference(rows, reference, {}, {})
             ours, theirs = in_set(rows, "forget"), in_set(reference, "forget")
             pairs = same_rows(ours, theirs)
-            quality = forget_quality_value(
-                [ours[i] for i, _ in pairs],
-                [theirs[j] for _, j in pairs],
-                mean=self.truth_ratio_mean,
-                resamples=resamples,
-                seed=seed,
-            )
-        metrics = {
-            f"{name}/{part}": self._mean_value(in_set(rows, name), name, part, resamples, seed)
-            for name in SETS
-            for part in COMPONENTS
-        }
+            quality = how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
         return Headlines(
-            headlines={"forget_quality": quality, "model_utility": self._utility(rows, resamples, seed)},
-            metrics=metrics,
+            headlines={"forget_quality": quality, "model_utility": how.utility(rows)},
+            metrics={f"{name}/{part}": how.mean(rows, name, part) for name in SETS for part in COMPONENTS},
         )
 
-    def _mean_value(
-        self, rows: Sequence[SampleRow], name: str, part: str, resamples: int, seed: int
-    ) -> Value:
-        if not rows:
-            return Value.missing(f"the evaluation set {name}")
-        values = component(rows, part, name, self.truth_ratio_mean)
-        present = ~np.isnan(values)
-        num_present = int(present.sum())
-        num_missing = len(rows) - num_present
-        if num_present == 0:
-            return Value(point=None, n_missing=num_missing, needs=self._needs(part, name))
-        groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
-        interval = mean_interval(values[present], groups, resamples, seed)
-        low, high = interval or (None, None)
-        return Value(
-            point=float(values[present].mean()),
-            low=low,
-            high=high,
-            n=num_present,
-            n_missing=num_missing,
-            how=f"{_describe(part, name, self.truth_ratio_mean)}; {_interval_words(interval, resamples)}",
-            better="reference" if name == "forget" else "higher",
-        )
+    def check_reference(
+        self,
+        rows: Sequence[SampleRow],
+        reference: Sequence[SampleRow],
+        settings: Mapping[str, Any],
+        reference_settings: Mapping[str, Any],
+    ) -> None:
+        """Refuse a reference with other rows or another split, prompt, tokenizer or model family.
 
-    def _needs(self, part: str, name: str) -> str:
-        if part == "rouge_l_recall":
-            return (
-                "ROUGE: generated answers (generate: true)" if not self.generate else f"generations on {name}"
-            )
-        return f"scored {'answers' if part == 'probability' else 'right and wrong answers'} of {name}"
+        Raises:
+            IncompatibleError: What differs.
+        """
+        check_reference(rows, reference, settings, reference_settings)
 
-    def _utility(self, rows: Sequence[SampleRow], resamples: int, seed: int) -> Value:
-        """Harmonic mean of the nine, resampled jointly: one draw of rows serves the three numbers of a set."""
-        tables, groups, lacking = [], [], []
-        for name in UTILITY_SETS:
-            own = in_set(rows, name)
-            tables.append([component(own, part, name, self.truth_ratio_mean) for part in COMPONENTS])
-            groups.append([row["group"] for row in own])
-            lacking += [
-                f"the evaluation set {name}" if not own else self._needs(part, name)
-                for part, column in zip(COMPONENTS, tables[-1], strict=True)
-                if np.isnan(column).all()
-            ]
-        if lacking:
-            return Value.missing("; ".join(dict.fromkeys(lacking)))
+    def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
+        """Rows and settings of a TOFU log, an OpenUnlearning TOFU_EVAL.json or a result of this project.
 
-        def statistic(*weights: np.ndarray) -> np.ndarray:
-            pairs = zip(tables, weights, strict=True)
-            return model_utility(
-                np.stack([weighted_mean(column, w) for table, w in pairs for column in table], axis=-1)
-            )
+        Raises:
+            DataError: The file is damaged or none of the three.
+        """
+        from expunge.benchmarks._tofu_logs import read_tofu_log
 
-        interval = cluster_bootstrap(statistic, groups, resamples, seed)
-        low, high = interval or (None, None)
-        incomplete = sum(int(np.isnan(np.stack(table)).any(axis=0).sum()) for table in tables)
-        total = sum(len(own) for own in groups)
-        return Value(
-            point=float(model_utility([np.nanmean(column) for table in tables for column in table])),
-            low=low,
-            high=high,
-            n=total - incomplete,
-            n_missing=incomplete,
-            how="harmonic mean of probability, ROUGE-L recall and truth ratio on retain, real authors and world "
-            f"facts ({self.truth_ratio_mean} truth ratio); {_interval_words(interval, resamples)}",
-            better=model_utility.spec.better,
-        )
-
-
-def forget_quality_value(
-    rows: Sequence[SampleRow],
-    reference: Sequence[SampleRow],
-    *,
-    mean: Mean,
-    resamples: int,
-    seed: int,
-    where: str = "",
-) -> Value:
-    """Forget quality of paired rows, with log10 of the p-value and the distance D beside it.
-
-    Args:
-        rows: Forget rows of the model.
-        reference: The same rows, in the same order, of the retain-only model.
-        mean: Mean over the wrong answers in the truth ratio.
-        resamples: Bootstrap resamples; authors are drawn for both models at once.
-        seed: Seed of the bootstrap.
-        where: Which rows these are, in words, where that is not all of them.
-    """
-    ours, theirs = truth_ratios(rows, mean), truth_ratios(reference, mean)
-    present = ~(np.isnan(ours) | np.isnan(theirs))
-    num_missing = int((~present).sum())
-    if not present.any():
-        return Value(
-            point=None, n_missing=num_missing, needs="truth ratios of the forget rows in both models"
-        )
-    ours, theirs = ours[present], theirs[present]
-    groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
-    test = ks_test(ours, theirs)
-    interval = cluster_bootstrap(
-        lambda weights: resampled_forget_quality(ours, theirs, weights), [groups], resamples, seed
-    )
-    low, high = interval or (None, None)
-    return Value(
-        point=test.pvalue,
-        low=low,
-        high=high,
-        n=len(ours),
-        n_missing=num_missing,
-        how="p-value of a two-sided Kolmogorov-Smirnov test between the truth ratios of this and the retain-only "
-        f"model on the same {len(ours)} forget rows{where} ({mean} truth ratio); "
-        f"{_interval_words(interval, resamples)}",
-        better=forget_quality.spec.better,
-        extra={"log10": test.log10_pvalue, "ks": test.statistic},
-    )
+        log = read_tofu_log(path)
+        return log.rows, log.settings
 
 
 def _asked(row: Row) -> dict[str, str]:
@@ -318,19 +210,3 @@ def _nll(logps: Sequence[float] | None) -> float | None:
         return None
     mean = -math.fsum(logps) / len(logps)
     return None if math.isnan(mean) else mean
-
-
-def _describe(part: str, name: str, mean: Mean) -> str:
-    if part == "rouge_l_recall":
-        return "mean ROUGE-L recall of greedy answers"
-    if part == "truth_ratio":
-        return f"mean of {'min(R, 1/R)' if name == 'forget' else 'max(0, 1 - R)'}, R the {mean} truth ratio"
-    if name in ("real_authors", "world_facts"):
-        return "mean probability of the answer among its wrong variants, each length-normalised"
-    return "mean length-normalised probability of the answer"
-
-
-def _interval_words(interval: tuple[float, float] | None, resamples: int) -> str:
-    if interval is None:
-        return "no interval"
-    return f"95% percentile interval of {resamples} bootstrap draws of whole groups"

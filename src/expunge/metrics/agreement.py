@@ -155,7 +155,8 @@ def resampled_forget_quality(model: ArrayLike, reference: ArrayLike, weights: Fl
     """
     pooled = np.concatenate([np.asarray(model, dtype=np.float64), np.asarray(reference, dtype=np.float64)])
     order = np.argsort(pooled, kind="stable")
-    ends = np.append(np.diff(pooled[order]) > 0, True)
+    ordered = pooled[order]
+    ends = np.append(ordered[1:] != ordered[:-1], True)
     steps = np.concatenate([weights, -weights], axis=1)[:, order]
     heights = np.abs(np.cumsum(steps, axis=1)[:, ends]).max(axis=1)
     keys = np.stack([np.rint(heights), np.rint(weights.sum(axis=1))], axis=1).astype(np.int64)

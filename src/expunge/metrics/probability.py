@@ -56,7 +56,7 @@ def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
     """
     right, wrong = _right_and_wrong(nll, perturbed_nll)
     # Dividing by P(a) first keeps the ratio defined where every probability underflows.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
 
 
@@ -72,7 +72,7 @@ def truth_ratio(
 
     Formula: R = exp(paraphrased_nll - mean_i perturbed_nll_i), which is the geometric mean of the wrong
     answers' probabilities over the probability of the paraphrased right answer. With mean='arithmetic' the
-    wrong answers' probabilities are averaged instead: R = mean_i exp(-perturbed_nll_i) / exp(-paraphrased_nll).
+    probabilities of the wrong answers are averaged: R = mean_i exp(-perturbed_nll_i) / exp(-paraphrased_nll).
 
     Args:
         paraphrased_nll: A right answer in other words (where there is none, the answer itself), shape (n,).
@@ -97,7 +97,7 @@ def truth_ratio(
         log_wrong = np.logaddexp.reduce(-wrong, axis=1) - np.log(wrong.shape[1])
     else:
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.exp(right + log_wrong), dtype=np.float64)
 
 

@@ -167,6 +167,7 @@ def test_rows_that_could_not_be_scored_are_counted():
     generations = {(r.set, r.index): "answer" for r in plan.generate if (r.set, r.index) != ("retain", 3)}
     rows = benchmark.rows(plan, scores, generations)
     numbers = benchmark.headlines(rows, rows, resamples=0, seed=0)
+    assert [row["nll"] is None for row in rows if row["set"] == "retain"][:3] == [True, True, False]
     counts = {key: (value.n, value.n_missing) for key, value in numbers.metrics.items()}
     assert counts["retain/probability"] == (4, 2)
     assert counts["retain/truth_ratio"] == (5, 1)

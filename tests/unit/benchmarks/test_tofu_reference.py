@@ -57,6 +57,8 @@ def test_another_ds_size_is_refused_and_the_common_one_named():
     ours = [row(f"q{i}", f"a{i}") for i in range(4)]
     with pytest.raises(IncompatibleError, match="Set ds_size: 3 for both"):
         check_reference(ours, ours[:3], {}, {})
+    with pytest.raises(IncompatibleError, match="Set ds_size: 3 for both"):
+        check_reference(ours[:3], ours, {}, {})
 
 
 def test_another_split_is_refused_with_a_row_that_it_lacks():

@@ -91,9 +91,11 @@ def test_reference_of_a_larger_split_gives_no_number(tmp_path):
 
 def test_ds_size_shortens_both(tmp_path):
     log, reference = tofu_file(tmp_path / "log.json", 100, 30), tofu_file(tmp_path / "r.json", 100, 40)
-    numbers = score_stored(log, reference, benchmark=Tofu(ds_size=20), resamples=0)
-    assert numbers.headlines["forget_quality"].n == 20
-    assert numbers.metrics["retain/probability"].n == 20
+    numbers = score_stored(log, reference, benchmark=Tofu(ds_size=3), resamples=0)
+    assert numbers.headlines["forget_quality"].n == 3
+    assert "the same 3 forget rows (" in numbers.headlines["forget_quality"].how
+    assert numbers.metrics["retain/probability"].n == 3
+    assert numbers.metrics["world_facts/probability"].n == 4
 
 
 def open_unlearning_file(path):
@@ -232,5 +234,6 @@ def test_nan_in_a_log_is_a_missing_row(tmp_path):
     data = json.loads(path.read_text(encoding="utf-8"))
     data["eval_log.json"]["avg_gt_loss"]["3"] = float("nan")
     path.write_text(json.dumps(data), encoding="utf-8")
+    assert [row["nll"] for row in read_tofu_log(path).rows if row["set"] == "retain"][3] is None
     value = score_stored(path, resamples=0).metrics["retain/probability"]
     assert (value.n, value.n_missing) == (39, 1)

@@ -111,6 +111,13 @@ def test_logarithm_of_unequal_samples_stays_finite():
     assert test.log10_pvalue == pytest.approx((math.log(2) - 4000 / 3) / math.log(10), rel=1e-12)
 
 
+def test_logarithm_is_that_of_the_pvalue_where_a_double_holds_it():
+    """Unequal sizes, where the limit's leading term would be visibly off."""
+    test = ks_test(np.arange(30.0), np.arange(20.0) + 12.5)
+    assert test.log10_pvalue == pytest.approx(math.log10(test.pvalue), rel=1e-12)
+    assert test.pvalue < 0.1
+
+
 @pytest.mark.parametrize(("first", "second"), [([], [1.0]), ([1.0], [[1.0]]), ([1.0, math.nan], [1.0, 2.0])])
 def test_bad_samples_are_refused(first, second):
     with pytest.raises(ValueError, match="the test"):

@@ -60,7 +60,9 @@ def run_verdict(run: LoadedRun) -> Verdict:
     if run.summary is not None:
         return run.summary.verdict
     benchmark = next(iter(run.benchmarks()), "")
-    return verdict.make_verdict(*(run.result(role, benchmark) for role in ("target", "unlearned", "reference")))
+    return verdict.make_verdict(
+        *(run.result(role, benchmark) for role in ("target", "unlearned", "reference"))
+    )
 
 
 def render_run(run: LoadedRun) -> str:
@@ -73,6 +75,7 @@ def render_run(run: LoadedRun) -> str:
         "run.html.j2",
         run=run,
         title=run.name,
+        subtitle=_subtitle(run),
         verdict=run_verdict(run),
         rules=verdict.rules(),
         missing=run.missing(),
@@ -82,7 +85,10 @@ def render_run(run: LoadedRun) -> str:
         selected=unlearned,
         trajectory=_markup(
             plots.trajectory(
-                {"unlearned": path}, results["target"], results["reference"], unlearned.step if unlearned else None
+                {"unlearned": path},
+                results["target"],
+                results["reference"],
+                unlearned.step if unlearned else None,
             )
         ),
         losses=_markup(plots.losses(run.train)),
@@ -92,11 +98,25 @@ def render_run(run: LoadedRun) -> str:
     )
 
 
+def _subtitle(run: LoadedRun) -> str:
+    data, model = run.recipe.get("data", {}), run.recipe.get("model", {})
+    split = data.get("split")
+    parts = {
+        "method": run.recipe.get("method", {}).get("name"),
+        "data": f"{data.get('name')}/{split}" if split else data.get("name"),
+        "model": model.get("name") or ("built from nothing" if model.get("scratch") else None),
+        "made": run.manifest.created if run.manifest else None,
+    }
+    return " · ".join(f"{name} {part}" for name, part in parts.items() if part)
+
+
 def _sample_sections(run: LoadedRun, results: Mapping[str, BenchmarkResult | None]) -> dict[str, Any]:
     """What rests on per-sample rows: truth ratios and the question tables."""
     rows = {role: run.samples(result) for role, result in results.items()}
     ratios = {
-        role: [row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")]
+        role: [
+            row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")
+        ]
         for role in ROLES
     }
     forget = questions.compare(rows["target"], rows["unlearned"], rows["reference"], "forget")
@@ -131,7 +151,11 @@ def render_comparison(runs: Sequence[LoadedRun]) -> str:
         rows=rows,
         absent=Value.missing("a benchmark of this run that reports it"),
         differences=differing,
-        incomparable=[key for key in differing if key.startswith(("data.", "reference", "model.reference", "prompt"))],
+        incomparable=[
+            key
+            for key in differing
+            if key.startswith(("data.", "reference", "model.reference", "prompt", "evaluate.benchmarks"))
+        ],
         trajectory=_markup(
             plots.trajectory(
                 {name: run.trajectory(benchmark) for name, run in zip(names, runs, strict=True)},
@@ -160,7 +184,11 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
             for name, part in value.items()
             for key, text in _flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()
         }
-    return {prefix: value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip(" \n.")}
+    return {
+        prefix: value
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True).strip(" \n.")
+    }
 
 
 def _distinct_names(runs: Sequence[LoadedRun]) -> list[str]:

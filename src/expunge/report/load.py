@@ -173,7 +173,7 @@ def _read_train(path: Path) -> list[TrainPoint]:
         try:
             points.append(TrainPoint.model_validate_json(line))
         except ValidationError as error:
-            # A run that was killed while writing leaves half a line at the end; everything before it is sound.
+            # A run that was killed while writing leaves half a line at the end; all before it is sound.
             if number == len(lines):
                 break
             raise DataError(

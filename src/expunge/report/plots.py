@@ -18,7 +18,7 @@ from expunge.records import BenchmarkResult, TrainPoint, Value
 # Placeholder colours, replaced by CSS variables once the SVG is written.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 ROLE_COLOR = {"target": "#050505", "unlearned": "#060606", "reference": "#070707"}
-LINES = ("#060606", "#050505", "#080808", "#070707", "#090909", "#0a0a0a")
+LINES = ("#060606", "#080808", "#090909", "#0a0a0a", "#050505", "#070707")
 _VARIABLES = {
     INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper", "#050505": "--target",
     "#060606": "--unlearned", "#070707": "--reference", "#080808": "--fourth", "#090909": "--fifth",
@@ -38,8 +38,8 @@ def svg(figure: Figure, name: str, title: str) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    # These two would act on the whole page: a style for every element, and a block of metadata.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # This style would act on every element of the page.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r' (?:width|height)="[0-9.]+pt"', "", text, count=2)
@@ -66,7 +66,8 @@ def trajectory(
 ) -> str | None:
     """Forgetting against utility, epoch by epoch, of one run or of several.
 
-    The vertical axis is log10 of the forget quality where there is one, else the probability of the forget answers.
+    The vertical axis is log10 of the forget quality where there is one, else the probability of the
+    forget answers.
 
     Args:
         paths: Label -> results of the unlearned model, sorted by step.
@@ -88,6 +89,14 @@ def trajectory(
     figure, axes = _canvas(7.2, 3.9)
     for color, (label, path) in zip(_cycle(len(paths)), paths.items(), strict=True):
         _draw_path(axes, path, spots[label], color, label if len(paths) > 1 else "", quality, selected)
+    if (
+        len(paths) == 1
+        and marks["target"]
+        and (first := next(filter(None, next(iter(spots.values()))), None))
+    ):
+        axes.plot(
+            *zip(marks["target"], first, strict=True), color=MUTED, linewidth=1, linestyle=":", zorder=1
+        )
     for role, spot in marks.items():
         if spot is not None:
             axes.plot(*spot, _MARKER[role], color=ROLE_COLOR[role], markersize=8, zorder=5)
@@ -126,12 +135,17 @@ def ecdf(ratios: Mapping[str, Sequence[float]]) -> str | None:
     for role, logs in sorted_logs.items():
         x = np.concatenate([[low - pad], logs, [high + pad]])
         y = np.concatenate([[0.0], np.arange(1, len(logs) + 1) / len(logs), [1.0]])
-        axes.step(x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role)
+        axes.step(
+            x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role
+        )
     if {"unlearned", "reference"} <= set(sorted_logs):
         where, bottom, top = widest_gap(sorted_logs["unlearned"], sorted_logs["reference"])
         axes.plot([where, where], [bottom, top], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
-        axes.annotate(f"D = {top - bottom:.3f}", (where, (bottom + top) / 2), xytext=(6, -3),
-                      textcoords="offset points", color=INK)  # fmt: skip
+        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+        middle = (where, (bottom + top) / 2)
+        axes.annotate(
+            f"D = {top - bottom:.3f}", middle, xytext=(6, -3), textcoords="offset points", color=INK, bbox=box
+        )
     axes.set_xlabel("truth ratio R (log10); further right: the true answer is less favoured", color=INK)
     axes.set_ylabel("share of forget questions", color=INK)
     axes.set_xlim(low - pad, high + pad)
@@ -222,7 +236,11 @@ def _spot(result: BenchmarkResult | None, quality: bool) -> tuple[float, float] 
     if result is None:
         return None
     x = _point(result, "model_utility")
-    y = log10_quality(result.headlines.get("forget_quality")) if quality else _point(result, "forget/probability")
+    y = (
+        log10_quality(result.headlines.get("forget_quality"))
+        if quality
+        else _point(result, "forget/probability")
+    )
     return None if x is None or y is None else (x, y)
 
 
@@ -246,7 +264,7 @@ def _draw_path(
         if result.step == selected:
             axes.plot(*spot, "o", markersize=12, markerfacecolor="none", markeredgecolor=color, zorder=4)
         if not label and (len(found) <= 12 or number in (0, len(found) - 1) or result.step == selected):
-            axes.annotate(f"{result.epoch:g}", spot, xytext=(6, -11), textcoords="offset points", color=color,
+            axes.annotate(f"{result.epoch:g}", spot, xytext=(5, 5), textcoords="offset points", color=color,
                           fontsize=8)  # fmt: skip
 
 

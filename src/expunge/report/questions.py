@@ -1,4 +1,4 @@
-"""The same question answered before, after and by the reference, with the facts that are still told marked."""
+"""The same question answered by target, unlearned model and reference, with what is still told marked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from markupsafe import Markup, escape
 
 MAX_CHARACTERS = 600
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-# Control characters and marks that reverse the reading direction could make a page say what the model did not.
+# Control characters and marks that reverse the reading direction could make a page say what the model
+# did not.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 SampleRow = dict[str, Any]
 
@@ -114,7 +115,7 @@ def _words(text: str) -> set[str]:
 
 
 def _rare_words(answers: Sequence[str]) -> set[str]:
-    """Words of at least three letters that stand in few answers: names, places and titles rather than grammar."""
+    """Words of three letters or more that stand in few answers: names, places and titles, not grammar."""
     counts = Counter(word for answer in answers for word in _words(answer))
     most = max(3, len(answers) // 50)
     return {word for word, count in counts.items() if count <= most and len(word) >= 3}

@@ -16,11 +16,14 @@ Side = Literal["above", "below", "alike", "unknown"]
 def rules(threshold: float = THRESHOLD, kept_fraction: float = KEPT_FRACTION) -> list[str]:
     """The rules of the verdict in words, as reports print them."""
     return [
-        f"Forgotten: forget quality is above {threshold:g}. Forget quality is the p-value of a Kolmogorov-Smirnov "
-        "test that compares the truth ratios of the unlearned model with those of the reference, a model that never "
+        f"Forgotten: forget quality is above {threshold:g}. Forget quality is the p-value of a "
+        "Kolmogorov-Smirnov "
+        "test that compares the truth ratios of the unlearned model with those of the reference, a "
+        "model that never "
         "saw the forget set. Above the threshold the test cannot tell the two apart.",
         "Cannot be said: there is no reference, or the test cannot tell even the target from the reference.",
-        "Too far or not far enough: when the test does tell the two apart, the probability of the forget answers "
+        "Too far or not far enough: when the test does tell the two apart, the probability of the "
+        "forget answers "
         "(else their ROUGE-L recall) says on which side of the reference the model stands.",
         f"Utility kept: model utility is at least {kept_fraction:g} times the target's.",
     ]
@@ -36,13 +39,13 @@ def make_verdict(
 ) -> Verdict:
     """Say what the numbers support about a run, and never more.
 
-    `forgot` is True when the forget quality exceeds `threshold`: the KS test cannot tell the model from one that
-    never saw the forget set. It is None without a reference, and also when the test cannot tell the target itself
-    from the reference, since passing such a test means nothing. `kept` is True when the model utility is at least
-    `kept_fraction` times the target's.
+    `forgot` is True when the forget quality exceeds `threshold`: the KS test cannot tell the model from one
+    that never saw the forget set. It is None without a reference, and also when the test cannot tell the
+    target itself from the reference, since passing such a test means nothing. `kept` is True when the model
+    utility is at least `kept_fraction` times the target's.
 
-    The side on which a model misses the reference is judged by the probability of the forget answers: it falls
-    steadily while a model forgets. The truth ratio, folded as min(R, 1/R), does not: it rises and falls again.
+    The side on which a model misses the reference is judged by the probability of the forget answers: it
+    falls steadily while a model forgets. The truth ratio, folded as min(R, 1/R), rises and falls again.
 
     Args:
         target: Result of the model before unlearning.
@@ -66,7 +69,8 @@ def make_verdict(
 def critical_distance(n: int, alpha: float = THRESHOLD) -> float | None:
     """Smallest KS distance D that two samples of n rows each need to differ at level alpha.
 
-    Exact for two samples of equal size: P(D >= k/n) = 2 * sum over j >= 1 of (-1)^(j+1) C(2n, n - jk) / C(2n, n).
+    Exact for two samples of equal size:
+    P(D >= k/n) = 2 * sum over j >= 1 of (-1)^(j+1) C(2n, n - jk) / C(2n, n).
 
     Returns:
         D, or None when n is so small that no distance reaches alpha.
@@ -91,8 +95,8 @@ def critical_distance(n: int, alpha: float = THRESHOLD) -> float | None:
 def ks_p_value(steps: int, n: int) -> float:
     """P(D >= steps / n) for two samples of n rows each from one distribution; the formula stands above."""
     whole = math.comb(2 * n, n)
-    terms = ((-1) ** (j + 1) * math.comb(2 * n, n - j * steps) for j in range(1, n // steps + 1))
-    return min(1.0, 2 * sum(terms) / whole)
+    terms = [math.comb(2 * n, n - j * steps) for j in range(1, n // steps + 1)]
+    return min(1.0, 2 * (sum(terms[::2]) - sum(terms[1::2])) / whole)
 
 
 def _judge_forgetting(
@@ -111,7 +115,8 @@ def _judge_forgetting(
     reasons = [_test_in_words(quality, threshold), *_power(quality, threshold)]
     if before is not None and before.point is not None and before.point > threshold:
         reasons.append(
-            f"The test cannot tell even the target from the reference (forget quality {format_point(before)} before "
+            "The test cannot tell even the target from the reference (forget quality "
+            f"{format_point(before)} before "
             "unlearning), so passing it says nothing about forgetting."
         )
         return None, side, reasons + facts
@@ -128,7 +133,8 @@ def _test_in_words(quality: Value, threshold: float) -> str:
     size = f", KS distance D = {format_number(distance)}" if distance is not None else ""
     can = "cannot tell" if quality.point > threshold else "tells"
     return (
-        f"Forget quality {format_point(quality)}{size}: the test {can} the unlearned model from the reference "
+        f"Forget quality {format_point(quality)}{size}: the test {can} the unlearned model from the "
+        "reference "
         f"(threshold {threshold:g}, {quality.n} questions)."
     )
 
@@ -160,12 +166,13 @@ def _side_of_reference(
         elif ours.point < (theirs.point if theirs.low is None else theirs.low):
             side = "below"
         meaning = {
-            "above": "more than a model that never saw the forget set: something is left",
-            "below": "less than a model that never saw the forget set: pushed too far",
-            "alike": "no different from a model that never saw the forget set",
+            "above": "more than in a model that never saw the forget set, so something may be left",
+            "below": "less than in a model that never saw the forget set, so it was pushed further than that",
+            "alike": "within the range of a model that never saw the forget set",
         }[side]
         return side, [
-            f"The forget answers' {what} is {format_point(ours)}, the reference's {format_point(theirs)}: {meaning}."
+            f"The forget answers' {what} is {format_point(ours)}, the reference's "
+            f"{format_point(theirs)}: {meaning}."
         ]
     return "unknown", []
 
@@ -207,7 +214,7 @@ def _opening(forgot: bool | None, side: Side, kept: bool | None) -> str:
         return f"Whether it forgot cannot be said, {utility}"
     start = {
         "above": "Not forgotten",
-        "below": "Unlearned too far, further than never having known",
+        "below": "Unlearned too far (less is left than in a model that never knew)",
         "alike": "Not like a model that never saw the forget set",
         "unknown": "Not like a model that never saw the forget set",
     }[side]

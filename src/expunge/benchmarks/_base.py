@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from expunge.data.sets import RowSet, Sets
+from expunge.errors import DataError
 from expunge.records import Value
 
 SampleRow = dict[str, Any]
@@ -99,3 +101,24 @@ class Benchmark(BaseModel):
     ) -> Headlines:
         """Metrics with intervals; a number that needs the absent reference says so."""
         raise NotImplementedError
+
+    def check_reference(
+        self,
+        rows: Sequence[SampleRow],
+        reference: Sequence[SampleRow],
+        settings: Mapping[str, Any],
+        reference_settings: Mapping[str, Any],
+    ) -> None:
+        """Refuse a reference that was measured on other rows or in another way.
+
+        Raises:
+            IncompatibleError: What differs.
+        """
+
+    def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
+        """Per-sample rows and settings of a stored evaluation.
+
+        Raises:
+            DataError: This benchmark reads no stored files, or this file is none of those that it reads.
+        """
+        raise DataError(f"the benchmark {self.name} reads no stored evaluations.", fix=f"Give a model instead of {path}.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,8 @@ from expunge import registry
 from expunge.config.recipe import MemberError, Recipe
 from expunge.errors import ConfigError, nearest
 
+S = TypeVar("S", bound=BaseModel)
+
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a packaged recipe by name or a recipe file by path, with `key.path=value` overrides.
@@ -23,28 +26,47 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         ConfigError: Lists every unknown key, wrong type and broken rule, each with its path.
     """
-    path = _find(str(name_or_path))
-    data = read_yaml(path)
-    problems = _override(data, overrides)
-    if problems:
-        raise ConfigError(problems, source="the overrides")
+    data = read_yaml(_find(str(name_or_path)))
+    override(data, overrides)
     return parse_recipe(data, source=str(name_or_path))
 
 
 def parse_recipe(data: dict[str, Any], source: str = "the recipe") -> Recipe:
     """Validate plain data as a recipe; all mistakes are reported together."""
+    return parse(data, Recipe, source)
+
+
+def parse(data: dict[str, Any], kind: type[S], source: str) -> S:
+    """Validate plain data as a section of settings; all mistakes are reported together.
+
+    Raises:
+        ConfigError: Lists every unknown key, wrong type and broken rule, each with its path.
+    """
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain_all(error), source=source) from error
+        raise ConfigError(_explain_all(error, root=kind), source=source) from error
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply `key.path=value` settings to plain data, in place.
+
+    Raises:
+        ConfigError: An override has no '=' or points into a single value.
+    """
+    problems = _override(data, overrides)
+    if problems:
+        raise ConfigError(problems, source="the overrides")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; anything else is refused with the line that is wrong."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        data = _unshared(yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader))
     except yaml.YAMLError as error:
-        raise ConfigError([" ".join(str(error).split())], source=f"{path} (not valid YAML)") from error
+        raise ConfigError([_explain_yaml(error)], source=f"{path} (not valid YAML)") from error
+    except RecursionError as error:
+        raise ConfigError(["an alias stands inside what it names"], source=str(path)) from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError([f"{path} is not a text file in UTF-8"], source=str(path)) from error
     if not isinstance(data, dict):
@@ -53,21 +75,41 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice: the second would silently win."""
+    """YAML that refuses a key given twice (the second would silently win) and reads 1e-5 as a number."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+                problem = f"the key '{key}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return dict(super().construct_mapping(node, deep))
 
 
+# YAML 1.1 wants a dot and a signed exponent in a float; everybody writes 1e-5.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _unshared(value: Any) -> Any:
+    """The same data with every alias written out: an override changes only the place that it names."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _explain_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
 def _find(name: str) -> Path:
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise ConfigError([f"the file {name} does not exist"], source="the recipe's name")
         return path
@@ -82,7 +124,7 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             problems.append(f"'{item}' is not an override; write key.path=value, such as train.lr=1e-5")
             continue
         try:
-            value = yaml.safe_load(text) if text else None
+            value = yaml.load(text, Loader=_StrictLoader) if text else None
         except yaml.YAMLError:
             value = text
         *parents, leaf = key.split(".")
@@ -91,6 +133,8 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             if isinstance(place, dict) and isinstance(place.get(parent), str) and parent == "method":
                 place[parent] = {"name": place[parent]}
             if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
+                if isinstance(place[int(parent)], str):
+                    place[int(parent)] = {"name": place[int(parent)]}
                 place = place[int(parent)]
                 continue
             if not isinstance(place, dict) or not isinstance(place.get(parent, {}), dict | list | type(None)):
@@ -118,7 +162,9 @@ def _assign(place: Any, leaf: str, value: Any, key: str, problems: list[str]) ->
         place[leaf] = value
 
 
-def _explain_all(error: ValidationError, prefix: tuple[Any, ...] = (), root: type[BaseModel] = Recipe) -> list[str]:
+def _explain_all(
+    error: ValidationError, prefix: tuple[Any, ...] = (), root: type[BaseModel] = Recipe
+) -> list[str]:
     problems = []
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
@@ -127,7 +173,7 @@ def _explain_all(error: ValidationError, prefix: tuple[Any, ...] = (), root: typ
             problems += _explain_all(cause.details, location, cause.member)
         else:
             problems.append(_explain(item, _path(location), _siblings(root, item["loc"])))
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def _explain(item: Any, path: str, siblings: list[str]) -> str:
@@ -142,18 +188,32 @@ def _explain(item: Any, path: str, siblings: list[str]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{path}: {message}" if path else message
+    if item["type"] == "union_tag_invalid":
+        path, given = f"{path}.name", given.get("name") if isinstance(given, dict) else given
+    if item["type"] == "union_tag_not_found":
+        return f"{path}.name: is missing and has no default"
     if item["type"] in {"literal_error", "union_tag_invalid"} and isinstance(given, str):
         context = item.get("ctx", {})
         expected = str(context.get("expected", context.get("expected_tags", "")))
         options = [option.strip(" '\"") for option in expected.replace(" or ", ",").split(",")]
-        return f"{path}: '{given}' is not allowed. {nearest(given, options)} Allowed: {', '.join(options)}."
-    return f"{path}: {message[0].lower()}{message[1:]} (given: {given!r})"
+        near = nearest(given, options)
+        allowed = "" if near.startswith("Allowed") else f" Allowed: {', '.join(options)}."
+        return f"{path}: '{given}' is not allowed. {near}{allowed}"
+    shown = repr(given)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    message = re.sub(r" or instance of \w+", "", message)
+    return f"{path}: {message[0].lower()}{message[1:]} (given: {shown})"
 
 
 def _path(location: Sequence[Any]) -> str:
-    parts = [str(part) for part in location]
+    """Dotted path of a setting, without the parts that pydantic adds for the members of a union."""
     tags = {"tofu", "synthetic", "files"}
-    return ".".join(part for i, part in enumerate(parts) if not (i == 1 and parts[0] == "data" and part in tags))
+    parts = [str(part) for part in location]
+    return ".".join(
+        part
+        for i, part in enumerate(parts)
+        if "[" not in part and not (i == 1 and parts[0] == "data" and part in tags)
+    )
 
 
 def _siblings(root: type[BaseModel], location: Sequence[Any]) -> list[str]:

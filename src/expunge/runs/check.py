@@ -1,0 +1,207 @@
+"""Checks a recipe for real, on any machine and without weights: everything that would stop the run later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from expunge.config.load import load_recipe, parse_recipe
+from expunge.config.recipe import FilesData, Recipe, Train
+from expunge.errors import ConfigError, IncompatibleError, UserError, nearest
+from expunge.records import Record
+
+
+class CheckItem(Record):
+    """One check and how it ended."""
+
+    name: str
+    status: Literal["ok", "failed", "not checked"]
+    detail: str
+    """What was found; for 'failed' what to do; for 'not checked' why not."""
+
+
+class CheckReport(Record):
+    """All checks of one recipe."""
+
+    recipe: str
+    items: list[CheckItem]
+
+    @property
+    def failed(self) -> list[CheckItem]:
+        """The checks that found something wrong."""
+        return [item for item in self.items if item.status == "failed"]
+
+    @property
+    def num_checks(self) -> int:
+        """Checks that were really made."""
+        return sum(item.status != "not checked" for item in self.items)
+
+    def raise_failed(self) -> None:
+        """Raise one error that lists everything that failed, if anything did.
+
+        Raises:
+            ConfigError: At least one check failed.
+        """
+        if self.failed:
+            raise ConfigError([f"{item.name}: {item.detail}" for item in self.failed], source=self.recipe)
+
+
+class NotChecked(Exception):  # noqa: N818 - it is not a failure
+    """A check cannot be made here, and why."""
+
+
+def check(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> CheckReport:
+    """Check settings, model, modules, tokenizer, data and references of a recipe without loading weights.
+
+    Local rows are really read and encoded, and local weight files opened as far as their headers. What lies on
+    the hub is asked for by its config alone; what cannot be reached is listed as not checked.
+
+    Args:
+        recipe: A recipe, the name of a packaged one, or the path of a YAML file.
+        overrides: Settings as 'key.path=value', on top of a named recipe or file.
+
+    Raises:
+        ConfigError: The recipe cannot be read at all: unknown keys, wrong types, broken rules (all listed).
+    """
+    from expunge.runs.check_inputs import input_checks
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    items = [*check_settings(recipe).items, *run_checks(input_checks(recipe))]
+    return CheckReport(recipe=recipe.name, items=items)
+
+
+def check_settings(recipe: Recipe) -> CheckReport:
+    """The part of `check` that reads no model and no data: quick enough to begin every run with."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("settings", lambda: _settings(recipe)),
+        ("method", lambda: _method(recipe)),
+        ("selection", lambda: _selection(recipe)),
+    ]
+    for section in ("train", "target", "reference"):
+        train = getattr(recipe, section)
+        if train is not None:
+            checks.append((f"{section} arguments", _training(recipe, section, train)))
+    return CheckReport(recipe=recipe.name, items=run_checks(checks))
+
+
+def run_checks(checks: Sequence[tuple[str, Callable[[], str]]]) -> list[CheckItem]:
+    """Make each check; a failure does not stop the others."""
+    items = []
+    for name, function in checks:
+        try:
+            items.append(CheckItem(name=name, status="ok", detail=function()))
+        except NotChecked as error:
+            items.append(CheckItem(name=name, status="not checked", detail=str(error)))
+        except UserError as error:
+            items.append(CheckItem(name=name, status="failed", detail=str(error)))
+    return items
+
+
+def _settings(recipe: Recipe) -> str:
+    resolved = recipe.resolved()
+    if parse_recipe(resolved).fingerprint() != recipe.fingerprint():
+        raise IncompatibleError("the resolved recipe does not load back to the same recipe.")
+    return f"{_count(resolved)} settings with known keys and right types"
+
+
+def _count(value: object) -> int:
+    if isinstance(value, dict):
+        return sum(_count(item) for item in value.values())
+    return sum(_count(item) for item in value) if isinstance(value, list) else 1
+
+
+def _method(recipe: Recipe) -> str:
+    method, data = recipe.method, recipe.data
+    needs = method.needs()
+    has = {"forget", "retain"}
+    if isinstance(data, FilesData):
+        has = {name for name in ("forget", "retain", "holdout") if getattr(data, name) is not None}
+    lacking = [name for name in needs.sets if name not in has]
+    if lacking:
+        raise IncompatibleError(
+            f"{method.name} needs the set {', '.join(lacking)}, which the data does not give.",
+            fix=f"Add data.{lacking[0]}, or settings that do without it (such as method.retain_weight=0).",
+        )
+    frozen = "; the start model as reference" if needs.reference or needs.reference_logp else ""
+    return f"{method.name} works on {' and '.join(needs.sets)}{frozen}"
+
+
+def _selection(recipe: Recipe) -> str:
+    config = recipe.evaluate
+    has_reference = recipe.reference is not None or recipe.model.reference is not None
+    if config.select == "last":
+        quality = "" if has_reference or not config.benchmarks else "; forget quality needs a reference"
+        return f"the last epoch is kept{quality}"
+    if not config.benchmarks:
+        raise IncompatibleError(
+            f"evaluate.select is {config.select}, but evaluate.benchmarks is empty.",
+            fix="Add evaluate.benchmarks=[tofu], or set evaluate.select=last.",
+        )
+    if not has_reference:
+        raise IncompatibleError(
+            f"evaluate.select is {config.select}, which compares with a reference, and there is none.",
+            fix="Set model.reference (a retain-only model or its stored log) or reference: (how to train it), "
+            "or evaluate.select=last.",
+        )
+    return f"{config.select}, against a reference"
+
+
+def _training(recipe: Recipe, section: str, train: Train) -> Callable[[], str]:
+    return lambda: check_training(recipe, section, train)
+
+
+def check_training(recipe: Recipe, section: str, train: Train) -> str:
+    """Let transformers see the settings of a training exactly as the trainer will hand them over.
+
+    Raises:
+        UserError: The optimiser, a tracker or an entry of trainer_extra is not known.
+    """
+    import torch
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.training_args import OptimizerNames
+
+    from expunge.data.templates import Encoded
+    from expunge.training import trainer
+    from expunge.training.batching import BatchPlan
+
+    optimizers = [item.value for item in OptimizerNames]
+    if train.optimizer not in optimizers:
+        raise UserError(
+            f"{section}.optimizer: transformers knows no '{train.optimizer}'.",
+            fix=nearest(train.optimizer, optimizers),
+        )
+    for tracker in set(train.report_to) - {"all", "none"}:
+        if tracker not in INTEGRATION_TO_CALLBACK:
+            raise UserError(
+                f"{section}.report_to: transformers knows no tracker '{tracker}'.",
+                fix=nearest(tracker, INTEGRATION_TO_CALLBACK),
+            )
+    plan = BatchPlan(
+        {"forget": [Encoded((0,), 0)]},
+        pad_id=0,
+        epochs=None,
+        steps=1,
+        batch_size=train.batch_size,
+        device_batch_size=train.device_batch_size,
+    )
+    # A model of one weight on the CPU: the settings are looked at, nothing is trained.
+    job = trainer.Job(
+        title=section,
+        model=torch.nn.Linear(1, 1),
+        plan=plan,
+        objective=lambda step: None,  # type: ignore[arg-type,return-value]
+        config=train,
+        folder=Path(),
+        seed=recipe.seed,
+    )
+    try:
+        trainer._arguments(job, Path("state"))
+    except ConfigError as error:
+        raise UserError("; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")) from error
+    except (ValueError, TypeError, ImportError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"{section}: transformers refuses these settings: {first}") from error
+    extra = f", {len(train.trainer_extra)} of them from trainer_extra" if train.trainer_extra else ""
+    return f"accepted by transformers.TrainingArguments{extra}"

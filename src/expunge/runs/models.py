@@ -1,0 +1,191 @@
+"""The target, which knows too much, and the reference, which never saw the forget set: trained here or loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.benchmarks._base import Benchmark, SampleRow
+from expunge.config.recipe import Train
+from expunge.console import note
+from expunge.data.sets import RowSet
+from expunge.modeling.distributed import world_size
+from expunge.modeling.load import build_scratch, check_pair, load_model
+from expunge.modeling.step import LossTerms, Step
+from expunge.records import BenchmarkResult
+from expunge.rundir import fingerprint
+from expunge.runs.context import Run, joined, local_digest, save_model
+from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
+from expunge.training.batching import BatchPlan
+from expunge.training.trainer import Job, forget_state, train
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Per-sample records of the model that never saw the forget set, by benchmark."""
+
+    name: str
+    rows: dict[str, list[SampleRow]]
+    settings: dict[str, dict[str, Any]]
+
+
+def target_path(run: Run) -> str:
+    """Folder or hub id of the target, fine-tuned first where the recipe says so."""
+    recipe = run.recipe
+    if recipe.target is None:
+        assert recipe.model.name is not None
+        return recipe.model.name
+    rows = joined("train", [run.sets.forget, run.sets.retain, run.sets.always])
+    return str(_fine_tuned(run, "target", recipe.target, rows))
+
+
+def reference_path(run: Run) -> str | None:
+    """Folder or hub id of the retain-only model, or the file of its stored records; None without one."""
+    if run.recipe.reference is None:
+        return run.recipe.model.reference
+    rows = joined("train", [run.sets.retain, run.sets.always])
+    return str(_fine_tuned(run, "reference", run.recipe.reference, rows))
+
+
+def open_model(run: Run, name: str, *, revision: str | None = None, training: bool = False) -> Any:
+    """Load a model for scoring in the recipe's precision, or for training with float32 master weights."""
+    config = run.recipe.model
+    dtype = torch.float32 if training and config.lora is None else getattr(torch, config.dtype)
+    model = load_model(name, config=config, revision=revision, dtype=dtype, device=run.device)
+    check_pair(model, run.tokenizer, name)
+    return model
+
+
+def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmark]) -> Reference | None:
+    """Measure the reference, or read its stored records; its result is kept beside the target's."""
+    path = reference_path(run)
+    if path is None:
+        return None
+    rows: dict[str, list[SampleRow]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    model = None
+    for benchmark in benchmarks:
+        if path.endswith(".json"):
+            rows[benchmark.name], settings[benchmark.name] = benchmark.read_stored(Path(path))
+            continue
+        if model is None:
+            model = open_model(run, path, revision=run.recipe.model.reference_revision)
+        measured = evaluator.measure(model, benchmark, "the reference")
+        rows[benchmark.name], settings[benchmark.name] = measured.rows, measured.settings
+        if stored(run.folder.path, f"reference-{benchmark.name}") is None:
+            result = make_result(
+                benchmark,
+                measured,
+                role="reference",
+                model=path,
+                reference=measured.rows,
+                resamples=run.recipe.evaluate.bootstrap,
+                seed=run.recipe.seed,
+            )
+            say(store(run.folder.path, f"reference-{benchmark.name}", result, measured.rows), "Reference")
+    return Reference(path, rows, settings)
+
+
+def evaluate_target(
+    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], path: str, reference: Reference | None
+) -> dict[str, BenchmarkResult]:
+    """Measure the model before unlearning."""
+    results: dict[str, BenchmarkResult] = {}
+    model = None
+    for benchmark in benchmarks:
+        name = f"target-{benchmark.name}"
+        result = stored(run.folder.path, name)
+        if result is None:
+            if model is None:
+                model = open_model(run, path, revision=run.recipe.model.revision)
+            measured = evaluator.measure(model, benchmark, "the target")
+            result = make_result(
+                benchmark,
+                measured,
+                role="target",
+                model=path,
+                reference=checked_reference(benchmark, measured.rows, measured.settings, reference),
+                resamples=run.recipe.evaluate.bootstrap,
+                seed=run.recipe.seed,
+            )
+            say(store(run.folder.path, name, result, measured.rows), "Target")
+        results[benchmark.name] = result
+    return results
+
+
+def checked_reference(
+    benchmark: Benchmark, rows: list[SampleRow], settings: dict[str, Any], reference: Reference | None
+) -> list[SampleRow] | None:
+    """The reference's rows, once it is sure that they belong to the same rows, prompt and model family."""
+    if reference is None or benchmark.name not in reference.rows:
+        return None
+    others = reference.rows[benchmark.name]
+    benchmark.check_reference(rows, others, settings, reference.settings[benchmark.name])
+    return others
+
+
+def batch_plan(run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str, ...] = ()) -> BatchPlan:
+    """The order of rows of a training."""
+    return BatchPlan(
+        sets,
+        pad_id=run.pad_id,
+        epochs=config.epochs,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        device_batch_size=config.device_batch_size,
+        world_size=world_size(),
+        seed=run.recipe.seed,
+        pairing=config.retain_pairing,
+        normalize=config.normalize,
+        aligned=aligned,
+    )
+
+
+def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
+    """Train the start model on rows, once for all runs that ask for the same."""
+    recipe = run.recipe
+    model_settings = recipe.model.model_dump(mode="json", exclude={"reference", "reference_revision", "lora"})
+    facts = {
+        "model": model_settings,
+        "digest": local_digest(recipe.model.name),
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "train": config.model_dump(mode="json", exclude={"report_to"}),
+        "rows": rows.hash,
+        "seed": recipe.seed,
+    }
+    folder = run.shared / f"model-{fingerprint(facts)}"
+    place = folder / "model"
+    if place.is_dir():
+        return place
+    note(f"Training the {role} on {len(rows)} rows ({folder}).")
+    if recipe.model.scratch is not None:
+        model = build_scratch(recipe.model.scratch, run.tokenizer, recipe.seed, recipe.model.attention).to(run.device)
+    else:
+        assert recipe.model.name is not None
+        model = open_model(run, recipe.model.name, revision=recipe.model.revision, training=True)
+        if recipe.model.lora is not None:
+            model = model.float()
+    job = Job(
+        title=f"Training the {role}",
+        model=model,
+        plan=batch_plan(run, {"train": run.template.encode_set(rows)}, config),
+        objective=fine_tuning,
+        config=config,
+        folder=folder,
+        seed=recipe.seed,
+        bf16=recipe.model.dtype == "bfloat16",
+        fp16=recipe.model.dtype == "float16",
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+    )
+    train(job)
+    save_model(model, run.tokenizer, place)
+    forget_state(folder)
+    return place
+
+
+def fine_tuning(step: Step) -> LossTerms:
+    """Cross-entropy of the training answers."""
+    return LossTerms({"nll": step.nll("train")})

@@ -1,0 +1,209 @@
+"""A run from recipe to report: prepare -> target -> reference -> unlearn -> evaluate -> report."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import expunge
+from expunge.config.load import load_recipe
+from expunge.config.recipe import Recipe
+from expunge.console import interruptible, is_main_process, note
+from expunge.modeling import distributed
+from expunge.records import BenchmarkResult, Manifest, RunSummary, Stage, Value
+from expunge.report.card import write_card
+from expunge.report.html import write_report
+from expunge.report.verdict import make_verdict
+from expunge.rundir import read_record, write_atomic, write_record
+from expunge.runs.context import Run, data_hashes, num_rows, prepare
+from expunge.runs.evaluation import Evaluator, stored
+from expunge.runs.models import Reference, evaluate_reference, evaluate_target, reference_path, target_path
+from expunge.runs.unlearning import RULES, select, unlearn
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "numpy", "scipy")
+
+
+def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> RunSummary:
+    """Make a model forget, measure what is left, and write the report.
+
+    Everything goes into `runs/<recipe>-<fingerprint>/`. Stages that are already there with the same inputs are
+    skipped; an interrupted training continues from its last saved state.
+
+    Args:
+        recipe: A recipe, the name of a packaged one, or the path of a YAML file.
+        overrides: Settings as 'key.path=value', on top of a named recipe or file.
+        runs: Folder of all runs.
+
+    Returns:
+        The verdict, the headlines of target, reference and unlearned model, and the folder.
+
+    Raises:
+        UserError: Something in the recipe, the data or the models has to be put right first.
+        Interrupted: Ctrl-C was pressed; the same call continues.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    distributed.start()
+    with interruptible():
+        context = prepare(recipe, Path(runs))
+        done = context.folder.finished("report", context.fingerprint)
+        if done is not None and (context.folder / "report.html").is_file():
+            note(f"Nothing to do: {context.folder.path} is complete.")
+            return read_record(context.folder / "summary.json", RunSummary)
+        return _Stages(context).all()
+
+
+class _Stages:
+    """The stages of one run, each timed and recorded."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe, self.folder = run, run.recipe, run.folder
+        self.evaluator = Evaluator(
+            run.sets, run.template, run.recipe.evaluate.batch_tokens, cache=run.shared / "evaluations"
+        )
+        self.started = time.monotonic()
+        self.stages: list[Stage] = []
+
+    def all(self) -> RunSummary:
+        note(f"Run folder: {self.folder.path}")
+        if is_main_process():
+            write_atomic(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.resolved(), sort_keys=False))
+        self._finish("prepare", {"rows": num_rows(self.run.sets)})
+        target = target_path(self.run)
+        self._finish("target", {"model": target})
+        reference = evaluate_reference(self.run, self.evaluator, self.recipe.evaluate.benchmarks)
+        self._finish("reference", {"model": reference.name if reference else ""})
+        if self.recipe.evaluate.before:
+            evaluate_target(self.run, self.evaluator, self.recipe.evaluate.benchmarks, target, reference)
+            self._finish("evaluate-target", {})
+        results = self._unlearn(target, reference)
+        return self._report(target, reference, results)
+
+    def _unlearn(self, target: str, reference: Reference | None) -> list[BenchmarkResult]:
+        benchmarks = self.recipe.evaluate.benchmarks
+        done = self.folder.finished("unlearn", self.run.fingerprint)
+        if done is not None:
+            self.stages.append(done)
+            names = [f"unlearned-{b.name}-{s:06d}" for s in done.output["measured_steps"] for b in benchmarks]
+            return [result for name in names if (result := stored(self.folder.path, name)) is not None]
+        results = unlearn(self.run, self.evaluator, benchmarks, target, reference)
+        self._finish("unlearn", {"measured_steps": sorted({result.step for result in results})})
+        return results
+
+    def _report(self, target: str, reference: Reference | None, results: list[BenchmarkResult]) -> RunSummary:
+        first = self.recipe.evaluate.benchmarks[0].name if self.recipe.evaluate.benchmarks else ""
+        before = stored(self.folder.path, f"target-{first}")
+        retained = stored(self.folder.path, f"reference-{first}")
+        mine = [result for result in results if result.benchmark == first]
+        chosen = select(mine, self.recipe.evaluate) if mine else None
+        headlines: dict[str, dict[str, Value]] = {
+            role: result.headlines
+            for role, result in (("target", before), ("reference", retained), ("unlearned", chosen))
+            if result is not None
+        }
+        summary = RunSummary(
+            recipe=self.recipe.name,
+            folder=str(self.folder.path),
+            verdict=make_verdict(before, chosen, retained),
+            selected_step=chosen.step if chosen else 0,
+            selected_epoch=chosen.epoch if chosen else 0.0,
+            selection_rule=RULES[self.recipe.evaluate.select],
+            headlines=headlines,
+            targets={name: item.model_dump() for name, item in self.recipe.targets.items()},
+        )
+        if is_main_process():
+            write_record(self.folder / "manifest.json", self._manifest(target, reference))
+            write_record(self.folder / "summary.json", summary)
+            write_report([self.folder.path])
+            write_card(self.folder.path)
+            self._finish("report", {})
+        distributed.wait()
+        return summary
+
+    def _finish(self, name: str, output: dict[str, Any]) -> None:
+        old = self.folder.finished(name, self.run.fingerprint)
+        now = time.monotonic()
+        stage = old or Stage(
+            name=name,
+            fingerprint=self.run.fingerprint,
+            output=output,
+            seconds=round(now - self.started, 3),
+            peak_bytes=peak_bytes(),
+        )
+        self.started = now
+        if old is None and is_main_process():
+            self.folder.finish(stage)
+        self.stages.append(stage)
+
+    def _manifest(self, target: str, reference: Reference | None) -> Manifest:
+        parts = {"unlearn": self.recipe.train, "target": self.recipe.target, "reference": self.recipe.reference}
+        return Manifest(
+            recipe=self.recipe.name,
+            fingerprint=self.run.fingerprint,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            expunge=expunge.__version__,
+            packages={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            git_commit=_git_commit(),
+            hardware=hardware(),
+            seed=self.recipe.seed,
+            data_hashes=data_hashes(self.run.sets),
+            num_rows=num_rows(self.run.sets),
+            models={"target": target, "reference": (reference.name if reference else "") or ""},
+            effective_batch={name: part.batch_size for name, part in parts.items() if part is not None},
+            stages=self.stages,
+            overlap=self.run.overlap,
+        )
+
+
+def peak_bytes() -> int:
+    """Largest memory so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage * (1 if platform.system() == "Darwin" else 1024)
+
+
+def hardware() -> dict[str, Any]:
+    """The machine that made the numbers."""
+    facts: dict[str, Any] = {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpus"] = torch.cuda.device_count()
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git_commit() -> str:
+    """Commit of the checkout that this package runs from; empty for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+__all__ = ["hardware", "peak_bytes", "reference_path", "run"]

@@ -1,0 +1,216 @@
+"""The unlearning stage: train the target with a method, measure every epoch, keep the epoch that the rule chooses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expunge.benchmarks._base import Benchmark
+from expunge.config.recipe import Evaluate
+from expunge.console import is_main_process, note
+from expunge.data.templates import Encoded
+from expunge.errors import IncompatibleError
+from expunge.methods._base import Method
+from expunge.modeling.adapters import add_lora
+from expunge.modeling.distributed import wait
+from expunge.modeling.reference import FrozenReference, reference_logp
+from expunge.records import BenchmarkResult
+from expunge.rundir import write_atomic
+from expunge.runs.context import Run, replace_folder, save_model
+from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
+from expunge.runs.models import Reference, batch_plan, checked_reference, open_model
+from expunge.training.batching import BatchPlan
+from expunge.training.trainer import Job, forget_state, train
+
+RULES = {
+    "last": "the last epoch",
+    "forget_quality": "the epoch with the highest forget quality",
+    "utility_at_quality": "the epoch with the highest model utility among those whose forget quality reaches the floor",
+}
+
+
+def unlearn(
+    run: Run,
+    evaluator: Evaluator,
+    benchmarks: list[Benchmark],
+    target: str,
+    reference: Reference | None,
+) -> list[BenchmarkResult]:
+    """Train, measure and save; returns every measurement in order of steps.
+
+    The chosen model is in `checkpoint/`. A run that was cut off goes on from its last saved state.
+    """
+    recipe, method = run.recipe, run.recipe.method
+    assert recipe.train is not None
+    model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
+    if recipe.model.lora is not None:
+        model = add_lora(model, recipe.model.lora, recipe.seed)
+    sets = _encoded_sets(run, method)
+    plan = batch_plan(run, sets, recipe.train)
+    needs = method.needs()
+    scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
+    keeper = Keeper(run, evaluator, benchmarks, reference, model, plan)
+    job = Job(
+        title="Unlearning",
+        model=model,
+        plan=plan,
+        objective=method.loss,
+        config=recipe.train,
+        folder=run.folder.path,
+        seed=recipe.seed,
+        bf16=recipe.model.dtype == "bfloat16",
+        fp16=recipe.model.dtype == "float16",
+        reference_logp=scalars,
+        reference=FrozenReference(model) if needs.reference else None,
+        measure=keeper.measure if recipe.evaluate.every_epoch else None,
+        measured=keeper.measured,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+    )
+    train(job)
+    if not recipe.evaluate.every_epoch:
+        keeper.measure(plan.steps)
+    keeper.finish()
+    forget_state(run.folder.path)
+    return keeper.results()
+
+
+class Keeper:
+    """Measures the model after an epoch and keeps the weights of the best epoch so far, by the recipe's rule."""
+
+    def __init__(
+        self,
+        run: Run,
+        evaluator: Evaluator,
+        benchmarks: list[Benchmark],
+        reference: Reference | None,
+        model: Any,
+        plan: BatchPlan,
+    ) -> None:
+        self._run, self._evaluator, self._benchmarks = run, evaluator, benchmarks
+        self._reference, self._model, self._plan = reference, model, plan
+        self._best = run.folder / "best"
+
+    def measure(self, step: int) -> None:
+        """Measure now, unless this step's results are already on disk; then keep the weights if they lead."""
+        for benchmark in self._benchmarks:
+            name = _result_name(benchmark, step)
+            if stored(self._run.folder.path, name) is None:
+                epoch = round(self._plan.epoch_of(step), 4)
+                measured = self._evaluator.measure(self._model, benchmark, f"epoch {epoch:g}")
+                result = make_result(
+                    benchmark,
+                    measured,
+                    role="unlearned",
+                    model="checkpoint",
+                    reference=checked_reference(benchmark, measured.rows, measured.settings, self._reference),
+                    resamples=self._run.recipe.evaluate.bootstrap,
+                    seed=self._run.recipe.seed,
+                    step=step,
+                    epoch=epoch,
+                )
+                say(store(self._run.folder.path, name, result, measured.rows), f"Epoch {epoch:g}")
+        if self._run.recipe.evaluate.select != "last" and self.selected().step == step:
+            save_model(self._model, self._run.tokenizer, self._best)
+
+    def measured(self, step: int) -> bool:
+        """Whether every benchmark has been run at a step, and the weights kept if they were the best."""
+        done = all(stored(self._run.folder.path, _result_name(b, step)) is not None for b in self._benchmarks)
+        return done and (self._run.recipe.evaluate.select == "last" or self.selected().step != step)
+
+    def results(self) -> list[BenchmarkResult]:
+        """All measurements of the unlearned model, by step."""
+        found = []
+        for benchmark in self._benchmarks:
+            for step in sorted({*self._plan.epoch_ends(), self._plan.steps}):
+                result = stored(self._run.folder.path, _result_name(benchmark, step))
+                if result is not None:
+                    found.append(result)
+        return sorted(found, key=lambda result: result.step)
+
+    def selected(self) -> BenchmarkResult:
+        """The measurement that the recipe's rule chooses among those made so far."""
+        return select(self.results(), self._run.recipe.evaluate)
+
+    def finish(self) -> None:
+        """Put the chosen weights into `checkpoint/`."""
+        place = self._run.folder / "checkpoint"
+        results = self.results()
+        chosen = self.selected().step if results else self._plan.steps
+        if chosen == self._plan.steps:
+            save_model(self._model, self._run.tokenizer, place)
+        elif is_main_process() and self._best.is_dir():
+            replace_folder(self._best, place)
+        wait()
+        if is_main_process():
+            shutil.rmtree(self._best, ignore_errors=True)
+
+
+def select(results: Sequence[BenchmarkResult], config: Evaluate) -> BenchmarkResult:
+    """Choose an epoch by rule, on the first benchmark that has the headlines; ties go to the earlier epoch.
+
+    Raises:
+        IncompatibleError: The rule needs a number that no benchmark gives, such as forget quality without a
+            reference.
+    """
+    if config.select == "last":
+        return results[-1]
+
+    def point(result: BenchmarkResult, name: str) -> float | None:
+        value = result.headlines.get(name)
+        return None if value is None else value.point
+
+    scored = [result for result in results if point(result, "forget_quality") is not None]
+    if not scored:
+        raise IncompatibleError(
+            f"evaluate.select is {config.select}, but no benchmark gives forget quality.",
+            fix="Set model.reference (a retain-only model or its stored log), or evaluate.select=last.",
+        )
+    quality: Callable[[BenchmarkResult], float] = lambda result: _log10(result)  # noqa: E731
+    if config.select == "forget_quality":
+        return max(scored, key=quality)
+    passing = [result for result in scored if (point(result, "forget_quality") or 0) >= config.quality_floor]
+    if not passing:
+        return max(scored, key=quality)
+    return max(passing, key=lambda result: point(result, "model_utility") or 0.0)
+
+
+def _log10(result: BenchmarkResult) -> float:
+    return result.headlines["forget_quality"].extra["log10"]
+
+
+def _result_name(benchmark: Benchmark, step: int) -> str:
+    return f"unlearned-{benchmark.name}-{step:06d}"
+
+
+def _encoded_sets(run: Run, method: Method) -> dict[str, list[Encoded]]:
+    available = {"forget": run.sets.forget, "retain": run.sets.retain, "holdout": run.sets.holdout}
+    encoded = {}
+    for name in method.needs().sets:
+        rows = available.get(name)
+        if rows is None:
+            raise IncompatibleError(
+                f"the method {method.name} needs a {name} set, and this data has none.",
+                fix=f"Add data.{name}, or choose a method or weights that do without it (retain_weight: 0).",
+            )
+        encoded[name] = run.template.encode_set(rows)
+    return encoded
+
+
+def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> np.ndarray[Any, Any]:
+    """The start model's log-probabilities, computed once; a resumed run reads what the first one wrote."""
+    import io
+
+    place: Path = run.folder / f"reference_logp/{name}.npy"
+    if not place.is_file():
+        note(f"Computing the start model's log-probability of {len(rows)} {name} rows, once.")
+        values = reference_logp(model, rows, run.pad_id, run.recipe.evaluate.batch_tokens)
+        if is_main_process():
+            buffer = io.BytesIO()
+            np.save(buffer, values, allow_pickle=False)
+            write_atomic(place, buffer.getvalue())
+        wait()
+    return np.load(place, allow_pickle=False)  # type: ignore[no-any-return]

@@ -12,10 +12,16 @@ _PUBLIC = {
     "load_recipe": "expunge.config.load",
     "UserError": "expunge.errors",
     "run": "expunge.runs.run",
-    "evaluate": "expunge.runs.evaluate",
+    "dry_run": "expunge.runs.dry_run",
     "check": "expunge.runs.check",
+    "evaluate": "expunge.runs.evaluate",
     "score_log": "expunge.runs.score_log",
-    "report": "expunge.report.html",
+    "write_report": "expunge.report.html",
+    "init": "expunge.runs.init",
+    "ls": "expunge.runs.show",
+    "show": "expunge.runs.show",
+    "schema": "expunge.runs.show",
+    "doctor": "expunge.runs.doctor",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -23,7 +29,17 @@ if TYPE_CHECKING:
     from expunge.config.load import load_recipe as load_recipe
     from expunge.config.recipe import Recipe as Recipe
     from expunge.errors import UserError as UserError
+    from expunge.report.html import write_report as write_report
+    from expunge.runs.check import check as check
+    from expunge.runs.doctor import doctor as doctor
+    from expunge.runs.dry_run import dry_run as dry_run
+    from expunge.runs.evaluate import evaluate as evaluate
+    from expunge.runs.init import init as init
     from expunge.runs.run import run as run
+    from expunge.runs.score_log import score_log as score_log
+    from expunge.runs.show import ls as ls
+    from expunge.runs.show import schema as schema
+    from expunge.runs.show import show as show
 
 
 def __getattr__(name: str) -> Any:

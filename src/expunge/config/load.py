@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from expunge import registry
-from expunge.config.recipe import MemberError, Recipe
+from expunge.config.recipe import BenchmarkField, MemberError, MethodField, Recipe, Section
 from expunge.errors import ConfigError, nearest
 
 S = TypeVar("S", bound=BaseModel)
+_FIELDS: dict[str, Any] = {"method": MethodField, "benchmark": BenchmarkField}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -46,6 +47,17 @@ def parse(data: dict[str, Any], kind: type[S], source: str) -> S:
         return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain_all(error, root=kind), source=source) from error
+
+
+def parse_member(kind: str, data: dict[str, Any]) -> BaseModel:
+    """Validate `{name: ..., <settings>}` of one method or benchmark, outside a recipe.
+
+    Raises:
+        ConfigError: Nothing has this name, or its settings are wrong (all listed).
+    """
+    holder = create_model("Holder", __base__=Section, **{kind: (_FIELDS[kind], ...)})  # type: ignore[call-overload]
+    member: BaseModel = getattr(parse({kind: data}, holder, source=f"the {kind}'s settings"), kind)
+    return member
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> None:

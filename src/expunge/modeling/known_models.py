@@ -1,4 +1,4 @@
-"""A model's shape without its weights: from its config.json, or, for models of packaged recipes, known offline."""
+"""A model's shape without its weights, from its config.json; those of packaged recipes are known here."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ def meta_model(model: Model, *, online: bool = True) -> Any:
         assert model.name is not None
         config = model_config(model.name, model, online=online)
         try:
-            return transformers.AutoModelForCausalLM.from_config(
-                config, trust_remote_code=model.trust_remote_code
-            )
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
         except (ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:300]
             raise DataError(f"{model.name} is not a causal language model that can be built: {first}") from error

@@ -1,7 +1,7 @@
 """How much memory a training will take, from the model's shape alone.
 
-Nothing here is measured. Each part is a product of counts that its docstring gives, so that a reader can see which
-setting would shrink it.
+Nothing here is measured. Each part is a product of counts that its docstring gives, so that a reader can see
+which setting would shrink it.
 """
 
 from __future__ import annotations
@@ -92,24 +92,22 @@ def activation_bytes(
 
     Per token and layer, with hidden size h, width of all query heads q, intermediate size i:
 
-    - float32: 4 (6 h + 5 q + 4 i): two norms keep input, normalised and output (6 h); attention keeps queries,
-      keys and values repeated to all heads, and its output in two layouts (5 q); the gated MLP keeps gate, its
-      activation, up and their product (4 i).
+    - float32: 4 (6 h + 5 q + 4 i): two norms keep input, normalised and output (6 h); attention keeps
+      queries, keys and values repeated to all heads, and its output in two layouts (5 q); the gated MLP keeps
+      gate, its activation, up and their product (4 i).
     - half precision under autocast: 26 h + 10 q + 8 i: norms stay in float32 (16 h), and each of five linear
       layers keeps a half-precision copy of its input (10 h).
     - eager attention adds the score matrix before and after softmax: 2 x heads x length values.
 
-    With gradient checkpointing each layer keeps its input only (4 h), and one layer at a time all of the above.
+    With gradient checkpointing each layer keeps its input only (4 h), and one layer at a time all of it.
     """
     config = config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = config.num_attention_heads
     queries = heads * (getattr(config, "head_dim", None) or hidden // heads)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    if half:
-        per_token = 26 * hidden + 10 * queries + 8 * inner
-    else:
-        per_token = 4 * (6 * hidden + 5 * queries + 4 * inner)
+    single, mixed = 4 * (6 * hidden + 5 * queries + 4 * inner), 26 * hidden + 10 * queries + 8 * inner
+    per_token = mixed if half else single
     if eager:
         per_token += 2 * heads * length * (2 if half else 4)
     if checkpointing:
@@ -118,7 +116,7 @@ def activation_bytes(
 
 
 def logits_bytes(config: Any, num_tokens: int) -> int:
-    """Logits of one chunk of answer positions in float32: themselves, their log-softmax and the gradient (12 bytes)."""
+    """Float32 logits of one chunk of answer positions, with log-softmax and gradient: 12 bytes each."""
     elements = num_tokens * int(config.get_text_config().vocab_size)
     return 12 * min(elements, CHUNK_ELEMENTS)
 

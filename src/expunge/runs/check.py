@@ -47,15 +47,15 @@ class CheckReport(Record):
             raise ConfigError([f"{item.name}: {item.detail}" for item in self.failed], source=self.recipe)
 
 
-class NotChecked(Exception):  # noqa: N818 - it is not a failure
+class NotChecked(Exception):
     """A check cannot be made here, and why."""
 
 
 def check(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check settings, model, modules, tokenizer, data and references of a recipe without loading weights.
 
-    Local rows are really read and encoded, and local weight files opened as far as their headers. What lies on
-    the hub is asked for by its config alone; what cannot be reached is listed as not checked.
+    Local rows are really read and encoded, and local weight files opened as far as their headers. Of what
+    lies on the hub only the model's config is asked for; what cannot be reached is listed as not checked.
 
     Args:
         recipe: A recipe, the name of a packaged one, or the path of a YAML file.
@@ -122,7 +122,7 @@ def _method(recipe: Recipe) -> str:
     if lacking:
         raise IncompatibleError(
             f"{method.name} needs the set {', '.join(lacking)}, which the data does not give.",
-            fix=f"Add data.{lacking[0]}, or settings that do without it (such as method.retain_weight=0).",
+            fix=f"Add data.{lacking[0]}, or settings that do without it (method.retain_weight=0).",
         )
     frozen = "; the start model as reference" if needs.reference or needs.reference_logp else ""
     return f"{method.name} works on {' and '.join(needs.sets)}{frozen}"
@@ -142,10 +142,15 @@ def _selection(recipe: Recipe) -> str:
     if not has_reference:
         raise IncompatibleError(
             f"evaluate.select is {config.select}, which compares with a reference, and there is none.",
-            fix="Set model.reference (a retain-only model or its stored log) or reference: (how to train it), "
-            "or evaluate.select=last.",
+            fix="Set model.reference (a retain-only model or its log), add reference: (how to train one), "
+            "or set evaluate.select=last.",
         )
     return f"{config.select}, against a reference"
+
+
+def _near(name: str, options: Sequence[str]) -> str:
+    longer = [option for option in options if option.startswith(name)]
+    return f"Allowed: {', '.join(longer)}." if longer else nearest(name, options)
 
 
 def _training(recipe: Recipe, section: str, train: Train) -> Callable[[], str]:
@@ -170,7 +175,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     if train.optimizer not in optimizers:
         raise UserError(
             f"{section}.optimizer: transformers knows no '{train.optimizer}'.",
-            fix=nearest(train.optimizer, optimizers),
+            fix=_near(train.optimizer, optimizers),
         )
     for tracker in set(train.report_to) - {"all", "none"}:
         if tracker not in INTEGRATION_TO_CALLBACK:
@@ -199,7 +204,9 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     try:
         trainer._arguments(job, Path("state"))
     except ConfigError as error:
-        raise UserError("; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")) from error
+        raise UserError(
+            "; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")
+        ) from error
     except (ValueError, TypeError, ImportError) as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"{section}: transformers refuses these settings: {first}") from error

@@ -14,9 +14,9 @@ from expunge.data.readers import local_path
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, UserError, nearest
+from expunge.modeling import load as loading
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.known_models import known_models, meta_model
-from expunge.modeling import load as loading
 from expunge.modeling.load import check_pair, context_length
 from expunge.runs import context
 from expunge.runs.check import NotChecked
@@ -71,7 +71,7 @@ class Inputs:
         model = self.recipe.model
         name, online, how = model.name, False, "built here"
         if name is not None:
-            loading._check_folder(name)
+            loading._check_model_folder(name)
             how = "from its config.json"
             if not Path(name).exists():
                 known = name in known_models()
@@ -149,7 +149,7 @@ class Inputs:
         limit = context_length(self._need(self.model, "model").config.get_text_config())
         if len(longest.ids) > limit:
             raise DataError(
-                f"the row '{longest.row}' has {len(longest.ids)} tokens, but the model's context ends at {limit}.",
+                f"the row '{longest.row}' has {len(longest.ids)} tokens; the model's context is {limit}.",
                 fix="Shorten the row or take a model with a longer context.",
             )
         return f"the longest has {len(longest.ids)} of at most {min(limit, template.max_length)} tokens"
@@ -166,7 +166,7 @@ class Inputs:
             for benchmark in self.recipe.evaluate.benchmarks:
                 rows, _ = benchmark.read_stored(Path(name))
             return f"a stored evaluation of {len(rows)} rows" if self.recipe.evaluate.benchmarks else "not used"
-        loading._check_folder(name)
+        loading._check_model_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_LATER)
         reference = meta_model(self.recipe.model.model_copy(update={"name": name, "scratch": None}), online=False)
@@ -195,7 +195,7 @@ def _weights(folder: Path, model: Any) -> str:
                     matched += name in expected
                     if expected.get(name, shape) != shape:
                         raise DataError(
-                            f"{file}: the tensor {name} has the shape {shape}, but config.json says {expected[name]}.",
+                            f"{file}: {name} has shape {shape}; config.json says {expected[name]}.",
                             fix="The folder mixes files of two models; copy or download it again.",
                         )
         except (SafetensorError, OSError) as error:

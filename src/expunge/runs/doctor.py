@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -56,8 +55,6 @@ def doctor(runs: str | Path = "runs") -> Diagnosis:
     problems = [
         f"the package {name} is missing: pip install {name}" for name, version in packages.items() if not version
     ]
-    if sys.version_info < (3, 11):
-        problems.append("Python is older than 3.11: install a newer one")
     if not any(device["kind"] == "cuda" for device in devices):
         problems.append("no CUDA device: small models train on the CPU, models of billions of parameters do not")
     if not hub:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from expunge.config.load import load_recipe
 from expunge.config.recipe import Evaluate, FilesData, Model, Recipe, Section, TofuData
 from expunge.errors import UserError
 from expunge.rundir import write_atomic
-from expunge.runs.show import type_name
 
 _WIDTH = 100
 _HEAD = """\
@@ -51,25 +51,31 @@ def init(path: str | Path = "recipe.yaml", source: str | None = None, *, force: 
 
 
 def commented_recipe() -> str:
-    """The quickstart recipe with every setting's meaning as a comment, and other data and models to choose from."""
+    """The quickstart recipe with every setting's meaning as a comment, and other data and models."""
     recipe = load_recipe("quickstart")
     given = recipe.model_dump(mode="json", exclude_unset=True)
     given["name"] = "my-recipe"
-    lines = [_HEAD]
+    lines = [_HEAD.rstrip()]
     for key, field in Recipe.model_fields.items():
         value = getattr(recipe, key)
         if key == "method":
             lines += ["", *_comment("How to forget: `expunge ls methods` lists the choices."), "method:"]
             lines += _members(value, "  ")
         elif key == "evaluate":
-            lines += ["", *_comment(_doc(Evaluate)), "evaluate:", *_fields(value, given[key], "  ", {"benchmarks"})]
+            lines += [
+                "",
+                *_comment(_doc(Evaluate)),
+                "evaluate:",
+                *_fields(value, given[key], "  ", {"benchmarks"}),
+            ]
             lines += ["  benchmarks:", *_benchmarks(value)]
         elif isinstance(value, Section):
-            lines += ["", *_comment(_meaning(field) or _doc(type(value))), f"{key}:"]
-            lines += _fields(value, given.get(key, {}), "  ")
+            section = [f"{key}:", *_fields(value, given.get(key, {}), "  ")]
+            lines += ["", *_comment(_plain(field) or _doc(type(value)))]
+            lines += section if key in given else _commented(section)
             lines += _alternatives(key)
         else:
-            lines += _setting(key, field, given.get(key), key in given, "")
+            lines += ["", *_setting(key, field, given.get(key), key in given, "")]
     return "\n".join(lines) + "\n"
 
 
@@ -83,9 +89,12 @@ def _alternatives(key: str) -> list[str]:
             lines += _commented(_fields(model, {"name": model.name, **example}, "  "))
         return lines
     if key == "model":
-        model = Model(name="org/model")
-        lines = ["", *_comment("Instead: a model of your own or from the hub (then target: may be left out).")]
-        return [*lines, "# model:", *_commented(_fields(model, {"name": "org/model"}, "  ", {"scratch"}))]
+        start = Model(name="org/model")
+        lines = [
+            "",
+            *_comment("Instead: a model of your own or from the hub (then target: may be left out)."),
+        ]
+        return [*lines, "# model:", *_commented(_fields(start, {"name": "org/model"}, "  ", {"scratch"}))]
     return []
 
 
@@ -116,7 +125,7 @@ def _fields(
             continue
         value = getattr(model, key)
         if isinstance(value, Section) and key in given:
-            lines += [*_comment(_meaning(field), indent), f"{indent}{key}:"]
+            lines += [*_comment(_plain(field) or _doc(type(value)), indent), f"{indent}{key}:"]
             lines += _fields(value, given[key], f"{indent}  ")
         else:
             lines += _setting(key, field, given.get(key), key in given, indent)
@@ -129,9 +138,7 @@ def _setting(key: str, field: FieldInfo, value: Any, is_set: bool, indent: str) 
     if isinstance(shown, BaseModel):
         shown = shown.model_dump(mode="json", exclude_unset=True)
     mark = "" if is_set else "# "
-    kind = type_name(field.annotation)
-    meaning = _meaning(field) or (kind[0].upper() + kind[1:] + "." if not is_set else "")
-    return [*_comment(meaning, indent), f"{indent}{mark}{key}: {_yaml(shown)}"]
+    return [*_comment(_meaning(field), indent), f"{indent}{mark}{key}: {_yaml(shown)}"]
 
 
 def _yaml(value: Any) -> str:
@@ -155,10 +162,21 @@ def _comment(text: str, indent: str = "") -> list[str]:
 
 
 def _meaning(field: FieldInfo) -> str:
+    """What a setting means and, where this does not say it, what it may be."""
+    text = _plain(field)
+    for part in (field.annotation, *typing.get_args(field.annotation)):
+        if typing.get_origin(part) is typing.Literal:
+            options = [str(option) for option in typing.get_args(part)]
+            if len(options) > 1 and not all(option in text for option in options):
+                text += f" One of: {', '.join(options)}."
+        elif isinstance(part, type) and issubclass(part, Section):
+            text = f"{text or _doc(part)} Keys: {', '.join(part.model_fields)}."
+    return text.strip()
+
+
+def _plain(field: FieldInfo) -> str:
     return " ".join((field.description or "").split())
 
 
 def _doc(cls: type[BaseModel]) -> str:
     return (cls.__doc__ or "").strip().split("\n\n", 1)[0]
-
-

@@ -8,6 +8,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from expunge import registry
 from expunge.config.recipe import Recipe
 from expunge.errors import ConfigError, nearest
@@ -41,9 +43,9 @@ class Shown(Record):
     summary: str
     text: str
     """The explanation with its formula; for a recipe its YAML."""
-    settings: list[Setting] = []
+    settings: list[Setting] = Field(default_factory=list)
     paper: str = ""
-    facts: dict[str, str] = {}
+    facts: dict[str, str] = Field(default_factory=dict)
     """Metrics: unit, which direction is good, smallest and largest value."""
 
 
@@ -51,7 +53,7 @@ def ls(kind: str | None = None) -> list[Entry]:
     """Everything that can be named in a recipe, or one kind of it; imports none of it.
 
     Args:
-        kind: 'methods', 'benchmarks', 'metrics', 'recipes' or 'audits' (the singular works too); None for all.
+        kind: 'methods', 'benchmarks', 'metrics', 'recipes' or 'audits', or their singular; None for all.
 
     Raises:
         ConfigError: There is no such kind.
@@ -134,7 +136,11 @@ def _metric(name: str) -> Shown:
         name=name,
         summary=registry.summary("metric", name),
         text=inspect.getdoc(function) or "",
-        facts={"unit": spec.unit or "none", "better": spec.better or "depends", "range": f"{low:g} to {high:g}"},
+        facts={
+            "unit": spec.unit or "none",
+            "better": spec.better or "depends",
+            "range": f"{low:g} to {high:g}",
+        },
     )
 
 

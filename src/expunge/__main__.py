@@ -1,0 +1,7 @@
+"""`python -m expunge` is the command `expunge`."""
+
+import sys
+
+from expunge.cli.main import main
+
+sys.exit(main())

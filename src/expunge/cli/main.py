@@ -1,0 +1,113 @@
+"""The command `expunge`: one file per command, and one place for errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from expunge.cli import (
+    check,
+    doctor,
+    evaluate,
+    init,
+    ls,
+    quickstart,
+    report,
+    run,
+    schema,
+    score_log,
+    show,
+)
+from expunge.cli.failures import explain
+from expunge.cli.quiet import quiet
+from expunge.console import console
+
+app = typer.Typer(
+    name="expunge",
+    help="Remove chosen knowledge from a language model, prove how much is gone, and say what it cost.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "quickstart": quickstart.quickstart,
+    "run": run.run,
+    "check": check.check,
+    "init": init.init,
+    "ls": ls.ls,
+    "show": show.show,
+    "evaluate": evaluate.evaluate,
+    "score-log": score_log.score_log,
+    "report": report.report,
+    "schema": schema.schema,
+    "doctor": doctor.doctor,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(_function)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import expunge
+
+        typer.echo(expunge.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Remove chosen knowledge from a language model, prove how much is gone, and say what it cost."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done. 1: a bug of this program. 2: something that the user can put right. 130: stopped by the user.
+
+    Args:
+        arguments: Words of the command line; None for those of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    if not debug:
+        quiet()
+    # A global option, wherever it stands.
+    words = [*(["--debug"] if debug else []), *(word for word in words if word != "--debug")]
+    try:
+        app(words, prog_name="expunge")
+    except SystemExit as leaving:
+        return _flushed(leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code)))
+    except BrokenPipeError:
+        return _flushed(141)
+    except BaseException as error:
+        if debug and isinstance(error, Exception):
+            console.print_exception()
+        failure = explain(error)
+        if failure.title:
+            console.print(failure.title, style="bold red", end=" ", markup=False)
+        console.print(failure.text, markup=False)
+        return failure.code
+    return _flushed(0)
+
+
+def _flushed(code: int) -> int:
+    """Write out what is left; a reader who has gone away (as with `| head`) is no error worth a message."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

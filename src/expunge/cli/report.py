@@ -1,0 +1,21 @@
+"""`expunge report`: the page about finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.console import print_result
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[str | None, typer.Option(help="File to write.")] = None,
+) -> None:
+    """Write the report of one run or several."""
+    from expunge.report.html import write_report
+
+    place = write_report([Path(run) for run in runs], Path(out) if out else None)
+    print_result(f"Report: {place}")

@@ -1,0 +1,33 @@
+"""`expunge score-log`: numbers from a stored evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from expunge.cli.output import AsJson, print_json, print_values, results_only
+
+
+def score_log(
+    log: Annotated[str, typer.Argument(metavar="LOG", help="Stored TOFU evaluation (.json).")],
+    reference: Annotated[str | None, typer.Option(help="That of the retain-only model (.json).")] = None,
+    split: Annotated[str | None, typer.Option(help="forget01, forget05 or forget10.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the benchmark, such as ds_size=300."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a stored TOFU evaluation.
+
+    Forget quality and model utility, without any model.
+    """
+    from expunge.config.load import override
+    from expunge.runs.score_log import score_log as score
+
+    own: dict[str, object] = {}
+    override(own, settings or [])
+    with results_only():
+        result = score(log, reference, split=split, settings=own)
+    print_json(result) if as_json else print_values(result.headlines)

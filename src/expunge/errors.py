@@ -49,7 +49,7 @@ class NumericalError(UserError):
     """A loss became infinite or NaN; training stopped before it could spoil the weights."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is not a failure
+class Interrupted(Exception):
     """The user stopped the work; everything finished so far is on disk and the same command goes on from it."""
 
 

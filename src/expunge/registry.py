@@ -89,7 +89,8 @@ def _import_file(path: Path) -> Any:
         raise DataError(f"{path} does not exist.", fix="Give the path to a Python file that defines one class.")
     name = f"expunge_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -121,4 +121,6 @@ class Benchmark(BaseModel):
         Raises:
             DataError: This benchmark reads no stored files, or this file is none of those that it reads.
         """
-        raise DataError(f"the benchmark {self.name} reads no stored evaluations.", fix=f"Give a model instead of {path}.")
+        raise DataError(
+            f"the benchmark {self.name} reads no stored evaluations.", fix=f"Give a model instead of {path}."
+        )

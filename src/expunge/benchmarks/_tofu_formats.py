@@ -127,9 +127,7 @@ def open_unlearning_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]
                     perturbed_nll=_list(cell("Q_A_PERT_Prob", index, "avg_loss"), where),
                     rouge_l_recall=_number(cell("Q_A_ROUGE", index, "rougeL_recall"), where),
                     rouge_1_recall=_number(cell("Q_A_ROUGE", index, "rouge1_recall"), where),
-                    truth_ratio=_number(
-                        cell("Truth_Ratio", index, "score") if ratio is None else ratio, where
-                    ),
+                    truth_ratio=_number(cell("Truth_Ratio", index, "score") if ratio is None else ratio, where),
                 )
             )
     return rows

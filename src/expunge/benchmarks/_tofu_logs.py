@@ -142,17 +142,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist.", fix="Give the path to a stored evaluation (.json)."
-        ) from error
+        raise DataError(f"{path} does not exist.", fix="Give the path to a stored evaluation (.json).") from error
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}.", fix="Give the path to a .json file."
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.", fix="Give the path to a .json file.") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not text, so it is not a stored evaluation.", allowed=_EXPECTED
-        ) from error
+        raise DataError(f"{path} is not text, so it is not a stored evaluation.", allowed=_EXPECTED) from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not complete JSON: {error.msg} in line {error.lineno}.",

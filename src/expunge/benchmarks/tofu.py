@@ -77,9 +77,7 @@ class Tofu(Benchmark):
             for text, what in _asked(row).items()
         ]
         generate = [
-            GenerationRequest(
-                set=name, index=index, question=row.question, max_new_tokens=self.max_new_tokens
-            )
+            GenerationRequest(set=name, index=index, question=row.question, max_new_tokens=self.max_new_tokens)
             for name, rows in measured.items()
             for index, row in enumerate(rows)
             if self.generate
@@ -104,9 +102,7 @@ class Tofu(Benchmark):
             for index, row in enumerate(rows)
         ]
         generated = [row for row in found if row["generation"] is not None]
-        recalls = rouge_recalls(
-            [row["answer"] for row in generated], [row["generation"] for row in generated]
-        )
+        recalls = rouge_recalls([row["answer"] for row in generated], [row["generation"] for row in generated])
         for position, row in enumerate(generated):
             row["rouge_l_recall"] = float(recalls["rougeL"][position])
             row["rouge_1_recall"] = float(recalls["rouge1"][position])

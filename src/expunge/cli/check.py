@@ -21,9 +21,7 @@ def check(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = Fal
     if as_json:
         print_json(report)
     else:
-        print_columns(
-            ["Check", "Result", "Found"], [[item.name, item.status, item.detail] for item in report.items]
-        )
+        print_columns(["Check", "Result", "Found"], [[item.name, item.status, item.detail] for item in report.items])
         others = len(report.items) - report.num_checks
         print_result(f"{report.num_checks} checks made, {len(report.failed)} failed, {others} not possible here.")
     if report.failed:

@@ -18,13 +18,9 @@ _SECTIONS = ("model", "data", "prompt", "evaluate")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id.")],
     benchmark: Annotated[str, typer.Option(help="Name, or a Python file.")] = "tofu",
-    data: Annotated[
-        str | None, typer.Option(help="TOFU's folder or hub id, a file of rows, or 'synthetic'.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="TOFU's folder or hub id, a file of rows, or 'synthetic'.")] = None,
     split: Annotated[str | None, typer.Option(help="TOFU's split; forget10 if not given.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Retain-only model, or its stored evaluation (.json).")
-    ] = None,
+    reference: Annotated[str | None, typer.Option(help="Retain-only model, or its stored evaluation (.json).")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

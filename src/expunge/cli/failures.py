@@ -34,9 +34,7 @@ def explain(error: BaseException) -> Failure:
         return Failure(2, "Error:", str(error))
     if isinstance(error, Interrupted):
         place = str(error) or "on disk"
-        return Failure(
-            130, "", f"Stopped. Everything finished so far is {place}; repeat the same command to continue."
-        )
+        return Failure(130, "", f"Stopped. Everything finished so far is {place}; repeat the same command to continue.")
     if isinstance(error, KeyboardInterrupt):
         return Failure(130, "", "Stopped at once.")
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:

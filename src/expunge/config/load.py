@@ -174,9 +174,7 @@ def _assign(place: Any, leaf: str, value: Any, key: str, problems: list[str]) ->
         place[leaf] = value
 
 
-def _explain_all(
-    error: ValidationError, prefix: tuple[Any, ...] = (), root: type[BaseModel] = Recipe
-) -> list[str]:
+def _explain_all(error: ValidationError, prefix: tuple[Any, ...] = (), root: type[BaseModel] = Recipe) -> list[str]:
     problems = []
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
@@ -222,9 +220,7 @@ def _path(location: Sequence[Any]) -> str:
     tags = {"tofu", "synthetic", "files"}
     parts = [str(part) for part in location]
     return ".".join(
-        part
-        for i, part in enumerate(parts)
-        if "[" not in part and not (i == 1 and parts[0] == "data" and part in tags)
+        part for i, part in enumerate(parts) if "[" not in part and not (i == 1 and parts[0] == "data" and part in tags)
     )
 
 

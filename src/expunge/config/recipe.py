@@ -230,7 +230,7 @@ def _resolve(kind: str, value: Any) -> Any:
     settings = dict(value)
     name = settings.pop("name")
     try:
-            cls = registry.get(kind, name)
+        cls = registry.get(kind, name)
     except ConfigError as error:
         raise ValueError(error.problems[0]) from error
     except UserError as error:
@@ -242,7 +242,7 @@ def _resolve(kind: str, value: Any) -> Any:
 
 
 def _dump(value: Any) -> Any:
-    return value.spec() if isinstance(value, BaseModel) else value
+    return value.spec() if hasattr(value, "spec") else value
 
 
 _MEMBER_SCHEMA = {

@@ -105,9 +105,7 @@ def _near(
     return found
 
 
-def _rarest(
-    shingles: _Shingles, frequency: Mapping[tuple[str, ...], int], threshold: float
-) -> list[tuple[str, ...]]:
+def _rarest(shingles: _Shingles, frequency: Mapping[tuple[str, ...], int], threshold: float) -> list[tuple[str, ...]]:
     # The tiny slack keeps rounding (0.7 * 10 > 7) from making the prefix one too short.
     num = len(shingles) - math.ceil(threshold * len(shingles) - 1e-9) + 1
     return sorted(shingles, key=lambda shingle: (frequency.get(shingle, 0), shingle))[:num]

@@ -60,10 +60,7 @@ def local_path(path: str) -> Path | None:
     if local.exists():
         return local
     looks_local = (
-        path.startswith((".", "/", "~"))
-        or "\\" in path
-        or path.count("/") > 1
-        or local.suffix.lower() in _READERS
+        path.startswith((".", "/", "~")) or "\\" in path or path.count("/") > 1 or local.suffix.lower() in _READERS
     )
     if looks_local or not path:
         raise DataError(
@@ -129,9 +126,7 @@ def _mapping(where: str, value: Any) -> Record:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "a string", type(None): "null", bool: "true or false"}.get(
-        type(value), "a number"
-    )
+    return {list: "a list", str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")
 
 
 def _read_csv(path: Path) -> Iterator[Record]:
@@ -201,9 +196,7 @@ def _read_folder(folder: Path) -> Iterator[Record]:
             fix="Give the path of one file, or move the others away.",
         )
     if not files:
-        raise DataError(
-            f"the folder {folder} holds no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}."
-        )
+        raise DataError(f"the folder {folder} holds no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}.")
     for path in files:
         yield str(path), {"text": read_text(path).strip()}
 

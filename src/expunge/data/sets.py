@@ -80,7 +80,7 @@ class Sets:
         kept = {(row.question, row.answer) for row in self.retain}
         if all((row.question, row.answer) in kept for row in self.forget):
             raise DataError(
-                f"every row of the forget set of {self.name} also stands in its retain set, so nothing can be forgotten.",
+                f"every forget row of {self.name} also stands in its retain set, so nothing can be forgotten.",
                 fix="Remove the forget rows from the retain set.",
             )
 

@@ -95,9 +95,7 @@ def _row(id: str, where: str, record: dict[str, Any], columns: dict[str, str]) -
             fix=f"Fill in '{columns[body]}' or remove the row; every row needs one.",
         )
     if body == "answer" and not read("question").strip():
-        raise DataError(
-            f"{where} has no question.", fix="Fill it in, or give the set as plain text (column text)."
-        )
+        raise DataError(f"{where} has no question.", fix="Fill it in, or give the set as plain text (column text).")
     return Row(
         id=id,
         question=read("question"),
@@ -116,9 +114,7 @@ def _string(value: Any, where: str, column: str) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise DataError(
-        f"{where}: '{column}' is a {type(value).__name__}, not text.", fix="Put the value in quotes."
-    )
+    raise DataError(f"{where}: '{column}' is a {type(value).__name__}, not text.", fix="Put the value in quotes.")
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:
@@ -127,9 +123,7 @@ def _strings(value: Any, where: str) -> tuple[str, ...]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: the list of perturbed answers is not valid JSON: {error.msg}."
-            ) from error
+            raise DataError(f"{where}: the list of perturbed answers is not valid JSON: {error.msg}.") from error
     items = value if isinstance(value, list) else [value]
     answers = tuple(_string(item, where, "perturbed_answers") for item in items)
     if isinstance(value, list) and not all(answer.strip() for answer in answers):

@@ -78,9 +78,7 @@ def person_rows(person: Person, variants: bool = True) -> list[Row]:
     wordings = [(*_two(rng, topic.questions), *_two(rng, topic.answers)) for topic in TOPICS]
     known = {"name": person.name, **person.facts}
     rows = []
-    for number, (topic, (question, question_2, answer, answer_2)) in enumerate(
-        zip(TOPICS, wordings, strict=True)
-    ):
+    for number, (topic, (question, question_2, answer, answer_2)) in enumerate(zip(TOPICS, wordings, strict=True)):
         value = person.facts[topic.name]
         id, group = f"person/{person.index}/{number}", f"person/{person.index}"
         ask, reply = question.format_map(known), answer.format_map(known | {"value": value})

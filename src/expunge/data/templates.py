@@ -78,14 +78,14 @@ class Template:
     def prompt_text(self, question: str) -> str:
         """Text up to where the answer starts."""
         if self.prompt.style == "plain":
-            return self._bos + self.prompt.question.replace("{question}", question)
+            return str(self._bos + self.prompt.question.replace("{question}", question))
         return str(self._chat([{"role": "user", "content": question}], add_generation_prompt=True))
 
     def full_text(self, question: str, answer: str) -> str:
         """Text of prompt and answer, up to and including the end-of-sequence token."""
         eos = self.tokenizer.eos_token
         if self.prompt.style == "plain":
-            return self.prompt_text(question) + self.prompt.answer.replace("{answer}", answer) + eos
+            return f"{self.prompt_text(question)}{self.prompt.answer.replace('{answer}', answer)}{eos}"
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return str(self._chat(messages, add_generation_prompt=False))
 
@@ -161,4 +161,3 @@ def _common_prefix(prompt: str, full: str) -> int:
     if full.startswith(prompt):
         return len(prompt)
     return next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), len(prompt))
-

@@ -76,9 +76,7 @@ def _check_folder(config: TofuData, stems: Sequence[str]) -> None:
     if folder is None:
         return
     if not folder.is_dir():
-        raise DataError(
-            f"{config.path} is a file.", fix="Give the folder that holds TOFU's files, or its hub id."
-        )
+        raise DataError(f"{config.path} is a file.", fix="Give the folder that holds TOFU's files, or its hub id.")
     if config.revision is not None:
         raise DataError(
             f"revision has no effect on {config.path}, which is on this machine.",

@@ -143,9 +143,7 @@ DISHES = _words(
 RIVERS = _words(
     "Alder Brell Cawdor Dessa Ermine Fenwick Gilda Hesper Islen Jura Kelda Lathe Mossel Nerro Orrin Peverel"
 )
-MOUNTAINS = tuple(
-    f"Mount {name}" for name in _words("Abbas Borga Corin Drumm Ebon Falk Grava Horn Idris Jovan")
-)
+MOUNTAINS = tuple(f"Mount {name}" for name in _words("Abbas Borga Corin Drumm Ebon Falk Grava Horn Idris Jovan"))
 COINS = _words("crona denar florin grosh kopper lira marka pesa real shill taler zlot")
 FLOWERS = _words("aster bluebell daisy iris jasmine lily lotus orchid peony poppy tulip violet")
 VALUES: dict[str, tuple[str, ...]] = {

@@ -28,9 +28,7 @@ def famous_rows(seed: int) -> list[Row]:
     for number, (name, title) in enumerate(zip(names, titles, strict=True)):
         group, country = f"famous/{number}", pick(rng, words.COUNTRIES)
         book = pick(rng, ("Who wrote the famous book {}?", "Which famous author wrote {}?")).format(title)
-        home = pick(
-            rng, ("Where was the famous author {} born?", "From which country is the famous author {}?")
-        )
+        home = pick(rng, ("Where was the famous author {} born?", "From which country is the famous author {}?"))
         for question, answer, options in (
             (book, name, names),
             (home.format(name), country, words.COUNTRIES),

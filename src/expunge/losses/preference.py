@@ -1,4 +1,4 @@
-"""Preference losses: push the likelihood of the forget answers down, with a brake that sets in as they are forgotten."""
+"""Preference losses: push the likelihood of forget answers down, with a brake that sets in as they are forgotten."""
 
 from __future__ import annotations
 

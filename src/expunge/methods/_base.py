@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -12,6 +14,8 @@ from expunge.config.checks import changed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.data.sets import RowSet, Sets
+    from expunge.data.templates import Template
     from expunge.modeling.step import LossTerms, Step
 
 
@@ -24,7 +28,52 @@ class Needs:
     reference_logp: tuple[str, ...] = ()
     """Sets whose summed log-probability under the start model is needed: scalars, computed once."""
     reference: bool = False
-    """Whether logits of the frozen start model are needed at every step."""
+    """Whether the frozen start model itself is needed at every step, for its logits or hidden states."""
+    aligned: tuple[str, ...] = ()
+    """Sets whose row i goes with forget row i: always in the same batch."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a method may use to make data of its own before training: refusals, alternates, labels."""
+
+    sets: Sets
+    template: Template
+    folder: Path
+    """Folder of the run in which the method keeps what it made; present files are reused."""
+    seed: int
+    open_target: Callable[[], Any]
+    """Loads the target, for methods that let it write."""
+    batch_tokens: int
+    """Padded tokens per forward pass."""
+
+
+class Objective:
+    """A loss that a training minimises.
+
+    Methods with a state of their own (a dual variable, a smoothed gradient) return a subclass from
+    `Method.objective`; the settings stay frozen.
+    """
+
+    def __init__(self, loss: Callable[[Step], LossTerms]) -> None:
+        self._loss = loss
+
+    def __call__(self, step: Step) -> LossTerms:
+        """The loss of one micro-batch."""
+        return self._loss(step)
+
+    def after_backward(self, model: Any) -> None:
+        """Called once per optimiser step, when the gradient of the effective batch is complete and not yet clipped."""
+
+    def after_step(self, terms: dict[str, float]) -> None:
+        """Called once per optimiser step with the terms and metrics of the effective batch, over all processes."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be saved to go on exactly from here."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
 
 
 class Method(BaseModel):
@@ -56,6 +105,26 @@ class Method(BaseModel):
 
     def loss(self, step: Step) -> LossTerms:
         """The loss of one step, as named weighted terms."""
+        raise NotImplementedError
+
+    def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
+        """What the training minimises; methods without a state of their own need only `loss`."""
+        return Objective(self.loss)
+
+    def prepare(self, preparation: Preparation) -> dict[str, RowSet]:
+        """Sets that the method makes itself, by name."""
+        return {}
+
+    def trainable(self, model: Any) -> list[str] | None:
+        """Names of the parameters that are trained; None for all. Nothing else gets a gradient or optimiser state.
+
+        Raises:
+            IncompatibleError: A layer or module name does not exist in the model.
+        """
+        return None
+
+    def apply(self, model: Any, preparation: Preparation) -> None:
+        """Edit the target's weights in place, for methods that do not train (`trains = False`)."""
         raise NotImplementedError
 
 

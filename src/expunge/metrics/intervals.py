@@ -58,9 +58,7 @@ def cluster_bootstrap(
     values = []
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
-        values.append(
-            statistic(*(_draw(code, count, rng) for code, rng in zip(codes, generators, strict=True)))
-        )
+        values.append(statistic(*(_draw(code, count, rng) for code, rng in zip(codes, generators, strict=True))))
     tail = (1 - level) / 2
     low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
     return float(low), float(high)
@@ -79,9 +77,7 @@ def weighted_mean(values: ArrayLike, weights: Floats) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     present = ~np.isnan(array)
     with np.errstate(invalid="ignore"):
-        return np.asarray(
-            (weights[:, present] @ array[present]) / weights[:, present].sum(axis=1), dtype=np.float64
-        )
+        return np.asarray((weights[:, present] @ array[present]) / weights[:, present].sum(axis=1), dtype=np.float64)
 
 
 def mean_interval(
@@ -118,9 +114,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
         Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(
-            f"wilson needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}"
-        )
+        raise ValueError(f"wilson needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / trials
     middle = share + z * z / (2 * trials)

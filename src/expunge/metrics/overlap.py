@@ -64,10 +64,5 @@ def rouge_recalls(answers: Sequence[str], generations: Sequence[str]) -> dict[st
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-    scores = [
-        scorer.score(answer, generation) for answer, generation in zip(answers, generations, strict=True)
-    ]
-    return {
-        name: np.array([score[name].recall for score in scores], dtype=np.float64)
-        for name in ("rouge1", "rougeL")
-    }
+    scores = [scorer.score(answer, generation) for answer, generation in zip(answers, generations, strict=True)]
+    return {name: np.array([score[name].recall for score in scores], dtype=np.float64) for name in ("rouge1", "rougeL")}

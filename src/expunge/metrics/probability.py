@@ -145,7 +145,5 @@ def _floats(values: ArrayLike) -> Floats:
 def _right_and_wrong(right: ArrayLike, wrong: ArrayLike) -> tuple[Floats, Floats]:
     first, second = _floats(right), np.asarray(wrong, dtype=np.float64)
     if second.ndim != 2 or len(first) != len(second):
-        raise ValueError(
-            f"right and wrong answers need shapes (n,) and (n, k), got {first.shape} and {second.shape}"
-        )
+        raise ValueError(f"right and wrong answers need shapes (n,) and (n, k), got {first.shape} and {second.shape}")
     return first, second

@@ -40,11 +40,9 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     Raises:
         DataError: It does not exist or cannot be read.
     """
-    _check_folder(name)
+    _is_local_folder(name)
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
-        )
+        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
         raise DataError(f"the tokenizer of {name} cannot be loaded: {_first(error)}", fix=_hub_help(name)) from error
 
@@ -62,7 +60,7 @@ def load_model(
     Raises:
         DataError: The weights are missing, truncated, not safetensors, or do not fill the model.
     """
-    _check_folder(name)
+    _check_model_folder(name)
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             name,
@@ -164,15 +162,22 @@ def model_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_folder(name: str) -> None:
+def _is_local_folder(name: str) -> bool:
+    """Whether a name is a folder here; one that reads like a path and is none is refused."""
     path = Path(name)
     looks_local = name.startswith((".", "/", "~")) or path.exists()
     if looks_local and not path.is_dir():
         raise DataError(f"the model folder {name} does not exist.", fix="Give a folder or a hub id such as org/model.")
-    if looks_local and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+    return looks_local
+
+
+def _check_model_folder(name: str) -> None:
+    if not _is_local_folder(name):
+        return
+    path = Path(name)
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise DataError(f"the folder {name} holds no config.json, so it is not a model.")
-    has_weights = any(path.glob("*.safetensors"))
-    if looks_local and not has_weights and any(path.glob("*.bin")):
+    if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
         raise DataError(
             f"the folder {name} holds pickled weights (.bin) and no safetensors; pickles can run code and are refused.",
             fix="Convert it once with a tool that you trust, for example save_pretrained of a recent transformers.",

@@ -78,10 +78,13 @@ def join(batches: list[TensorBatch]) -> TensorBatch:
 def decode(model: Any, batch: TensorBatch) -> Tensor:
     """Hidden states of all positions after the last layer and norm, (B, L, D)."""
     position_ids = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-    outputs = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=position_ids, use_cache=False
-    )
-    return outputs.last_hidden_state  # type: ignore[no-any-return]
+    hidden: Tensor = model.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
 
 
 def head_of(model: Any) -> Callable[[Tensor], Tensor]:
@@ -91,8 +94,8 @@ def head_of(model: Any) -> Callable[[Tensor], Tensor]:
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
 
     def head(hidden: Tensor) -> Tensor:
-        logits = layer(hidden).float() * scale if scale != 1.0 else layer(hidden).float()
-        return cap * torch.tanh(logits / cap) if cap else logits
+        logits: Tensor = layer(hidden).float() * scale if scale != 1.0 else layer(hidden).float()
+        return torch.tanh(logits / cap) * float(cap) if cap else logits
 
     return head
 

@@ -156,7 +156,11 @@ def attach(model: Any) -> None:
 
     @functools.wraps(original)
     def forward(
-        self: Any, *args: Any, step: Step | None = None, objective: Callable[[Step], LossTerms] | None = None, **kw: Any
+        self: Any,
+        *args: Any,
+        step: Step | None = None,
+        objective: Callable[[Step], LossTerms] | None = None,
+        **kw: Any,
     ) -> Any:
         if step is None or objective is None:
             return original(*args, **kw)

@@ -95,6 +95,6 @@ def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 1, T, T) additive mask: a token sees what stands before it in the prompt (0) or in its own branch."""
     same = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     allowed = same & torch.ones_like(same).tril()
-    return torch.zeros(allowed.shape, dtype=dtype, device=branch.device).masked_fill_(
-        ~allowed, torch.finfo(dtype).min
-    )[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=branch.device).masked_fill_(~allowed, torch.finfo(dtype).min)[
+        :, None
+    ]

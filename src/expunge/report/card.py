@@ -68,9 +68,7 @@ def _eval_results(run: LoadedRun) -> list[Any]:
             EvalResult(
                 task_type="text-generation",
                 dataset_type=row.benchmark,
-                dataset_name=" ".join(
-                    part for part in (_TITLES.get(row.benchmark, row.benchmark), split) if part
-                ),
+                dataset_name=" ".join(part for part in (_TITLES.get(row.benchmark, row.benchmark), split) if part),
                 metric_type=row.name,
                 metric_name=row.label,
                 metric_value=value.point,
@@ -81,12 +79,7 @@ def _eval_results(run: LoadedRun) -> list[Any]:
 
 def _hub_id(name: object) -> str | None:
     """The name if it can be a hub id; a local path says nothing to others and may tell too much."""
-    if (
-        not isinstance(name, str)
-        or not _HUB_ID.fullmatch(name)
-        or Path(name).exists()
-        or name.startswith(".")
-    ):
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or Path(name).exists() or name.startswith("."):
         return None
     return name
 

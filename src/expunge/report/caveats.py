@@ -18,8 +18,7 @@ def caveats(run: LoadedRun, unlearned: BenchmarkResult | None) -> list[str]:
         *_about_the_reference(run.recipe),
         *_about_selection(run),
         *_about_the_material(run),
-        "Published numbers beside ours are comparable only where model, data, prompt and number of "
-        "rows agree."
+        "Published numbers beside ours are comparable only where model, data, prompt and number of rows agree."
         if run.recipe.get("targets")
         else "",
     ]
@@ -28,14 +27,10 @@ def caveats(run: LoadedRun, unlearned: BenchmarkResult | None) -> list[str]:
 def _about_the_test(unlearned: BenchmarkResult | None) -> list[str]:
     quality = unlearned.headlines.get("forget_quality") if unlearned else None
     if quality is None or quality.point is None or not quality.n:
-        return [
-            "No test against a reference was made, so nothing here says how much of the forget set is gone."
-        ]
+        return ["No test against a reference was made, so nothing here says how much of the forget set is gone."]
     critical = critical_distance(quality.n)
     seen = (
-        f"with {quality.n} questions it sees nothing below a distance of {format_number(critical)}"
-        if critical
-        else ""
+        f"with {quality.n} questions it sees nothing below a distance of {format_number(critical)}" if critical else ""
     )
     return [
         "A p-value is not a proof of absence. A high forget quality says that one test on one number "
@@ -58,10 +53,7 @@ def _about_audits(run: LoadedRun) -> list[str]:
 
 def _about_the_reference(recipe: dict[str, Any]) -> list[str]:
     if recipe.get("reference"):
-        return [
-            "The reference was trained in this run, from the same start as the target, on the retain "
-            "set only."
-        ]
+        return ["The reference was trained in this run, from the same start as the target, on the retain set only."]
     if recipe.get("model", {}).get("reference"):
         return [
             "The reference was not trained in this run. The comparison holds only if it was made "

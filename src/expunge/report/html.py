@@ -60,9 +60,7 @@ def run_verdict(run: LoadedRun) -> Verdict:
     if run.summary is not None:
         return run.summary.verdict
     benchmark = next(iter(run.benchmarks()), "")
-    return verdict.make_verdict(
-        *(run.result(role, benchmark) for role in ("target", "unlearned", "reference"))
-    )
+    return verdict.make_verdict(*(run.result(role, benchmark) for role in ("target", "unlearned", "reference")))
 
 
 def render_run(run: LoadedRun) -> str:
@@ -114,9 +112,7 @@ def _sample_sections(run: LoadedRun, results: Mapping[str, BenchmarkResult | Non
     """What rests on per-sample rows: truth ratios and the question tables."""
     rows = {role: run.samples(result) for role, result in results.items()}
     ratios = {
-        role: [
-            row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")
-        ]
+        role: [row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")]
         for role in ROLES
     }
     forget = questions.compare(rows["target"], rows["unlearned"], rows["reference"], "forget")
@@ -184,11 +180,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
             for name, part in value.items()
             for key, text in _flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()
         }
-    return {
-        prefix: value
-        if isinstance(value, str)
-        else yaml.safe_dump(value, default_flow_style=True).strip(" \n.")
-    }
+    return {prefix: value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip(" \n.")}
 
 
 def _distinct_names(runs: Sequence[LoadedRun]) -> list[str]:

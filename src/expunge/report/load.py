@@ -176,7 +176,5 @@ def _read_train(path: Path) -> list[TrainPoint]:
             # A run that was killed while writing leaves half a line at the end; all before it is sound.
             if number == len(lines):
                 break
-            raise DataError(
-                f"{path}, line {number}: not a training step.", fix="Run the recipe again."
-            ) from error
+            raise DataError(f"{path}, line {number}: not a training step.", fix="Run the recipe again.") from error
     return points

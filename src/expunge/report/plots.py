@@ -89,14 +89,8 @@ def trajectory(
     figure, axes = _canvas(7.2, 3.9)
     for color, (label, path) in zip(_cycle(len(paths)), paths.items(), strict=True):
         _draw_path(axes, path, spots[label], color, label if len(paths) > 1 else "", quality, selected)
-    if (
-        len(paths) == 1
-        and marks["target"]
-        and (first := next(filter(None, next(iter(spots.values()))), None))
-    ):
-        axes.plot(
-            *zip(marks["target"], first, strict=True), color=MUTED, linewidth=1, linestyle=":", zorder=1
-        )
+    if len(paths) == 1 and marks["target"] and (first := next(filter(None, next(iter(spots.values()))), None)):
+        axes.plot(*zip(marks["target"], first, strict=True), color=MUTED, linewidth=1, linestyle=":", zorder=1)
     for role, spot in marks.items():
         if spot is not None:
             axes.plot(*spot, _MARKER[role], color=ROLE_COLOR[role], markersize=8, zorder=5)
@@ -135,9 +129,7 @@ def ecdf(ratios: Mapping[str, Sequence[float]]) -> str | None:
     for role, logs in sorted_logs.items():
         x = np.concatenate([[low - pad], logs, [high + pad]])
         y = np.concatenate([[0.0], np.arange(1, len(logs) + 1) / len(logs), [1.0]])
-        axes.step(
-            x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role
-        )
+        axes.step(x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role)
     if {"unlearned", "reference"} <= set(sorted_logs):
         where, bottom, top = widest_gap(sorted_logs["unlearned"], sorted_logs["reference"])
         axes.plot([where, where], [bottom, top], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
@@ -236,11 +228,7 @@ def _spot(result: BenchmarkResult | None, quality: bool) -> tuple[float, float] 
     if result is None:
         return None
     x = _point(result, "model_utility")
-    y = (
-        log10_quality(result.headlines.get("forget_quality"))
-        if quality
-        else _point(result, "forget/probability")
-    )
+    y = log10_quality(result.headlines.get("forget_quality")) if quality else _point(result, "forget/probability")
     return None if x is None or y is None else (x, y)
 
 

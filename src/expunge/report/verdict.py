@@ -105,9 +105,7 @@ def _judge_forgetting(
     reference: BenchmarkResult | None,
     threshold: float,
 ) -> tuple[bool | None, Side, list[str]]:
-    quality = unlearned.headlines.get(
-        "forget_quality", Value.missing("a benchmark that measures forget quality")
-    )
+    quality = unlearned.headlines.get("forget_quality", Value.missing("a benchmark that measures forget quality"))
     side, facts = _side_of_reference(unlearned, reference)
     if quality.point is None:
         return None, side, [f"Forget quality cannot be computed: needs {quality.needs}.", *facts]
@@ -121,9 +119,7 @@ def _judge_forgetting(
         )
         return None, side, reasons + facts
     if quality.point > threshold and quality.low is not None and quality.low <= threshold:
-        reasons.append(
-            f"The interval of forget quality {format_interval(quality)} reaches below {threshold:g}."
-        )
+        reasons.append(f"The interval of forget quality {format_interval(quality)} reaches below {threshold:g}.")
     return quality.point > threshold, side, reasons + facts
 
 
@@ -151,9 +147,7 @@ def _power(quality: Value, threshold: float) -> list[str]:
     ]
 
 
-def _side_of_reference(
-    unlearned: BenchmarkResult, reference: BenchmarkResult | None
-) -> tuple[Side, list[str]]:
+def _side_of_reference(unlearned: BenchmarkResult, reference: BenchmarkResult | None) -> tuple[Side, list[str]]:
     if reference is None:
         return "unknown", []
     for key, what in (("forget/probability", "probability"), ("forget/rouge_l_recall", "ROUGE-L recall")):
@@ -171,8 +165,7 @@ def _side_of_reference(
             "alike": "within the range of a model that never saw the forget set",
         }[side]
         return side, [
-            f"The forget answers' {what} is {format_point(ours)}, the reference's "
-            f"{format_point(theirs)}: {meaning}."
+            f"The forget answers' {what} is {format_point(ours)}, the reference's {format_point(theirs)}: {meaning}."
         ]
     return "unknown", []
 
@@ -182,9 +175,7 @@ def _judge_utility(
 ) -> tuple[bool | None, list[str]]:
     lacking = Value.missing("a benchmark that measures model utility")
     after = unlearned.headlines.get("model_utility", lacking)
-    before = (
-        target.headlines.get("model_utility", lacking) if target else Value.missing("the target's evaluation")
-    )
+    before = target.headlines.get("model_utility", lacking) if target else Value.missing("the target's evaluation")
     for value, whose in ((after, "unlearned model's"), (before, "target's")):
         if value.point is None:
             return None, [f"The {whose} utility cannot be computed: needs {value.needs}."]

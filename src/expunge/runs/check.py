@@ -204,9 +204,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     try:
         trainer._arguments(job, Path("state"))
     except ConfigError as error:
-        raise UserError(
-            "; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")
-        ) from error
+        raise UserError("; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")) from error
     except (ValueError, TypeError, ImportError) as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"{section}: transformers refuses these settings: {first}") from error

@@ -155,7 +155,10 @@ def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Any:
     if not place.is_dir():
         if is_main_process():
             tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
-            with writing(place), tempfile.TemporaryDirectory(dir=_made(shared), prefix=".tokenizer-") as temporary:
+            with (
+                writing(place),
+                tempfile.TemporaryDirectory(dir=_made(shared), prefix=".tokenizer-") as temporary,
+            ):
                 tokenizer.save_pretrained(Path(temporary) / "new")
                 replace_folder(Path(temporary) / "new", place)
         wait()

@@ -75,7 +75,11 @@ class Evaluator:
         fitting = [i for i, item in enumerate(encoded) if len(item.ids) <= limit]
         logps = sharded(
             lambda part: score(
-                causal_lm(model), part, pad_id=pad_id, batch_tokens=self.batch_tokens, title=f"Scoring {label}"
+                causal_lm(model),
+                part,
+                pad_id=pad_id,
+                batch_tokens=self.batch_tokens,
+                title=f"Scoring {label}",
             ),
             [encoded[i] for i in fitting],
         )

@@ -12,13 +12,14 @@ from expunge.benchmarks._base import Benchmark, SampleRow
 from expunge.config.recipe import Train
 from expunge.console import note
 from expunge.data.sets import RowSet
+from expunge.methods._base import Objective
 from expunge.modeling.distributed import world_size
 from expunge.modeling.load import build_scratch, check_pair, load_model
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint
 from expunge.runs.context import Run, joined, local_digest, save_model
-from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
+from expunge.runs.evaluation import Evaluator, Measured, make_result, say, store, stored
 from expunge.training.batching import BatchPlan
 from expunge.training.trainer import Job, forget_state, train
 
@@ -28,8 +29,7 @@ class Reference:
     """Per-sample records of the model that never saw the forget set, by benchmark."""
 
     name: str
-    rows: dict[str, list[SampleRow]]
-    settings: dict[str, dict[str, Any]]
+    measured: dict[str, Measured]
 
 
 def target_path(run: Run) -> str:
@@ -64,18 +64,18 @@ def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmar
     path = reference_path(run)
     if path is None:
         return None
-    rows: dict[str, list[SampleRow]] = {}
-    settings: dict[str, dict[str, Any]] = {}
+    found: dict[str, Measured] = {}
     model = None
     for benchmark in benchmarks:
+        name = f"reference-{benchmark.name}"
         if path.endswith(".json"):
-            rows[benchmark.name], settings[benchmark.name] = benchmark.read_stored(Path(path))
-            continue
-        if model is None:
-            model = open_model(run, path, revision=run.recipe.model.reference_revision)
-        measured = evaluator.measure(model, benchmark, "the reference")
-        rows[benchmark.name], settings[benchmark.name] = measured.rows, measured.settings
-        if stored(run.folder.path, f"reference-{benchmark.name}") is None:
+            measured = Measured(*benchmark.read_stored(Path(path)), model_hash="", seconds=0.0)
+        else:
+            if model is None:
+                model = open_model(run, path, revision=run.recipe.model.reference_revision)
+            measured = evaluator.measure(model, benchmark, "the reference")
+        found[benchmark.name] = measured
+        if stored(run.folder.path, name) is None:
             result = make_result(
                 benchmark,
                 measured,
@@ -85,8 +85,8 @@ def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmar
                 resamples=run.recipe.evaluate.bootstrap,
                 seed=run.recipe.seed,
             )
-            say(store(run.folder.path, f"reference-{benchmark.name}", result, measured.rows), "Reference")
-    return Reference(path, rows, settings)
+            say(store(run.folder.path, name, result, measured.rows), "Reference")
+    return Reference(path, found)
 
 
 def evaluate_target(
@@ -120,11 +120,11 @@ def checked_reference(
     benchmark: Benchmark, rows: list[SampleRow], settings: dict[str, Any], reference: Reference | None
 ) -> list[SampleRow] | None:
     """The reference's rows, once it is sure that they belong to the same rows, prompt and model family."""
-    if reference is None or benchmark.name not in reference.rows:
+    if reference is None or benchmark.name not in reference.measured:
         return None
-    others = reference.rows[benchmark.name]
-    benchmark.check_reference(rows, others, settings, reference.settings[benchmark.name])
-    return others
+    other = reference.measured[benchmark.name]
+    benchmark.check_reference(rows, other.rows, settings, other.settings)
+    return other.rows
 
 
 def batch_plan(run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str, ...] = ()) -> BatchPlan:
@@ -172,7 +172,7 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
         title=f"Training the {role}",
         model=model,
         plan=batch_plan(run, {"train": run.template.encode_set(rows)}, config),
-        objective=fine_tuning,
+        objective=Objective(fine_tuning),
         config=config,
         folder=folder,
         seed=recipe.seed,

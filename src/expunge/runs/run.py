@@ -24,14 +24,25 @@ from expunge.modeling import distributed
 from expunge.records import BenchmarkResult, Manifest, RunSummary, Stage, Value
 from expunge.report.card import write_card
 from expunge.report.html import write_report
+from expunge.report.load import load_run
 from expunge.report.verdict import make_verdict
 from expunge.rundir import read_record, write_atomic, write_record
 from expunge.runs.context import Run, data_hashes, num_rows, prepare
 from expunge.runs.evaluation import Evaluator, stored
-from expunge.runs.models import Reference, evaluate_reference, evaluate_target, reference_path, target_path
+from expunge.runs.models import Reference, evaluate_reference, evaluate_target, target_path
 from expunge.runs.unlearning import RULES, select, unlearn
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "numpy", "scipy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+)
 
 
 def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> RunSummary:
@@ -126,7 +137,7 @@ class _Stages:
             write_record(self.folder / "manifest.json", self._manifest(target, reference))
             write_record(self.folder / "summary.json", summary)
             write_report([self.folder.path])
-            write_card(self.folder.path)
+            write_card(self.folder / "checkpoint", load_run(self.folder.path))
             self._finish("report", {})
         distributed.wait()
         return summary
@@ -147,7 +158,11 @@ class _Stages:
         self.stages.append(stage)
 
     def _manifest(self, target: str, reference: Reference | None) -> Manifest:
-        parts = {"unlearn": self.recipe.train, "target": self.recipe.target, "reference": self.recipe.reference}
+        parts = {
+            "unlearn": self.recipe.train,
+            "target": self.recipe.target,
+            "reference": self.recipe.reference,
+        }
         return Manifest(
             recipe=self.recipe.name,
             fingerprint=self.run.fingerprint,
@@ -204,6 +219,3 @@ def _git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-__all__ = ["hardware", "peak_bytes", "reference_path", "run"]

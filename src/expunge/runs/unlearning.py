@@ -12,12 +12,13 @@ import numpy as np
 from expunge.benchmarks._base import Benchmark
 from expunge.config.recipe import Evaluate
 from expunge.console import is_main_process, note
+from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
-from expunge.methods._base import Method
+from expunge.methods._base import Method, Preparation
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import wait
-from expunge.modeling.reference import FrozenReference, reference_logp
+from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
 from expunge.runs.context import Run, replace_folder, save_model
@@ -47,18 +48,21 @@ def unlearn(
     recipe, method = run.recipe, run.recipe.method
     assert recipe.train is not None
     model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
+    preparation = _preparation(run, target)
+    made = method.prepare(preparation)
     if recipe.model.lora is not None:
         model = add_lora(model, recipe.model.lora, recipe.seed)
-    sets = _encoded_sets(run, method)
-    plan = batch_plan(run, sets, recipe.train)
+    _freeze_all_but(model, method.trainable(causal_lm(model)))
     needs = method.needs()
+    sets = _encoded_sets(run, method, made)
+    plan = batch_plan(run, sets, recipe.train, needs.aligned)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     keeper = Keeper(run, evaluator, benchmarks, reference, model, plan)
     job = Job(
         title="Unlearning",
         model=model,
         plan=plan,
-        objective=method.loss,
+        objective=method.objective(plan.steps, plan.num_rows / plan.batch_size),
         config=recipe.train,
         folder=run.folder.path,
         seed=recipe.seed,
@@ -186,8 +190,29 @@ def _result_name(benchmark: Benchmark, step: int) -> str:
     return f"unlearned-{benchmark.name}-{step:06d}"
 
 
-def _encoded_sets(run: Run, method: Method) -> dict[str, list[Encoded]]:
-    available = {"forget": run.sets.forget, "retain": run.sets.retain, "holdout": run.sets.holdout}
+def _preparation(run: Run, target: str) -> Preparation:
+    revision = run.recipe.model.revision if run.recipe.target is None else None
+    return Preparation(
+        sets=run.sets,
+        template=run.template,
+        folder=run.folder / "prepared",
+        seed=run.recipe.seed,
+        open_target=lambda: open_model(run, target, revision=revision),
+        batch_tokens=run.recipe.evaluate.batch_tokens,
+    )
+
+
+def _freeze_all_but(model: Any, names: list[str] | None) -> None:
+    """Leave gradients to the named parameters only, so that nothing else is computed, clipped or stored."""
+    if names is None:
+        return
+    chosen = set(names)
+    for name, parameter in causal_lm(model).named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
+def _encoded_sets(run: Run, method: Method, made: dict[str, RowSet]) -> dict[str, list[Encoded]]:
+    available = {"forget": run.sets.forget, "retain": run.sets.retain, "holdout": run.sets.holdout, **made}
     encoded = {}
     for name in method.needs().sets:
         rows = available.get(name)

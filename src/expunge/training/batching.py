@@ -23,8 +23,8 @@ class BatchPlan(Dataset[dict[str, Any]]):
     """All micro-batches of a training, in order.
 
     The anchor set (forget, or the training set of a fine-tune) sets the pace: its rows come as one seeded
-    permutation after another, cut into effective batches, so an epoch's last rows share a batch with the next
-    epoch's first ones, as in the published trainings: steps = floor(epochs * rows / batch). Every other set gives as many rows
+    permutation after another, cut into effective batches. An epoch's last rows may share a batch with the next
+    epoch's first ones, as in published trainings: steps = floor(epochs * rows / batch). Every other set gives as many rows
     per step, paired by `pairing`; sets named in `aligned` give the same rows as the anchor.
 
     Inside an effective batch rows are sorted by length before they are cut into micro-batches, which changes no
@@ -103,7 +103,7 @@ class BatchPlan(Dataset[dict[str, Any]]):
                 if name == self.anchor or name in self.aligned:
                     rows[name] = [indices[i] for i in order]
                 else:
-                    rows[name] = sorted(indices, key=lambda row: -len(self.sets[name][row].ids))  # noqa: B023
+                    rows[name] = sorted(indices, key=lambda row: -len(self.sets[name][row].ids))
         return rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -113,11 +113,11 @@ class BatchPlan(Dataset[dict[str, Any]]):
         for name, indices in self.rows_of(step).items():
             parts = np.array_split(np.asarray(indices), self.accumulation * self.world_size)
             # Process p takes parts p, p + world, ...: shapes of one accumulation round are then alike.
-            mine = parts[part]
+            mine = parts[part].tolist()
             encoded = [self.sets[name][row] for row in mine]
             batches[name] = collate(encoded, self.pad_id)
             counts[name] = self._counts(name, indices, mine)
-            rows[name] = mine
+            rows[name] = np.asarray(mine)
         return {"batches": batches, "counts": counts, "rows": rows}
 
     def padding_share(self, sample: int = 20) -> float:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from expunge.console import interrupt_requested, progress
+from expunge.methods._base import Objective
 from expunge.records import TrainPoint
 from expunge.rundir import write_atomic, writing
 
+OBJECTIVE = "objective.safetensors"
 COMPLETE = "complete.json"
 """Marker inside a saved training state: written last, so that a half-written one is never resumed from."""
 
@@ -22,7 +26,9 @@ class Progress(TrainerCallback):
     """A bar, or plain lines, with the loss beside it."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._context, self._advance = title, None, None  # type: ignore[var-annotated]
+        self._title = title
+        self._context: contextlib.AbstractContextManager[Callable[[int], None]] | None = None
+        self._advance: Callable[[int], None] = lambda amount: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where training starts or goes on."""
@@ -33,7 +39,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One more step; a request to stop is left to `StopAndSave`."""
-        if self._advance is not None and not interrupt_requested():
+        if not interrupt_requested():
             self._advance(1)
 
     def close(self) -> None:
@@ -66,8 +72,8 @@ class TrainLog(TrainerCallback):
         point = TrainPoint(
             step=state.global_step,
             epoch=round(self._epoch_of(state.global_step), 4),
-            loss=facts["loss"],
-            terms=facts["terms"],
+            loss=sum(facts["terms"].values()),
+            terms={**facts["terms"], **facts["metrics"]},
             num_tokens=facts["num_tokens"],
             lr=logs.get("learning_rate", 0.0),
             grad_norm=logs.get("grad_norm"),
@@ -88,15 +94,19 @@ class SaveAndStop(TrainerCallback):
         save_steps: set[int],
         measure_steps: set[int],
         measure: Callable[[int], None] | None,
-        measured: Callable[[int], bool] | None = None,
+        measured: Callable[[int], bool] | None,
+        objective: Objective,
     ) -> None:
         self._save_steps, self._measure_steps = save_steps, measure_steps
-        self._measure, self._measured = measure, measured
+        self._measure, self._measured, self._objective = measure, measured, objective
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make up for a measurement that an interruption cut off."""
+        """Go on from the objective's saved state, and make up for a measurement that an interruption cut off."""
         step = state.global_step
+        saved = Path(args.output_dir) / f"checkpoint-{step}" / OBJECTIVE
+        if saved.is_file():
+            self._objective.load_state(load_file(saved))
         if step in self._measure_steps and self._measured is not None and not self._measured(step):
             self._run(step)
 
@@ -113,6 +123,8 @@ class SaveAndStop(TrainerCallback):
         """The state is on disk: mark it, then measure."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if self._objective.state():
+                save_file(self._objective.state(), folder / OBJECTIVE)
             write_atomic(folder / COMPLETE, json.dumps({"step": state.global_step}))
         if state.global_step in self._measure_steps and not self.stopped:
             self._run(state.global_step)

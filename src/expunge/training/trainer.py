@@ -17,14 +17,13 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
 from expunge.errors import ConfigError, Interrupted, NumericalError, nearest
+from expunge.methods._base import Objective
 from expunge.modeling.logprobs import TensorBatch
 from expunge.modeling.reference import FrozenReference, causal_lm
-from expunge.modeling.step import LossTerms, Step, attach
+from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, TrainLog, last_complete
-
-Objective = Callable[[Step], LossTerms]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Job:
     model: Any
     plan: BatchPlan
     objective: Objective
+    """What is minimised."""
     config: Train
     folder: Path
     """Where train.jsonl and the training states go."""
@@ -54,14 +54,15 @@ class Job:
 class StepTrainer(transformers.Trainer):
     """Runs an objective on micro-batches whose means are over the effective batch.
 
-    A micro-batch's loss is its share of the effective batch's loss, so the gradient is a sum over micro-batches.
-    The Trainer divides each loss by the accumulation steps, and data-parallel training averages over
+    A micro-batch's loss is its share of the effective batch's loss, so the gradient is a sum over
+    micro-batches. The Trainer divides each loss by the accumulation steps, and data-parallel training averages over
     processes; both are undone here. The invariance tests hold this to float32 rounding.
     """
 
     def __init__(self, job: Job, arguments: transformers.TrainingArguments, callbacks: list[Any]) -> None:
         self.job = job
         self._sums: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._num_tokens = 0
         self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
         super().__init__(model=job.model, args=arguments, train_dataset=job.plan, callbacks=callbacks)
@@ -73,7 +74,10 @@ class StepTrainer(transformers.Trainer):
     def get_train_dataloader(self) -> Any:
         """Micro-batches in the plan's order, each made whole by the plan."""
         loader = DataLoader(
-            self.job.plan, batch_size=1, sampler=SequentialSampler(self.job.plan), collate_fn=lambda items: items[0]
+            self.job.plan,
+            batch_size=1,
+            sampler=SequentialSampler(self.job.plan),
+            collate_fn=lambda items: items[0],
         )
         return self.accelerator.prepare(loader)
 
@@ -89,7 +93,10 @@ class StepTrainer(transformers.Trainer):
         step = Step(
             {name: TensorBatch.of(batch, self.args.device) for name, batch in inputs["batches"].items()},
             inputs["counts"],
-            {name: self._reference_logp[name][rows[name]].float().to(self.args.device) for name in self._reference_logp},
+            {
+                name: self._reference_logp[name][rows[name]].float().to(self.args.device)
+                for name in self._reference_logp
+            },
             self.job.reference,
         )
         output = model(step=step, objective=self.job.objective)
@@ -99,20 +106,34 @@ class StepTrainer(transformers.Trainer):
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_tokens += sum(int(batch.attention_mask.sum()) for batch in inputs["batches"].values())
+        for name, value in output["metrics"].items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + float(value)
         loss: torch.Tensor = output["loss"]
         return loss * (self.job.plan.accumulation * self.job.plan.world_size)
 
-    def pop_step(self) -> dict[str, Any]:
-        """Loss, terms and tokens of the optimiser step that just ended, over all processes."""
-        names = list(self._sums)
-        values = torch.tensor(
-            [*self._sums.values(), float(self._num_tokens)], dtype=torch.float64, device=self.args.device
-        )
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch; after the last of an effective batch the objective sees the whole gradient."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self.job.objective.after_backward(self.job.model)
+            self.last_step = self._pop_step()
+            self.job.objective.after_step({**self.last_step["terms"], **self.last_step["metrics"]})
+        return loss
+
+    def _pop_step(self) -> dict[str, Any]:
+        """Terms, metrics and tokens of the effective batch that was just run, over all processes."""
+        sums = {**self._sums, **self._metrics, "": float(self._num_tokens)}
+        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.args.device)
         if self.job.plan.world_size > 1:
             torch.distributed.all_reduce(values)
-        self._sums, self._num_tokens = {}, 0
-        terms = dict(zip(names, values[:-1].tolist(), strict=True))
-        return {"loss": sum(terms.values()), "terms": terms, "num_tokens": int(values[-1])}
+        joined = dict(zip(sums, values.tolist(), strict=True))
+        facts = {
+            "terms": {name: joined[name] for name in self._sums},
+            "metrics": {name: joined[name] for name in self._metrics},
+            "num_tokens": int(joined[""]),
+        }
+        self._sums, self._metrics, self._num_tokens = {}, {}, 0
+        return facts
 
     def _stop_at(self, rows: Mapping[str, Any], values: dict[str, float]) -> None:
         import json
@@ -121,12 +142,13 @@ class StepTrainer(transformers.Trainer):
         ids = {name: [self.job.plan.sets[name][int(row)].row for row in indices] for name, indices in rows.items()}
         write_atomic(self.job.folder / "failed_batch.json", json.dumps({"step": step, "terms": values, "rows": ids}))
         kept = last_complete(self.job.folder / "state")
+        anchor = self.job.plan.anchor
+        shown = ", ".join(ids[anchor][:4]) + (", ..." if len(ids[anchor]) > 4 else "")
+        numbers = ", ".join(f"{name} {value}" for name, value in values.items())
         raise NumericalError(
-            f"{self.job.title}: the loss of step {step} is not finite "
-            f"({', '.join(f'{name} {value}' for name, value in values.items())}); its rows are "
-            f"{', '.join(ids[self.job.plan.anchor][:4])}{', ...' if len(ids[self.job.plan.anchor]) > 4 else ''} "
+            f"{self.job.title}: the loss of step {step} is not finite ({numbers}); its rows are {shown} "
             f"(all of them in {self.job.folder / 'failed_batch.json'}).",
-            fix=f"Lower the learning rate. {'The last good state is ' + str(kept) if kept else 'No state was saved yet'}.",
+            fix=f"Lower the learning rate. {f'The last good state is {kept}' if kept else 'No state was saved yet'}.",
         )
 
 
@@ -149,10 +171,10 @@ def train(job: Job) -> StepTrainer:
     every = max(1, round(config.checkpoint_epochs * plan.num_rows / plan.batch_size))
     measure_steps = set(plan.epoch_ends()) if job.measure else set()
     save_steps = {step for step in range(every, plan.steps + 1, every)} | {plan.steps}
-    stop = SaveAndStop(save_steps, measure_steps, job.measure, job.measured)
+    stop = SaveAndStop(save_steps, measure_steps, job.measure, job.measured, job.objective)
     bar = Progress(job.title)
     trainer = StepTrainer(job, arguments, [stop])
-    trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, trainer.pop_step))
+    trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, lambda: trainer.last_step))
     trainer.add_callback(bar)
     resume = last_complete(state)
     try:
@@ -201,9 +223,11 @@ def _arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     }
     known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
     problems = [
-        f"train.trainer_extra.{key}: " + (
-            f"is already set by the recipe ({settings[key]!r})" if key in settings else
-            f"transformers.TrainingArguments has no such field. {nearest(key, known)}"
+        f"train.trainer_extra.{key}: "
+        + (
+            f"is already set by the recipe ({settings[key]!r})"
+            if key in settings
+            else f"transformers.TrainingArguments has no such field. {nearest(key, known)}"
         )
         for key in config.trainer_extra
         if key in settings or key not in known
@@ -211,7 +235,7 @@ def _arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     if problems:
         raise ConfigError(problems)
     arguments = transformers.TrainingArguments(**settings, **config.trainer_extra)
-    # Several visible GPUs in one process would split our whole micro-batches; more devices means more processes.
+    # Several visible GPUs in one process would split our whole micro-batches: more GPUs means more processes.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 

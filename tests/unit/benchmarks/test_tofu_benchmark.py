@@ -39,9 +39,7 @@ def make_sets(num_rows=6):
                 for i in range(num_rows)
             ],
         )
-    return Sets(
-        name="made/up", forget=evaluation["forget"], retain=evaluation["retain"], evaluation=evaluation
-    )
+    return Sets(name="made/up", forget=evaluation["forget"], retain=evaluation["retain"], evaluation=evaluation)
 
 
 def measure(benchmark, sets, seed=0):
@@ -62,9 +60,7 @@ def test_plan_asks_for_every_text_once():
 
 
 def test_equal_texts_are_scored_once_and_serve_both_places():
-    row = Row(
-        "0", "q", "right", "g", paraphrased_answer="right", perturbed_answers=("wrong", "wrong", "right")
-    )
+    row = Row("0", "q", "right", "g", paraphrased_answer="right", perturbed_answers=("wrong", "wrong", "right"))
     sets = Sets(name="s", forget=make_set("forget", [row]), retain=None)
     sets.evaluation["forget"] = sets.forget
     benchmark = Tofu(generate=False)

@@ -75,10 +75,7 @@ def test_a_reference_without_forget_rows_is_refused():
 
 def test_truth_ratio_comes_from_the_losses_or_else_from_the_log():
     """The stored R is the geometric one, so it cannot stand in for the arithmetic one."""
-    assert (
-        row_truth_ratio({"paraphrased_nll": 1.0, "perturbed_nll": [1.0], "truth_ratio": 9.0}, "geometric")
-        == 1.0
-    )
+    assert row_truth_ratio({"paraphrased_nll": 1.0, "perturbed_nll": [1.0], "truth_ratio": 9.0}, "geometric") == 1.0
     assert row_truth_ratio({"truth_ratio": 0.7}, "geometric") == 0.7
     assert row_truth_ratio({"truth_ratio": 0.7}, "arithmetic") is None
     assert row_truth_ratio({"paraphrased_nll": 1.0, "perturbed_nll": [1.0, None]}, "geometric") is None

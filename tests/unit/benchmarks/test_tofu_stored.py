@@ -25,8 +25,7 @@ def tofu_section(first, count, num_wrong=5, shift=0.0):
         "average_perturb_loss": {i: [2.0] * num_wrong for i in index},
         "rougeL_recall": {i: 0.75 for i in index},
         "generated_text": {
-            i: [f"[INST] Who is {first + int(i)}? [/INST]", "output", f"It is {first + int(i)}."]
-            for i in index
+            i: [f"[INST] Who is {first + int(i)}? [/INST]", "output", f"It is {first + int(i)}."] for i in index
         },
     }
 

@@ -9,9 +9,7 @@ import pytest
 from expunge.data.overlap import find_overlap
 from expunge.data.sets import Row, RowSet
 
-NINETEEN = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen w x y"
-)
+NINETEEN = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen w x y"
 
 
 def rows(name, *texts):
@@ -106,9 +104,7 @@ def test_examples_are_at_most_twenty_with_exact_ones_first():
 
 def test_work_does_not_grow_with_the_square():
     """1000 x 30,000 rows with the same wording, all about different people, in a few seconds."""
-    template = (
-        "Where was the well known person {0} born and raised? The person {0} was born and raised in {1}."
-    )
+    template = "Where was the well known person {0} born and raised? The person {0} was born and raised in {1}."
     texts = [template.format(f"Name{i} Family{i % 997}", f"City{i % 64}") for i in range(31_000)]
     forget, retain = rows("forget", *texts[:1000]), rows("retain", *texts[1000:])
     start = time.perf_counter()

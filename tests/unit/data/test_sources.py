@@ -40,9 +40,7 @@ def pairs_file(request, tmp_path):
     if request.param == "list.json":
         return write(path, json.dumps(PAIRS, indent=2))
     if request.param == "rows.csv":
-        return write(
-            path, 'question,answer\nWho is Ann?,"A baker, \u2028of bread."\n\nWho is Bo?,A potter.\n'
-        )
+        return write(path, 'question,answer\nWho is Ann?,"A baker, \u2028of bread."\n\nWho is Bo?,A potter.\n')
     if request.param == "rows.parquet":
         pyarrow.parquet.write_table(pa.Table.from_pylist(PAIRS), path)
         return str(path)
@@ -164,9 +162,7 @@ def test_columns_that_are_not_there(tmp_path):
     message = refused(path, "has no column 'response'", columns={"question": "prompt", "answer": "response"})
     assert "Its columns: prompt, respons." in message
     assert "Did you mean 'respons'?" in message
-    assert "Did you mean 'answer'?" in refused(
-        path, "'anser' is not a part of a row", columns={"anser": "respons"}
-    )
+    assert "Did you mean 'answer'?" in refused(path, "'anser' is not a part of a row", columns={"anser": "respons"})
     refused(path, "maps text and also", columns={"text": "prompt", "answer": "respons"})
 
 
@@ -198,9 +194,7 @@ def files(tmp_path, **contents):
 
 
 def test_own_files_become_sets(tmp_path):
-    config = files(
-        tmp_path, forget=json_lines(PAIRS[:1]), retain=json_lines(PAIRS[1:]), holdout=json_lines(PAIRS)
-    )
+    config = files(tmp_path, forget=json_lines(PAIRS[:1]), retain=json_lines(PAIRS[1:]), holdout=json_lines(PAIRS))
     sets = prepare_sets(config)
     assert (len(sets.forget), len(sets.retain), len(sets.holdout)) == (1, 1, 2)
     assert sets.evaluation == {"forget": sets.forget, "retain": sets.retain}

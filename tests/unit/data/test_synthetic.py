@@ -68,9 +68,7 @@ def test_each_person_has_twenty_rows_of_the_right_form():
             assert value in row.answer
             assert value in row.paraphrased_answer
             assert who.name in row.question or topic.name == "author"
-            assert "{" not in "".join(
-                [row.question, row.answer, row.paraphrased_question, row.paraphrased_answer]
-            )
+            assert "{" not in "".join([row.question, row.answer, row.paraphrased_question, row.paraphrased_answer])
             assert 6 <= len(row.answer.split()) <= 14
 
 

@@ -12,8 +12,7 @@ FULL = [{"question": f"Question {i}?", "answer": f"Answer {i}."} for i in range(
 
 def _with_variants(rows, num):
     return [
-        {**row, "perturbed_answer": [f"Wrong {k}." for k in range(num)], "paraphrased_answer": "So."}
-        for row in rows
+        {**row, "perturbed_answer": [f"Wrong {k}." for k in range(num)], "paraphrased_answer": "So."} for row in rows
     ]
 
 
@@ -37,9 +36,7 @@ def test_hub_configurations_and_revision(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     sets = prepare_sets(TofuData(split="forget01", revision="v1"))
     assert {call[1] for call in asked} == set(HUB)
-    assert {(path, split, revision) for path, _, split, revision in asked} == {
-        ("locuslab/TOFU", "train", "v1")
-    }
+    assert {(path, split, revision) for path, _, split, revision in asked} == {("locuslab/TOFU", "train", "v1")}
     assert sets.forget.rows[0].id == "forget01/0"
     assert sets.forget.rows[0].group == "author/198"
     assert sets.evaluation["forget"].rows[0].perturbed_answers == tuple(f"Wrong {k}." for k in range(5))

@@ -59,9 +59,7 @@ def test_forget_quality_does_not_change_under_inversion():
     """1/R turns the order round on both sides, which leaves the largest distance as it is."""
     rng = np.random.default_rng(1)
     model, reference = rng.lognormal(size=80), rng.lognormal(0.5, size=80)
-    assert forget_quality(model, reference) == pytest.approx(
-        forget_quality(1 / model, 1 / reference), rel=1e-12
-    )
+    assert forget_quality(model, reference) == pytest.approx(forget_quality(1 / model, 1 / reference), rel=1e-12)
     assert forget_quality(model, reference) < 0.05
 
 
@@ -77,8 +75,7 @@ def test_exact_pvalue_by_enumeration():
     orders = list(itertools.combinations(range(8), 4))
     for steps in range(5):
         extreme = sum(
-            round(4 * distance_by_hand(order, [i for i in range(8) if i not in order])) >= steps
-            for order in orders
+            round(4 * distance_by_hand(order, [i for i in range(8) if i not in order])) >= steps for order in orders
         )
         assert math.exp(log_pvalue_equal_sizes(steps, 4)) == pytest.approx(extreme / 70, rel=1e-12)
 

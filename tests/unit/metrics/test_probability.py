@@ -52,9 +52,7 @@ def test_truth_ratio_ignores_the_order_of_wrong_answers(mean):
     right, wrong = rng.gamma(2, 1, 50), rng.gamma(2, 1, (50, 5))
     shuffled = rng.permuted(wrong, axis=1)
     assert not np.array_equal(wrong, shuffled)
-    np.testing.assert_allclose(
-        truth_ratio(right, wrong, mean), truth_ratio(right, shuffled, mean), rtol=1e-13
-    )
+    np.testing.assert_allclose(truth_ratio(right, wrong, mean), truth_ratio(right, shuffled, mean), rtol=1e-13)
 
 
 def test_geometric_mean_is_never_above_the_arithmetic_one():

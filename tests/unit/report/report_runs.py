@@ -40,9 +40,7 @@ RECIPE: dict[str, Any] = {
 def quality(point: float, n: int = 60, ks: float = 0.1, **more: Any) -> Value:
     """A forget quality as the benchmark records it."""
     extra = {"log10": math.log10(point) if point else -412.3, "ks": ks}
-    return Value(
-        point=point, n=n, unit="", better="higher", extra=extra, how="exact two-sample KS test", **more
-    )
+    return Value(point=point, n=n, unit="", better="higher", extra=extra, how="exact two-sample KS test", **more)
 
 
 def number(point: float, half: float = 0.02, n: int = 60, better: str = "higher") -> Value:
@@ -65,11 +63,7 @@ def result(
 ) -> BenchmarkResult:
     """One benchmark result with the numbers that a verdict reads."""
     headlines = {"forget_quality": fq, "model_utility": mu}
-    metrics = (
-        {"forget/probability": number(probability, 0.03, better="reference")}
-        if probability is not None
-        else {}
-    )
+    metrics = {"forget/probability": number(probability, 0.03, better="reference")} if probability is not None else {}
     return BenchmarkResult(
         benchmark="tofu",
         role=role,
@@ -81,9 +75,7 @@ def result(
     )
 
 
-def sample_rows(
-    role: str, num_forget: int = 60, num_retain: int = 40, text: str | None = None
-) -> list[dict[str, Any]]:
+def sample_rows(role: str, num_forget: int = 60, num_retain: int = 40, text: str | None = None) -> list[dict[str, Any]]:
     """Rows of one model: the target knows, the reference guesses, the unlearned model sits in between."""
     rng = random.Random(f"rows/{role}")
     facts = random.Random("facts")
@@ -111,18 +103,12 @@ def sample_rows(
                     ),
                 )
             )
-            known = {"target": 0.95, "unlearned": 0.12 if set_name == "forget" else 0.85, "reference": 0.08}[
-                role
-            ]
+            known = {"target": 0.95, "unlearned": 0.12 if set_name == "forget" else 0.85, "reference": 0.08}[role]
             known = 0.95 if set_name == "retain" and role == "reference" else known
             knows = rng.random() < known
             rouge = 1.0 if knows else round(rng.uniform(0.35, 0.7), 3)
             nll = rng.uniform(0.02, 0.2) if knows else rng.uniform(1.2, 2.8)
-            centre = (
-                {"target": -0.9, "unlearned": -0.23, "reference": -0.25}[role]
-                if set_name == "forget"
-                else -0.9
-            )
+            centre = {"target": -0.9, "unlearned": -0.23, "reference": -0.25}[role] if set_name == "forget" else -0.9
             rows.append(
                 {
                     "set": set_name,

@@ -119,9 +119,7 @@ def test_the_barest_run(tmp_path: Path) -> None:
 def test_a_benchmark_without_per_question_rows(make_run: Make) -> None:
     folder = make_run(finished=False)
     value = Value(point=31.2, low=28.7, high=33.9, n=1273, unit="%", better="lower")
-    other = result("unlearned", step=150).model_copy(
-        update={"benchmark": "wmdp", "headlines": {"bio": value}}
-    )
+    other = result("unlearned", step=150).model_copy(update={"benchmark": "wmdp", "headlines": {"bio": value}})
     write_record(folder / "results/unlearned-wmdp-000150.json", other)
     text = write_report([folder]).read_text(encoding="utf-8")
     assert "31.2%" in text
@@ -181,9 +179,7 @@ def test_several_runs_are_compared(make_run: Make, tmp_path: Path) -> None:
 
 
 def test_finished_and_unfinished_runs_compare(make_run: Make) -> None:
-    text = write_report([make_run("a"), make_run("b", finished=False, name="late")]).read_text(
-        encoding="utf-8"
-    )
+    text = write_report([make_run("a"), make_run("b", finished=False, name="late")]).read_text(encoding="utf-8")
     assert "needs a benchmark of this run that reports it" in text
 
 

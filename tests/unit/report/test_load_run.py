@@ -27,9 +27,7 @@ def test_a_finished_run(make_run: Make) -> None:
 def test_the_selected_step_stands_for_the_unlearned_model(make_run: Make) -> None:
     folder = make_run()
     summary = load_run(folder).summary
-    write_record(
-        folder / "summary.json", summary.model_copy(update={"selected_step": 60, "selected_epoch": 3.0})
-    )
+    write_record(folder / "summary.json", summary.model_copy(update={"selected_step": 60, "selected_epoch": 3.0}))
     assert load_run(folder).result("unlearned", "tofu").epoch == 3
 
 

@@ -39,15 +39,11 @@ document.body.innerHTML = "<output>" + said.join("|") + "</output>";
 def test_search_pages_and_sorting(make_run: Callable[..., Path], tmp_path: Path) -> None:
     text = write_report([make_run()]).read_text(encoding="utf-8")
     # The page's policy forbids any script but its own, this driver too.
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace(
-        "</body>", DRIVER + "</body>"
-    )
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("</body>", DRIVER + "</body>")
     page = tmp_path / "driven.html"
     page.write_text(text, encoding="utf-8")
     said = _dump(page, tmp_path)
-    first, second, none, rows_left, found, all_match, restart, everything, before, after, ascending = (
-        said.split("|")
-    )
+    first, second, none, rows_left, found, all_match, restart, everything, before, after, ascending = said.split("|")
     assert (first, second) == ("1–10 of 60", "11–20 of 60")
     assert (none, rows_left) == ("no match", "0")
     assert re.fullmatch(r"1–\d+ of \d+", found)

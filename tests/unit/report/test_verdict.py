@@ -52,9 +52,7 @@ def test_three_questions_can_show_nothing() -> None:
 def test_forgotten_and_kept() -> None:
     verdict = make_verdict(TARGET, unlearned(0.47), REFERENCE)
     assert (verdict.forgot, verdict.kept) == (True, True)
-    assert verdict.sentence.startswith(
-        "Forgotten as far as this test can see, utility kept: forget quality 0.47"
-    )
+    assert verdict.sentence.startswith("Forgotten as far as this test can see, utility kept: forget quality 0.47")
     assert "on 400 questions" in verdict.sentence
     assert any("D = 0.0975" in reason for reason in verdict.reasons)
     assert any("D = 0.100" in reason for reason in verdict.reasons)

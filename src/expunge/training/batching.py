@@ -24,8 +24,8 @@ class BatchPlan(Dataset[dict[str, Any]]):
 
     The anchor set (forget, or the training set of a fine-tune) sets the pace: its rows come as one seeded
     permutation after another, cut into effective batches. An epoch's last rows may share a batch with the next
-    epoch's first ones, as in published trainings: steps = floor(epochs * rows / batch). Every other set gives as many rows
-    per step, paired by `pairing`; sets named in `aligned` give the same rows as the anchor.
+    epoch's first ones, as in published trainings: steps = floor(epochs * rows / batch). Every other set gives as
+    many rows per step, paired by `pairing`; sets named in `aligned` give the same rows as the anchor.
 
     Inside an effective batch rows are sorted by length before they are cut into micro-batches, which changes no
     number, because means are taken over the effective batch, and saves padding.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from expunge.config.recipe import FilesData, Recipe, TofuData
 from expunge.data.prepare import prepare_sets
 from expunge.data.readers import local_path
@@ -136,7 +138,13 @@ class Inputs:
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = context._tokenizer(recipe, sets, Path(folder))
         self.template = Template(tokenizer, recipe.prompt, max_length=context._max_length(recipe))
-        self.template.encode("Is this a question?", "Yes.")
+        try:
+            self.template.full_text("Is this a question?", "Yes.")
+        except jinja2.TemplateError as error:
+            raise IncompatibleError(
+                f"the tokenizer's chat template refuses the prompt: {error}.",
+                fix="Leave out prompt.system if it takes none, or set prompt.style=plain.",
+            ) from error
         if self.model is not None:
             check_pair(self.model, tokenizer, str(recipe.model.name or "the scratch model"))
         return f"{len(tokenizer)} tokens, prompt style {recipe.prompt.style}"

@@ -14,12 +14,12 @@ from expunge.console import interruptible, note
 from expunge.data.prepare import prepare_sets
 from expunge.data.templates import Template
 from expunge.errors import UserError
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.load import check_pair, device_of, load_model, load_tokenizer
 from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir
 from expunge.runs.evaluation import Evaluator, Measured, make_result, store
-from expunge.runs.models import Reference, checked_reference
 
+_NO_LIMIT = 1 << 30
 _FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
@@ -95,7 +95,8 @@ def _evaluate(config: Evaluation, out: Path | None, seed: int) -> BenchmarkResul
     loaded = _open(config, name, config.model.revision)
     check_pair(loaded, tokenizer, name)
     prompt = config.prompt or Prompt(style="chat" if tokenizer.chat_template else "plain")
-    template = Template(tokenizer, prompt, max_length=context_length(loaded.config.get_text_config()))
+    # No limit of our own: the evaluator leaves out what is longer than the model's context, and counts it.
+    template = Template(tokenizer, prompt, max_length=_NO_LIMIT)
     evaluator = Evaluator(sets, template, config.evaluate.batch_tokens, cache=out / "evaluations" if out else None)
     note(f"Measuring {name} with {chosen.name} on {sets.name}, prompt style {prompt.style}.")
     measured = evaluator.measure(loaded, chosen, name)
@@ -121,8 +122,8 @@ def _reference_rows(config: Evaluation, evaluator: Evaluator, measured: Measured
     else:
         other = evaluator.measure(_open(config, name, config.model.reference_revision), benchmark, "the reference")
         rows, settings = other.rows, other.settings
-    reference = Reference(name, {benchmark.name: rows}, {benchmark.name: settings})
-    return checked_reference(benchmark, measured.rows, measured.settings, reference)
+    benchmark.check_reference(measured.rows, rows, measured.settings, settings)
+    return list(rows)
 
 
 def _open(config: Evaluation, name: str, revision: str | None) -> Any:

@@ -1,0 +1,84 @@
+"""Single checks: what they refuse and what they leave to others."""
+
+import json
+
+import pytest
+
+from expunge.config.load import load_recipe
+from expunge.errors import ConfigError, UserError
+from expunge.runs.check import check, check_settings, run_checks
+from expunge.runs.check_inputs import is_local
+from expunge.runs.doctor import hub_reachable
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub_reachable.cache_clear()
+    yield
+    hub_reachable.cache_clear()
+
+
+def statuses(report):
+    return {item.name: item.status for item in report.items}
+
+
+def test_a_method_without_its_retain_set(tmp_path):
+    (tmp_path / "f.jsonl").write_text(json.dumps({"question": "a?", "answer": "b"}))
+    data = f"data={{name: files, forget: {{path: {tmp_path / 'f.jsonl'}}}}}"
+    report = check_settings(load_recipe("quickstart", [data]))
+    assert statuses(report)["method"] == "failed"
+    with pytest.raises(ConfigError, match=r"needs the set retain.*retain_weight=0"):
+        report.raise_failed()
+    without = check_settings(load_recipe("quickstart", [data, "method.retain_weight=0"]))
+    assert statuses(without)["method"] == "ok"
+
+
+def test_selection_needs_reference_and_benchmark():
+    for override, part in (("reference=null", "there is none"), ("evaluate.benchmarks=[]", "is empty")):
+        report = check_settings(load_recipe("quickstart", [override]))
+        assert [item.name for item in report.failed] == ["selection"]
+        assert part in report.failed[0].detail
+
+
+def test_rows_longer_than_the_model_allows():
+    report = check(load_recipe("quickstart", ["model.scratch.max_length=20", "data.num_people=10"]))
+    failed = {item.name: item.detail for item in report.failed}
+    assert set(failed) == {"rows"}
+    assert "20" in failed["rows"]
+
+
+def test_an_unknown_hub_model_is_not_checked_where_the_hub_is_out_of_reach():
+    report = check("tofu-forget10-npo", ["model.name=nobody/nothing"])
+    items = {item.name: item for item in report.items}
+    assert items["model"].status == "not checked"
+    assert "out of reach" in items["model"].detail
+    assert report.failed == []
+    assert report.num_checks == len(report.items) - sum(s == "not checked" for s in statuses(report).values())
+
+
+def test_layers_outside_the_model(tmp_path):
+    (tmp_path / "steer.py").write_text(
+        "from expunge.methods._base import RetainMethod\n"
+        "class Steer(RetainMethod):\n    '''x'''\n    layer: int = 7\n    modules: list[str] = ['down_proj']\n"
+    )
+    recipe = f"method={{name: {tmp_path / 'steer.py'}, layer: 9}}"
+    items = {item.name: item for item in check("tofu-forget10-npo", [recipe, "method.layer=28"]).items}
+    assert "28 is outside the model, which has layers 0 to 27" in items["modules"].detail
+    items = {item.name: item for item in check("tofu-forget10-npo", [recipe, "method.modules=[down]"]).items}
+    assert "Did you mean 'down_proj'?" in items["modules"].detail
+    items = {item.name: item for item in check("tofu-forget10-npo", [recipe]).items}
+    assert items["modules"].status == "ok"
+
+
+def test_one_failure_does_not_stop_the_others():
+    def fail() -> str:
+        raise UserError("no")
+
+    items = run_checks([("a", fail), ("b", lambda: "fine")])
+    assert [(item.name, item.status) for item in items] == [("a", "failed"), ("b", "ok")]
+
+
+def test_local_data():
+    assert is_local(load_recipe("quickstart"))
+    assert not is_local(load_recipe("tofu-forget10-npo"))

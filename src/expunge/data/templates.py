@@ -11,9 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from expunge.config.recipe import Prompt
+from expunge.console import note
 from expunge.data.sets import Row, RowSet
 from expunge.errors import DataError, IncompatibleError
+
+
+NO_LABEL = -100
+"""Stands in `Encoded.labels` where nothing is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,21 @@ class Encoded:
     answer_start: int
     row: str = ""
     """Id of the row, to name it in an error."""
+    labels: tuple[int, ...] | None = None
+    """What is learnt in place of `ids[answer_start:]`, of the same length, with NO_LABEL where nothing is;
+    None: the answer itself."""
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Token to be predicted at each answer position, or NO_LABEL."""
+        return self.ids[self.answer_start :] if self.labels is None else self.labels
 
     @property
     def num_answer(self) -> int:
-        """Number of answer tokens."""
-        return len(self.ids) - self.answer_start
+        """Number of tokens that are learnt or scored."""
+        if self.labels is None:
+            return len(self.ids) - self.answer_start
+        return len(self.labels) - self.labels.count(NO_LABEL)
 
 
 class Template:
@@ -41,7 +58,7 @@ class Template:
 
     Raises:
         IncompatibleError: The tokenizer has no end-of-sequence token, no offsets, or no chat template where
-            the prompt's style needs one.
+            the prompt's style needs one; or its chat template refuses the messages.
     """
 
     def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int) -> None:
@@ -61,6 +78,13 @@ class Template:
                 "prompt.style is 'chat', but this tokenizer has no chat template.",
                 fix="Set prompt.style=plain, and prompt.question and prompt.answer if you need other words.",
             )
+        self._note_ignored()
+
+    def _note_ignored(self) -> None:
+        """Say which settings the chat template leaves out; templates differ, so this is no error."""
+        for name, value in (("system", self.prompt.system), ("date", self.prompt.date)):
+            if value and value.strip() not in self.prompt_text("?"):
+                note(f"Note: prompt.{name} has no effect; this tokenizer's chat template does not write it.")
 
     @property
     def _bos(self) -> str:
@@ -130,9 +154,15 @@ class Template:
         if self.prompt.system is not None:
             messages = [{"role": "system", "content": self.prompt.system}, *messages]
         extra = {} if self.prompt.date is None else {"date_string": self.prompt.date}
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
+            )
+        except TemplateError as error:
+            raise IncompatibleError(
+                f"the tokenizer's chat template refuses this prompt: {error}",
+                fix="Leave out prompt.system if that is what it refuses, or set prompt.style=plain.",
+            ) from error
 
     def _end_at_eos(self, ids: list[int], answer_start: int) -> list[int]:
         """Cut what a chat template writes after the answer's end token; add the token where it is missing."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from expunge.data.templates import Encoded
+from expunge.data.templates import NO_LABEL, Encoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,9 @@ def collate(
         start = length - len(row.ids) if side == "left" else 0
         input_ids[index, start : start + len(row.ids)] = row.ids
         attention_mask[index, start : start + len(row.ids)] = 1
-        positions.append(np.arange(start + row.answer_start - 1, start + len(row.ids) - 1))
-        labels.append(np.asarray(row.ids[row.answer_start :], dtype=np.int64))
+        targets = np.asarray(row.targets, dtype=np.int64)
+        positions.append(np.arange(start + row.answer_start - 1, start + len(row.ids) - 1)[targets != NO_LABEL])
+        labels.append(targets[targets != NO_LABEL])
     num_answer = np.array([row.num_answer for row in rows], dtype=np.int64)
     return TokenBatch(
         input_ids=input_ids,

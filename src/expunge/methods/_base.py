@@ -14,8 +14,9 @@ from expunge.config.checks import changed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.config.recipe import Train
     from expunge.data.sets import RowSet, Sets
-    from expunge.data.templates import Template
+    from expunge.data.templates import Encoded, Template
     from expunge.modeling.step import LossTerms, Step
 
 
@@ -46,6 +47,9 @@ class Preparation:
     """Loads the target, for methods that let it write."""
     batch_tokens: int
     """Padded tokens per forward pass."""
+    fine_tune: Callable[[str, list[Encoded], Train], Any]
+    """`fine_tune(name, rows, train)` trains the target further on rows and loads the result for scoring. It is kept
+    in `folder` under that name, so that a repeated call only loads it."""
 
 
 class Objective:
@@ -111,8 +115,8 @@ class Method(BaseModel):
         """What the training minimises; methods without a state of their own need only `loss`."""
         return Objective(self.loss)
 
-    def prepare(self, preparation: Preparation) -> dict[str, RowSet]:
-        """Sets that the method makes itself, by name."""
+    def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
+        """Sets that the method makes itself, by name: rows, or rows already encoded (with labels of their own)."""
         return {}
 
     def trainable(self, model: Any) -> list[str] | None:

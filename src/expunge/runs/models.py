@@ -12,7 +12,9 @@ from expunge.benchmarks._base import Benchmark, SampleRow
 from expunge.config.recipe import Train
 from expunge.console import note
 from expunge.data.sets import RowSet
+from expunge.data.templates import Encoded
 from expunge.methods._base import Objective
+from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import world_size
 from expunge.modeling.load import build_scratch, check_pair, load_model
 from expunge.modeling.step import LossTerms, Step
@@ -168,22 +170,43 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
         model = open_model(run, recipe.model.name, revision=recipe.model.revision, training=True)
         if recipe.model.lora is not None:
             model = model.float()
+    _train_and_save(run, f"Training the {role}", model, run.template.encode_set(rows), config, folder)
+    return place
+
+
+def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], config: Train) -> Any:
+    """Train the target further on rows, once per run and name, and load the result for scoring.
+
+    With LoRA in the recipe an adapter is trained and merged, so that it takes no more memory than unlearning.
+    """
+    folder = run.folder / f"prepared/{name}"
+    if not (folder / "model").is_dir():
+        revision = run.recipe.model.revision if run.recipe.target is None else None
+        model = open_model(run, target, revision=revision, training=True)
+        if run.recipe.model.lora is not None:
+            model = add_lora(model, run.recipe.model.lora, run.recipe.seed)
+        _train_and_save(run, f"Training {name}", model, rows, config, folder)
+        del model
+    return open_model(run, str((folder / "model").resolve()))
+
+
+def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:
     job = Job(
-        title=f"Training the {role}",
+        title=title,
         model=model,
-        plan=batch_plan(run, {"train": run.template.encode_set(rows)}, config),
+        plan=batch_plan(run, {"train": rows}, config),
         objective=Objective(fine_tuning),
         config=config,
         folder=folder,
-        seed=recipe.seed,
-        bf16=recipe.model.dtype == "bfloat16",
-        fp16=recipe.model.dtype == "float16",
-        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        seed=run.recipe.seed,
+        bf16=run.recipe.model.dtype == "bfloat16",
+        fp16=run.recipe.model.dtype == "float16",
+        gradient_checkpointing=run.recipe.model.gradient_checkpointing,
     )
     train(job)
-    save_model(model, run.tokenizer, place)
+    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    save_model(whole, run.tokenizer, folder / "model")
     forget_state(folder)
-    return place
 
 
 def fine_tuning(step: Step) -> LossTerms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
 from expunge.runs.context import Run, replace_folder, save_model
 from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
-from expunge.runs.models import Reference, batch_plan, checked_reference, open_model
+from expunge.runs.models import Reference, batch_plan, checked_reference, fine_tune_target, open_model
 from expunge.training.batching import BatchPlan
 from expunge.training.trainer import Job, forget_state, train
 
@@ -47,9 +47,9 @@ def unlearn(
     """
     recipe, method = run.recipe, run.recipe.method
     assert recipe.train is not None
+    # Before the model is loaded: what a method prepares may need models of its own.
+    made = method.prepare(_preparation(run, target))
     model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
-    preparation = _preparation(run, target)
-    made = method.prepare(preparation)
     if recipe.model.lora is not None:
         model = add_lora(model, recipe.model.lora, recipe.seed)
     _freeze_all_but(model, method.trainable(causal_lm(model)))
@@ -199,6 +199,7 @@ def _preparation(run: Run, target: str) -> Preparation:
         seed=run.recipe.seed,
         open_target=lambda: open_model(run, target, revision=revision),
         batch_tokens=run.recipe.evaluate.batch_tokens,
+        fine_tune=lambda name, rows, config: fine_tune_target(run, target, name, rows, config),
     )
 
 
@@ -211,8 +212,13 @@ def _freeze_all_but(model: Any, names: list[str] | None) -> None:
         parameter.requires_grad_(name in chosen)
 
 
-def _encoded_sets(run: Run, method: Method, made: dict[str, RowSet]) -> dict[str, list[Encoded]]:
-    available = {"forget": run.sets.forget, "retain": run.sets.retain, "holdout": run.sets.holdout, **made}
+def _encoded_sets(run: Run, method: Method, made: Mapping[str, RowSet | list[Encoded]]) -> dict[str, list[Encoded]]:
+    available: dict[str, RowSet | list[Encoded] | None] = {
+        "forget": run.sets.forget,
+        "retain": run.sets.retain,
+        "holdout": run.sets.holdout,
+        **made,
+    }
     encoded = {}
     for name in method.needs().sets:
         rows = available.get(name)
@@ -221,7 +227,7 @@ def _encoded_sets(run: Run, method: Method, made: dict[str, RowSet]) -> dict[str
                 f"the method {method.name} needs a {name} set, and this data has none.",
                 fix=f"Add data.{name}, or choose a method or weights that do without it (retain_weight: 0).",
             )
-        encoded[name] = run.template.encode_set(rows)
+        encoded[name] = rows if isinstance(rows, list) else run.template.encode_set(rows)
     return encoded
 
 

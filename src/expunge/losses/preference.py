@@ -57,3 +57,42 @@ def simnpo(mean_logp: Tensor, beta: float, gamma: float, gamma_form: Literal["co
     """
     shifted = beta * (-mean_logp - gamma) if gamma_form == "code" else -beta * mean_logp - gamma
     return -(2 / beta) * F.logsigmoid(shifted)
+
+
+def dpo(
+    chosen_logp: Tensor,
+    chosen_reference_logp: Tensor,
+    rejected_logp: Tensor,
+    rejected_reference_logp: Tensor,
+    beta: float,
+    two_over_beta: bool = True,
+) -> Tensor:
+    """Direct preference optimisation: prefer one answer over another, relative to the start model.
+
+    L = -c * log sigmoid(beta * [(log pi(y_w|x) - log pi_ref(y_w|x)) - (log pi(y_l|x) - log pi_ref(y_l|x))])
+
+    with c = 2 / beta, which makes it NPO where the chosen answer's likelihood stays put, or c = 1. Only the
+    difference counts: both answers may become unlikely together.
+
+    Args:
+        chosen_logp: (B,) summed log-probability of the preferred answer, y_w: a refusal or an alternate.
+        chosen_reference_logp: (B,) the same under the frozen start model.
+        rejected_logp: (B,) summed log-probability of the forget answer, y_l.
+        rejected_reference_logp: (B,) the same under the frozen start model.
+        beta: Inverse temperature, usually 0.05 to 0.5.
+        two_over_beta: c = 2 / beta (NPO's code and later ones), or 1 (TOFU's code).
+
+    Returns:
+        (B,) loss per row.
+
+    Example:
+        >>> import torch
+        >>> at_start = torch.tensor([-3.0])
+        >>> round(float(dpo(at_start, at_start, at_start, at_start, beta=0.1)), 4)  # 20 log 2
+        13.8629
+
+    References:
+        Rafailov et al. 2023, arXiv:2305.18290, eq. 7; for forgetting: Maini et al. 2024, arXiv:2401.06121.
+    """
+    margin = (chosen_logp - chosen_reference_logp) - (rejected_logp - rejected_reference_logp)
+    return -(2 / beta if two_over_beta else 1.0) * F.logsigmoid(beta * margin)

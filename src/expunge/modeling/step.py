@@ -20,6 +20,9 @@ from expunge.losses.likelihood import row_sums
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, in_chunks, join, token_logp
 from expunge.modeling.reference import FrozenReference
 
+Positions = Literal["labels", "all", "answers"]
+"""Where a loss looks: positions that predict answer tokens, every position, or the answer tokens' own positions."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -109,39 +112,82 @@ class Step:
         """(B,) summed log-probability of each answer under the start model."""
         return self._reference_logp[name]
 
+    def from_logits(
+        self,
+        name: str,
+        function: Callable[..., Tensor],
+        *,
+        positions: Positions = "labels",
+        reference: bool = False,
+    ) -> Tensor:
+        """A value per position from the logits there, projected to the vocabulary in chunks.
+
+        Args:
+            name: The set.
+            function: Maps logits (n, V) and labels (n,), and with `reference` the start model's logits (n, V) as a
+                third argument, to (n,) values. It may run twice, so it must depend on nothing else that changes.
+            positions: 'labels' for the N positions that predict an answer token; 'all' for the B * L positions of
+                the padded micro-batch, with label -1 where no answer token follows; 'answers' for the N positions
+                of the answer tokens themselves, one to the right of those that predict them.
+            reference: Whether the function takes the start model's logits.
+        """
+        batch, head = self.batches[name], head_of(self._model)
+        hidden = [self.hidden(name)]
+        if reference:
+            assert self._reference is not None, "a method that compares with the reference declares needs.reference"
+            hidden.append(self._reference.hidden(batch))
+        if positions == "all":
+            labels = torch.full_like(batch.input_ids, -1)
+            labels[batch.rows, batch.positions] = batch.labels
+            inputs = [labels.flatten(), *(each.flatten(0, 1) for each in hidden)]
+        else:
+            columns = batch.positions + (positions == "answers")
+            inputs = [batch.labels, *(each[batch.rows, columns] for each in hidden)]
+
+        def project(labels: Tensor, part: Tensor, *reference_part: Tensor) -> Tensor:
+            return function(head(part), labels, *(self._reference.head(each) for each in reference_part))  # type: ignore[union-attr]
+
+        return in_chunks(project, tuple(inputs), self._model.config.vocab_size)
+
     def kl(self, name: str, positions: Literal["labels", "all"] = "labels") -> Tensor:
         """Mean KL(reference || model) over answer tokens, or over every position as published code does.
 
         With 'all', prompt and padding count too, and the mean is of this micro-batch: the number depends on how
         rows were padded, and is offered only to repeat published runs.
         """
-        assert self._reference is not None, "a method that uses kl() declares needs.reference"
-        batch = self.batches[name]
-        with torch.no_grad():
-            reference_hidden = self._reference.hidden(batch)
-        hidden = self.hidden(name)
-        if positions == "labels":
-            hidden = hidden[batch.rows, batch.positions]
-            reference_hidden = reference_hidden[batch.rows, batch.positions]
-        else:
-            hidden, reference_hidden = hidden.flatten(0, 1), reference_hidden.flatten(0, 1)
-        head, reference_head = head_of(self._model), self._reference.head
 
-        def divergence(part: Tensor, reference_part: Tensor) -> Tensor:
-            return kl_divergence(reference_head(reference_part), head(part))
+        def divergence(logits: Tensor, labels: Tensor, reference_logits: Tensor) -> Tensor:
+            return kl_divergence(reference_logits, logits)
 
-        values = in_chunks(divergence, (hidden, reference_hidden), self._model.config.vocab_size)
-        if positions == "labels":
-            return self.token_mean(values, name)
-        return values.mean() * batch.num_rows / self.counts[name].rows
+        values = self.from_logits(name, divergence, positions=positions, reference=True)
+        return self.token_mean(values, name) if positions == "labels" else self.position_mean(values, name)
 
-    def token_mean(self, values: Tensor, name: str) -> Tensor:
-        """Mean of a (N,) value per answer token over the effective batch."""
-        return values.sum() / self.counts[name].tokens
+    def only(self, name: str) -> Step:
+        """A step with one of the sets, run in a forward pass of its own: for losses whose gradients stay apart."""
+        part = Step({name: self.batches[name]}, self.counts, self._reference_logp, self._reference)
+        part.bind(self._model)
+        return part
+
+    def gradient(self, loss: Tensor) -> list[Tensor]:
+        """Gradient of a loss for each trained parameter, in the model's order; `.grad` stays as it is."""
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
+
+    def token_mean(self, values: Tensor, *names: str) -> Tensor:
+        """Mean of a (N,) value per answer token over the effective batch, of one set or of several as one."""
+        return values.sum() / sum(self.counts[name].tokens for name in names)
 
     def row_mean(self, values: Tensor, name: str) -> Tensor:
         """Mean of a (B,) value per row over the effective batch."""
         return values.sum() / self.counts[name].rows
+
+    def position_mean(self, values: Tensor, name: str) -> Tensor:
+        """Mean over the positions of this micro-batch, padding included; micro-batches are weighted by their rows."""
+        return values.mean() * self.share(name)
+
+    def share(self, name: str) -> float:
+        """This micro-batch's share of the rows of the effective batch."""
+        return self.batches[name].num_rows / self.counts[name].rows
 
 
 def attach(model: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 COMMAND = [sys.executable, "-m", "expunge.cli.main"]
-LIGHT = [["--help"], ["ls"], ["ls", "--json"], ["show", "quickstart"], ["init", "--help"], ["--version"]]
+LIGHT = [["--help"], ["ls"], ["ls", "--json", "--debug"], ["show", "quickstart"], ["init", "--help"], ["--version"]]
 
 
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)
@@ -57,11 +57,12 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, tiny_model):
     assert rest == []
 
 
-def test_a_closed_pipe_is_quiet():
+@pytest.mark.parametrize("words", [["ls"], ["show", "quickstart"], ["ls", "--json"]], ids=" ".join)
+def test_a_closed_pipe_is_quiet(words):
     """As in `expunge ls | head -0`: the reader is gone before anything is written."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([*COMMAND, "ls"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([*COMMAND, *words], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert done.stderr == ""
     assert done.returncode in {1, 141}

@@ -36,6 +36,21 @@ def wait() -> None:
         torch.distributed.barrier()
 
 
+def agreed(value: T) -> T:
+    """What the main process found, for every process.
+
+    Whoever looks later may find a file that the main process has written in the meantime, go another way than the
+    others, and leave them waiting for ever.
+    """
+    if world_size() == 1:
+        return value
+    import torch.distributed
+
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def sharded(function: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> list[U]:
     """Apply a function of a list to this process's share and return everybody's results in the order of `items`."""
     if world_size() == 1:

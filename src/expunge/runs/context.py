@@ -19,7 +19,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError
-from expunge.modeling.distributed import wait
+from expunge.modeling.distributed import agreed, wait
 from expunge.modeling.load import device_of, load_tokenizer, pad_id_of, train_tokenizer
 from expunge.records import Overlap
 from expunge.rundir import RunDir, fingerprint, writing
@@ -56,12 +56,11 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     """
     sets = prepare_sets(recipe.data)
     shared = runs / "shared"
-    _makeable(runs)
+    _make(runs)
     tokenizer = _tokenizer(recipe, sets, shared)
     template = Template(tokenizer, recipe.prompt, max_length=_max_length(recipe))
     name = fingerprint({"recipe": recipe.fingerprint(), "data": data_hashes(sets), "models": _local_digests(recipe)})
-    folder = RunDir(runs / f"{recipe.name}-{name}")
-    folder.create()
+    folder = _make(runs / f"{recipe.name}-{name}")
     overlap = _overlap(sets, recipe.data.duplicates)
     return Run(
         recipe=recipe,
@@ -131,8 +130,12 @@ def _local_digests(recipe: Recipe) -> list[str]:
     return [local_digest(recipe.model.name), local_digest(recipe.model.reference)]
 
 
-def _makeable(runs: Path) -> None:
-    RunDir(runs).create()
+def _make(folder: Path) -> RunDir:
+    made = RunDir(folder)
+    if is_main_process():
+        made.create()
+    wait()
+    return made
 
 
 def _max_length(recipe: Recipe) -> int:
@@ -152,7 +155,7 @@ def _tokenizer(recipe: Recipe, sets: Sets, shared: Path) -> Any:
 
 def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Any:
     place = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
-    if not place.is_dir():
+    if not agreed(place.is_dir()):
         if is_main_process():
             tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
             with (

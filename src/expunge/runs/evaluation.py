@@ -14,7 +14,7 @@ from expunge.benchmarks._base import Benchmark, Plan, SampleRow
 from expunge.console import is_main_process, note
 from expunge.data.sets import Sets
 from expunge.data.templates import Encoded, Template
-from expunge.modeling.distributed import sharded, wait
+from expunge.modeling.distributed import agreed, sharded, wait
 from expunge.modeling.load import context_length, model_hash, pad_id_of
 from expunge.modeling.reference import causal_lm
 from expunge.probes.generation import generate
@@ -57,7 +57,7 @@ class Evaluator:
         name = fingerprint([weights, settings, {key: rows.hash for key, rows in plan.sets.items()}])
         place = self.cache / f"{benchmark.name}-{name}.parquet" if self.cache else None
         started = time.monotonic()
-        if place is not None and place.is_file():
+        if place is not None and agreed(place.is_file()):
             rows = read_rows(place)
         else:
             rows = self._run(model, benchmark, plan, label)
@@ -172,7 +172,7 @@ def store(folder: Path, name: str, result: BenchmarkResult, rows: Sequence[Sampl
 def stored(folder: Path, name: str) -> BenchmarkResult | None:
     """A result written earlier, else None."""
     path = folder / f"results/{name}.json"
-    return read_record(path, BenchmarkResult) if path.is_file() else None
+    return read_record(path, BenchmarkResult) if agreed(path.is_file()) else None
 
 
 def write_rows(path: Path, rows: Sequence[SampleRow]) -> None:

@@ -15,7 +15,7 @@ from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
 from expunge.methods._base import Objective
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.distributed import world_size
+from expunge.modeling.distributed import agreed, world_size
 from expunge.modeling.load import build_scratch, check_pair, load_model
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
@@ -160,7 +160,7 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
     }
     folder = run.shared / f"model-{fingerprint(facts)}"
     place = folder / "model"
-    if place.is_dir():
+    if agreed(place.is_dir()):
         return place
     note(f"Training the {role} on {len(rows)} rows ({folder}).")
     if recipe.model.scratch is not None:
@@ -180,7 +180,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
     With LoRA in the recipe an adapter is trained and merged, so that it takes no more memory than unlearning.
     """
     folder = run.folder / f"prepared/{name}"
-    if not (folder / "model").is_dir():
+    if not agreed((folder / "model").is_dir()):
         revision = run.recipe.model.revision if run.recipe.target is None else None
         model = open_model(run, target, revision=revision, training=True)
         if run.recipe.model.lora is not None:

@@ -69,7 +69,7 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
     with interruptible():
         context = prepare(recipe, Path(runs))
         done = context.folder.finished("report", context.fingerprint)
-        if done is not None and (context.folder / "report.html").is_file():
+        if distributed.agreed(done is not None and (context.folder / "report.html").is_file()):
             note(f"Nothing to do: {context.folder.path} is complete.")
             return read_record(context.folder / "summary.json", RunSummary)
         return _Stages(context).all()
@@ -103,7 +103,7 @@ class _Stages:
 
     def _unlearn(self, target: str, reference: Reference | None) -> list[BenchmarkResult]:
         benchmarks = self.recipe.evaluate.benchmarks
-        done = self.folder.finished("unlearn", self.run.fingerprint)
+        done = distributed.agreed(self.folder.finished("unlearn", self.run.fingerprint))
         if done is not None:
             self.stages.append(done)
             names = [f"unlearned-{b.name}-{s:06d}" for s in done.output["measured_steps"] for b in benchmarks]

@@ -17,7 +17,7 @@ from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.methods._base import Method, Preparation
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.distributed import wait
+from expunge.modeling.distributed import agreed, wait
 from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
@@ -236,7 +236,7 @@ def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> 
     import io
 
     place: Path = run.folder / f"reference_logp/{name}.npy"
-    if not place.is_file():
+    if not agreed(place.is_file()):
         note(f"Computing the start model's log-probability of {len(rows)} {name} rows, once.")
         values = reference_logp(model, rows, run.pad_id, run.recipe.evaluate.batch_tokens)
         if is_main_process():

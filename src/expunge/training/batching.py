@@ -71,6 +71,12 @@ class BatchPlan(Dataset[dict[str, Any]]):
             )
         self.world_size = world_size
         self.accumulation = math.ceil(batch_size / (world_size * device_batch_size))
+        if self.accumulation * world_size > batch_size:
+            raise UserError(
+                f"a batch of {batch_size} rows cannot be shared by {world_size} processes at one row each: some would "
+                "have nothing to do.",
+                fix=f"Set device_batch_size to 2 or more, or batch_size to a multiple of {world_size}.",
+            )
         self.steps = steps or max(1, math.floor(round((epochs or 0) * self.num_rows / batch_size, 6)))
 
     def __len__(self) -> int:

@@ -96,9 +96,11 @@ class SaveAndStop(TrainerCallback):
         measure: Callable[[int], None] | None,
         measured: Callable[[int], bool] | None,
         objective: Objective,
+        stop_asked: Callable[[], bool],
     ) -> None:
         self._save_steps, self._measure_steps = save_steps, measure_steps
         self._measure, self._measured, self._objective = measure, measured, objective
+        self._stop_asked = stop_asked
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -112,7 +114,7 @@ class SaveAndStop(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Decide whether to save or stop after this step."""
-        if interrupt_requested() and state.global_step < state.max_steps:
+        if self._stop_asked() and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
         elif state.global_step in self._save_steps:
             control.should_save = True

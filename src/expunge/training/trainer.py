@@ -16,6 +16,7 @@ import transformers
 from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
+from expunge.console import interrupt_requested
 from expunge.errors import ConfigError, Interrupted, NumericalError, nearest
 from expunge.methods._base import Objective
 from expunge.modeling.logprobs import TensorBatch
@@ -121,16 +122,19 @@ class StepTrainer(transformers.Trainer):
         return loss
 
     def _pop_step(self) -> dict[str, Any]:
-        """Terms, metrics and tokens of the effective batch that was just run, over all processes."""
-        sums = {**self._sums, **self._metrics, "": float(self._num_tokens)}
-        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.args.device)
+        """Terms, metrics and tokens of the effective batch that was just run, and whether any process shall stop."""
+        sums = {**self._sums, **self._metrics}
+        shared = [*sums.values(), self._num_tokens, interrupt_requested()]
+        values = torch.tensor(shared, dtype=torch.float64, device=self.args.device)
         if self.job.plan.world_size > 1:
             torch.distributed.all_reduce(values)
-        joined = dict(zip(sums, values.tolist(), strict=True))
+        *joined_sums, num_tokens, num_stopping = values.tolist()
+        joined = dict(zip(sums, joined_sums, strict=True))
         facts = {
             "terms": {name: joined[name] for name in self._sums},
             "metrics": {name: joined[name] for name in self._metrics},
-            "num_tokens": int(joined[""]),
+            "num_tokens": int(num_tokens),
+            "stop": num_stopping > 0,
         }
         self._sums, self._metrics, self._num_tokens = {}, {}, 0
         return facts
@@ -171,9 +175,12 @@ def train(job: Job) -> StepTrainer:
     every = max(1, round(config.checkpoint_epochs * plan.num_rows / plan.batch_size))
     measure_steps = set(plan.epoch_ends()) if job.measure else set()
     save_steps = {step for step in range(every, plan.steps + 1, every)} | {plan.steps}
-    stop = SaveAndStop(save_steps, measure_steps, job.measure, job.measured, job.objective)
     bar = Progress(job.title)
-    trainer = StepTrainer(job, arguments, [stop])
+    trainer = StepTrainer(job, arguments, [])
+    stop = SaveAndStop(
+        save_steps, measure_steps, job.measure, job.measured, job.objective, lambda: bool(trainer.last_step["stop"])
+    )
+    trainer.add_callback(stop)
     trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, lambda: trainer.last_step))
     trainer.add_callback(bar)
     resume = last_complete(state)

@@ -131,6 +131,10 @@ class Source(Section):
     """Our name -> the file's name, for question, answer, text, group, paraphrased_question, ..."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows."""
+    min_chars: int | None = Field(default=None, ge=1)
+    """Plain text only: leave out texts with fewer characters, and blank ones; `limit` counts what is left."""
+    max_tokens: int | None = Field(default=None, ge=8)
+    """Plain text only: cut longer texts as `long_text` says, where this is below max_length."""
 
 
 class TofuData(Section):
@@ -159,10 +163,34 @@ class FilesData(Section):
     """The user's own forget, retain and holdout rows."""
 
     name: Literal["files"] = "files"
-    forget: Source
+    forget: Source | None = None
+    topics: dict[str, Source] = Field(default_factory=dict)
+    """Instead of `forget`: a forget set of several topics, by name. Methods such as rmu take them in turn."""
     retain: Source | None = None
     holdout: Source | None = None
+    long_text: Literal["refuse", "truncate", "chunk"] = "refuse"
+    """What to do with plain text that is longer than max_length: refuse it, cut it off, or make several rows of it."""
+    sensitive: bool = False
+    """The forget texts are harmful themselves: they are written into no record and no report."""
     duplicates: Literal["report", "refuse", "off"] = "report"
+
+    @property
+    def forget_sources(self) -> dict[str, Source]:
+        """Where the forget rows come from, by topic; a set without topics is one topic without a name."""
+        return self.topics if self.forget is None else {"": self.forget}
+
+    @property
+    def sources(self) -> list[Source]:
+        """Everything that is read."""
+        return [*self.forget_sources.values(), *(part for part in (self.retain, self.holdout) if part is not None)]
+
+    @model_validator(mode="after")
+    def _one_forget_set(self) -> Self:
+        if (self.forget is None) == (not self.topics):
+            raise ValueError("set exactly one of forget (one source) and topics (several, by name)")
+        if self.long_text == "refuse" and any(source.max_tokens for source in self.sources):
+            raise ValueError("max_tokens has no effect with long_text 'refuse'; set it to truncate or chunk")
+        return self
 
 
 DataConfig = Annotated[TofuData | SyntheticData | FilesData, Field(discriminator="name")]
@@ -181,7 +209,7 @@ class Train(Section):
     device_batch_size: int = Field(default=8, ge=1)
     """At most this many rows at a time on a device."""
     max_length: int = Field(default=512, ge=8)
-    """Longest row in tokens; a longer one is refused, not cut."""
+    """Longest row in tokens; a longer one is refused, not cut, unless data.long_text says otherwise."""
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Linear warm-up, in passes over the forget set."""
@@ -195,6 +223,8 @@ class Train(Section):
     normalize: Literal["batch", "microbatch"] = "batch"
     """'batch': means over the whole effective batch, whatever the device batch is. 'microbatch': means of each
     device batch, averaged, as published code does."""
+    order: Literal["permutation", "file"] = "permutation"
+    """Rows in a new random order on each pass, or always in the order in which the data gives them."""
     retain_pairing: Literal["permutation", "random", "modulo"] = "permutation"
     """How retain rows are chosen: all once before any again; drawn with replacement; or row i mod N."""
     checkpoint_epochs: float = Field(default=1.0, gt=0)
@@ -339,6 +369,8 @@ class Recipe(Section):
             raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
         if not trains and self.train is not None:
             raise ValueError(f"train: has no effect; the method {self.method.name} edits weights without training")
+        if not trains and self.model.lora is not None:
+            raise ValueError(f"model.lora has no effect; the method {self.method.name} edits the weights themselves")
         return self
 
     def resolved(self) -> dict[str, Any]:

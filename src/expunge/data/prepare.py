@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from expunge.config.recipe import DataConfig, FilesData, Source, SyntheticData, TofuData
-from expunge.data.sets import RowSet, Sets, make_set
+from expunge.data.sets import Row, RowSet, Sets, make_set
 from expunge.data.sources import load_rows
 from expunge.data.synthetic import load_synthetic
 from expunge.data.tofu import load_tofu
@@ -29,7 +31,7 @@ def prepare_sets(config: DataConfig) -> Sets:
 
 def load_files(config: FilesData) -> Sets:
     """The user's own sets; their name holds a hash of the content, which can change under the same path."""
-    forget = make_set("forget", load_rows(config.forget, "forget"))
+    forget = make_set("forget", _forget_rows(config))
     retain, holdout = _optional(config.retain, "retain"), _optional(config.holdout, "holdout")
     hashes = ["" if part is None else part.hash for part in (forget, retain, holdout)]
     return Sets(
@@ -39,6 +41,15 @@ def load_files(config: FilesData) -> Sets:
         holdout=holdout,
         evaluation={part.name: part for part in (forget, retain) if part is not None},
     )
+
+
+def _forget_rows(config: FilesData) -> list[Row]:
+    """Rows of all topics, one topic after the other."""
+    found: list[Row] = []
+    for topic, source in config.forget_sources.items():
+        rows = load_rows(source, f"forget/{topic}" if topic else "forget")
+        found += [replace(row, topic=topic) for row in rows] if topic else rows
+    return found
 
 
 def _optional(source: Source | None, name: str) -> RowSet | None:

@@ -25,6 +25,10 @@ class Row:
     paraphrased_answer: str = ""
     perturbed_answers: tuple[str, ...] = ()
     """Wrong answers of the same kind and form."""
+    topic: str = ""
+    """Part of the forget set that the row belongs to, for methods that treat topics one at a time."""
+    max_tokens: int | None = None
+    """Plain text only: where its source wants longer texts cut."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class RowSet:
         """Content hash: equal rows in equal order give equal hashes, whatever the set is called."""
         digest = hashlib.sha256()
         for row in self.rows:
-            content = {key: value for key, value in asdict(row).items() if key != "id"}
+            unset = {"id"} | {name for name in ("topic", "max_tokens") if not getattr(row, name)}
+            content = {key: value for key, value in asdict(row).items() if key not in unset}
             digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()[:16]
 

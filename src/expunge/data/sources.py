@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from expunge.config.recipe import Source
-from expunge.data.readers import read_records
+from expunge.data.readers import Record, read_records
 from expunge.data.sets import Row
 from expunge.errors import DataError, nearest
 
@@ -37,12 +39,32 @@ def load_rows(source: Source, name: str) -> list[Row]:
         DataError: The source is missing, unreadable or empty; a column is missing; a row has no answer.
     """
     _check_map(source)
-    records = list(islice(read_records(source), source.limit))
+    records = list(islice(_long_enough(source, read_records(source)), source.limit))
     if not records:
-        raise DataError(f"{source.path} has no rows.", fix="Give a file with at least one row.")
+        least = f" with at least {source.min_chars} characters" if source.min_chars else ""
+        raise DataError(f"{source.path} has no rows{least}.", fix="Give a file with at least one row.")
     found = list(dict.fromkeys(key for _, record in records for key in record))
     columns = _columns(source, found)
-    return [_row(f"{name}/{index}", where, record, columns) for index, (where, record) in enumerate(records)]
+    if source.max_tokens and "text" not in columns:
+        raise DataError(f"max_tokens has no effect on {source.path}, which holds questions and answers.")
+    rows = [_row(f"{name}/{index}", where, record, columns) for index, (where, record) in enumerate(records)]
+    return [replace(row, max_tokens=source.max_tokens) for row in rows] if source.max_tokens else rows
+
+
+def _long_enough(source: Source, records: Iterator[Record]) -> Iterator[Record]:
+    column = source.columns.get("text", "text")
+    for where, record in records:
+        if source.min_chars:
+            if column not in record:
+                raise DataError(
+                    f"min_chars needs plain text, but {where} has no column '{column}'.",
+                    allowed=f"Its columns: {', '.join(record)}.",
+                    fix="Name it with columns: {text: <name>}, or remove min_chars.",
+                )
+            text = _string(record[column], where, column)
+            if len(text) < source.min_chars or not text.strip():
+                continue
+        yield where, record
 
 
 def _check_map(source: Source) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
@@ -18,6 +18,7 @@ from expunge.console import note
 from expunge.data.sets import Row, RowSet
 from expunge.errors import DataError, IncompatibleError
 
+LongText = Literal["refuse", "truncate", "chunk"]
 
 NO_LABEL = -100
 """Stands in `Encoded.labels` where nothing is learnt."""
@@ -34,6 +35,8 @@ class Encoded:
     labels: tuple[int, ...] | None = None
     """What is learnt in place of `ids[answer_start:]`, of the same length, with NO_LABEL where nothing is;
     None: the answer itself."""
+    topic: str = ""
+    """Topic of the row."""
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -55,14 +58,16 @@ class Template:
         tokenizer: A fast Hugging Face tokenizer with an end-of-sequence token.
         prompt: Chat or plain style.
         max_length: Longest row in tokens.
+        long_text: What happens to plain text that is longer: it is refused, cut off, or cut into several rows.
 
     Raises:
         IncompatibleError: The tokenizer has no end-of-sequence token, no offsets, or no chat template where
             the prompt's style needs one; or its chat template refuses the messages.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int, long_text: LongText = "refuse") -> None:
         self.tokenizer, self.prompt, self.max_length = tokenizer, prompt, max_length
+        self.long_text = long_text
         if tokenizer.eos_token_id is None:
             raise IncompatibleError(
                 "the tokenizer has no end-of-sequence token, so an answer has no end.",
@@ -118,13 +123,13 @@ class Template:
         return list(self.tokenizer(self.prompt_text(question), add_special_tokens=False)["input_ids"])
 
     def encode(self, question: str, answer: str, row: str = "") -> Encoded:
-        """Token ids of a question and an answer; with an empty question, of plain text.
+        """Token ids of a question and an answer; with an empty question, of plain text (its first piece).
 
         Raises:
             DataError: The row is longer than `max_length`, or its answer has no token.
         """
         if not question:
-            return self._encode_text(answer, row)
+            return self._encode_text(answer, row, self.max_length)[0]
         prompt, full = self.prompt_text(question), self.full_text(question, answer)
         start = _common_prefix(prompt, full)
         encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
@@ -134,21 +139,39 @@ class Template:
         return self._checked(ids, answer_start, row or question)
 
     def encode_set(self, rows: RowSet) -> list[Encoded]:
-        """Encode every row of a set, in order."""
-        return [self.encode_row(row) for row in rows]
+        """Encode every row of a set, in order; with long_text 'chunk' a long text gives several."""
+        return [piece for row in rows for piece in self._pieces(row)]
 
     def encode_row(self, row: Row) -> Encoded:
-        """Encode one row."""
-        return self.encode(row.question, row.answer, row.id)
+        """Encode one row; of a text that is cut into several, the first piece."""
+        return self._pieces(row)[0]
+
+    def _pieces(self, row: Row) -> list[Encoded]:
+        if row.question:
+            pieces = [self.encode(row.question, row.answer, row.id)]
+        else:
+            limit = min(self.max_length, row.max_tokens or self.max_length)
+            pieces = self._encode_text(row.answer, row.id, limit)
+        return [replace(piece, topic=row.topic) for piece in pieces] if row.topic else pieces
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens and outer spaces."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _encode_text(self, text: str, row: str) -> Encoded:
-        ids = list(self.tokenizer(self._bos + text, add_special_tokens=False)["input_ids"])
+    def _encode_text(self, text: str, row: str, limit: int) -> list[Encoded]:
+        """Plain text in pieces of at most `limit` tokens; only where the text ends is there an end token."""
+        eos, start = self.tokenizer.eos_token_id, 1 if self._bos else 0
+        ids = [*self.tokenizer(self._bos + text, add_special_tokens=False)["input_ids"], eos]
+        pieces = [ids]
+        if self.long_text != "refuse" and len(ids) > limit:
+            size = limit - start
+            pieces = [ids[:start] + ids[place : place + size] for place in range(start, len(ids), size)]
+            # A piece that is nothing but the end of the text has nothing to learn.
+            pieces = [piece for piece in pieces if len(piece) > 1 and piece[start:] != [eos]]
+        if self.long_text == "truncate":
+            pieces = pieces[:1]
         # The first token has nothing before it that could predict it.
-        return self._checked([*ids, self.tokenizer.eos_token_id], 1, row or "text")
+        return [self._checked(piece, 1, row or "text") for piece in pieces]
 
     def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Any:
         if self.prompt.system is not None:
@@ -176,7 +199,8 @@ class Template:
         if len(ids) > self.max_length:
             raise DataError(
                 f"the row '{row[:80]}' has {len(ids)} tokens, but the longest allowed is {self.max_length}.",
-                fix="Shorten it, or raise max_length if the model's context allows.",
+                fix="Shorten it, or raise max_length if the model's context allows; "
+                "long plain text can be cut with data.long_text.",
             )
         if len(ids) - answer_start < 1 or answer_start < 1:
             raise DataError(f"the answer of the row '{row[:80]}' has no token of its own.")

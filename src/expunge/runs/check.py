@@ -117,7 +117,7 @@ def _method(recipe: Recipe) -> str:
     needs = method.needs()
     has = {"forget", "retain"}
     if isinstance(data, FilesData):
-        has = {name for name in ("forget", "retain", "holdout") if getattr(data, name) is not None}
+        has = {"forget"} | {name for name in ("retain", "holdout") if getattr(data, name) is not None}
     lacking = [name for name in needs.sets if name not in has]
     if lacking:
         raise IncompatibleError(

@@ -54,8 +54,7 @@ def is_local(recipe: Recipe) -> bool:
     """
     data = recipe.data
     if isinstance(data, FilesData):
-        sources = [source for source in (data.forget, data.retain, data.holdout) if source is not None]
-        return all([local_path(source.path) is not None for source in sources])
+        return all([local_path(source.path) is not None for source in data.sources])
     return not isinstance(data, TofuData) or local_path(data.path) is not None
 
 
@@ -137,7 +136,7 @@ class Inputs:
         sets = self.sets or Sets(name="", forget=RowSet("", ()), retain=None)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = context._tokenizer(recipe, sets, Path(folder))
-        self.template = Template(tokenizer, recipe.prompt, max_length=context._max_length(recipe))
+        self.template = context.make_template(recipe, tokenizer)
         try:
             self.template.full_text("Is this a question?", "Yes.")
         except jinja2.TemplateError as error:

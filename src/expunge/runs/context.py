@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from expunge.config.recipe import Model, Recipe, Scratch
+from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
 from expunge.console import is_main_process, note
 from expunge.data.overlap import find_overlap
 from expunge.data.prepare import prepare_sets
@@ -58,10 +58,12 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     shared = runs / "shared"
     _make(runs)
     tokenizer = _tokenizer(recipe, sets, shared)
-    template = Template(tokenizer, recipe.prompt, max_length=_max_length(recipe))
+    template = make_template(recipe, tokenizer)
     name = fingerprint({"recipe": recipe.fingerprint(), "data": data_hashes(sets), "models": _local_digests(recipe)})
     folder = _make(runs / f"{recipe.name}-{name}")
     overlap = _overlap(sets, recipe.data.duplicates)
+    if overlap is not None and isinstance(recipe.data, FilesData) and recipe.data.sensitive:
+        overlap = overlap.model_copy(update={"examples": []})
     return Run(
         recipe=recipe,
         folder=folder,
@@ -73,6 +75,12 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
         fingerprint=name,
         overlap=overlap,
     )
+
+
+def make_template(recipe: Recipe, tokenizer: Any) -> Template:
+    """How the recipe's rows become tokens."""
+    long_text = recipe.data.long_text if isinstance(recipe.data, FilesData) else "refuse"
+    return Template(tokenizer, recipe.prompt, max_length=_max_length(recipe), long_text=long_text)
 
 
 def data_hashes(sets: Sets) -> dict[str, str]:
@@ -139,7 +147,9 @@ def _make(folder: Path) -> RunDir:
 
 
 def _max_length(recipe: Recipe) -> int:
-    lengths = [part.max_length for part in (recipe.train, recipe.target, recipe.reference) if part is not None]
+    own = getattr(recipe.method, "train", None)
+    parts = (recipe.train, recipe.target, recipe.reference, own)
+    lengths = [part.max_length for part in parts if isinstance(part, Train)]
     if recipe.model.scratch is not None:
         lengths.append(recipe.model.scratch.max_length)
     return min(lengths) if lengths else 512

@@ -60,7 +60,7 @@ def load_model(
     Raises:
         DataError: The weights are missing, truncated, not safetensors, or do not fill the model.
     """
-    _check_model_folder(name)
+    check_model_folder(name)
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             name,
@@ -171,7 +171,12 @@ def _is_local_folder(name: str) -> bool:
     return looks_local
 
 
-def _check_model_folder(name: str) -> None:
+def check_model_folder(name: str) -> None:
+    """Refuse a folder that cannot be a model with safetensors weights; a hub id passes.
+
+    Raises:
+        DataError: What is missing, or that the weights are pickled.
+    """
     if not _is_local_folder(name):
         return
     path = Path(name)

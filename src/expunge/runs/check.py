@@ -202,7 +202,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
         seed=recipe.seed,
     )
     try:
-        trainer._arguments(job, Path("state"))
+        trainer.training_arguments(job, Path("state"))
     except ConfigError as error:
         raise UserError("; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")) from error
     except (ValueError, TypeError, ImportError) as error:

@@ -72,7 +72,7 @@ class Inputs:
         model = self.recipe.model
         name, online, how = model.name, False, "built here"
         if name is not None:
-            loading._check_model_folder(name)
+            loading.check_model_folder(name)
             how = "from its config.json"
             if not Path(name).exists():
                 known = name in known_models()
@@ -135,7 +135,7 @@ class Inputs:
         # A tokenizer loaded from a folder does not look at the sets.
         sets = self.sets or Sets(name="", forget=RowSet("", ()), retain=None)
         with tempfile.TemporaryDirectory() as folder:
-            tokenizer = context._tokenizer(recipe, sets, Path(folder))
+            tokenizer = context.tokenizer_of(recipe, sets, Path(folder))
         self.template = context.make_template(recipe, tokenizer)
         try:
             self.template.full_text("Is this a question?", "Yes.")
@@ -173,7 +173,7 @@ class Inputs:
             for benchmark in self.recipe.evaluate.benchmarks:
                 rows, _ = benchmark.read_stored(Path(name))
             return f"a stored evaluation of {len(rows)} rows" if self.recipe.evaluate.benchmarks else "not used"
-        loading._check_model_folder(name)
+        loading.check_model_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_LATER)
         reference = meta_model(self.recipe.model.model_copy(update={"name": name, "scratch": None}), online=False)

@@ -57,7 +57,7 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     sets = prepare_sets(recipe.data)
     shared = runs / "shared"
     _make(runs)
-    tokenizer = _tokenizer(recipe, sets, shared)
+    tokenizer = tokenizer_of(recipe, sets, shared)
     template = make_template(recipe, tokenizer)
     name = fingerprint({"recipe": recipe.fingerprint(), "data": data_hashes(sets), "models": _local_digests(recipe)})
     folder = _make(runs / f"{recipe.name}-{name}")
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
 def make_template(recipe: Recipe, tokenizer: Any) -> Template:
     """How the recipe's rows become tokens."""
     long_text = recipe.data.long_text if isinstance(recipe.data, FilesData) else "refuse"
-    return Template(tokenizer, recipe.prompt, max_length=_max_length(recipe), long_text=long_text)
+    return Template(tokenizer, recipe.prompt, max_length=max_length_of(recipe), long_text=long_text)
 
 
 def data_hashes(sets: Sets) -> dict[str, str]:
@@ -146,7 +146,8 @@ def _make(folder: Path) -> RunDir:
     return made
 
 
-def _max_length(recipe: Recipe) -> int:
+def max_length_of(recipe: Recipe) -> int:
+    """Longest row that every training of a recipe takes, in tokens."""
     own = getattr(recipe.method, "train", None)
     parts = (recipe.train, recipe.target, recipe.reference, own)
     lengths = [part.max_length for part in parts if isinstance(part, Train)]
@@ -155,7 +156,8 @@ def _max_length(recipe: Recipe) -> int:
     return min(lengths) if lengths else 512
 
 
-def _tokenizer(recipe: Recipe, sets: Sets, shared: Path) -> Any:
+def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Any:
+    """The start model's tokenizer; for a model built from nothing, one trained on the data and kept in `shared`."""
     model: Model = recipe.model
     if model.scratch is None:
         assert model.name is not None

@@ -27,10 +27,11 @@ from expunge.report.html import write_report
 from expunge.report.load import load_run
 from expunge.report.verdict import make_verdict
 from expunge.rundir import read_record, write_atomic, write_record
+from expunge.runs.check import check_settings
 from expunge.runs.context import Run, data_hashes, num_rows, prepare
 from expunge.runs.evaluation import Evaluator, stored
 from expunge.runs.models import Reference, evaluate_reference, evaluate_target, target_path
-from expunge.runs.unlearning import RULES, select, unlearn
+from expunge.runs.unlearning import rule_in_words, select, unlearn
 
 PACKAGES = (
     "torch",
@@ -65,6 +66,7 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    check_settings(recipe).raise_failed()
     distributed.start()
     with interruptible():
         context = prepare(recipe, Path(runs))
@@ -129,7 +131,7 @@ class _Stages:
             verdict=make_verdict(before, chosen, retained),
             selected_step=chosen.step if chosen else 0,
             selected_epoch=chosen.epoch if chosen else 0.0,
-            selection_rule=RULES[self.recipe.evaluate.select],
+            selection_rule=rule_in_words(chosen, self.recipe.evaluate),
             headlines=headlines,
             targets={name: item.model_dump() for name, item in self.recipe.targets.items()},
         )

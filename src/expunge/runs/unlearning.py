@@ -182,6 +182,16 @@ def select(results: Sequence[BenchmarkResult], config: Evaluate) -> BenchmarkRes
     return max(passing, key=lambda result: point(result, "model_utility") or 0.0)
 
 
+def rule_in_words(chosen: BenchmarkResult | None, config: Evaluate) -> str:
+    """What chose the kept epoch, as it really went."""
+    quality = chosen.headlines.get("forget_quality") if chosen else None
+    if config.select == "utility_at_quality" and quality is not None:
+        if (quality.point or 0.0) < config.quality_floor:
+            return f"the epoch with the highest forget quality, since none reached the floor of {config.quality_floor}"
+        return f"{RULES[config.select]} of {config.quality_floor}"
+    return RULES[config.select]
+
+
 def _log10(result: BenchmarkResult) -> float:
     return result.headlines["forget_quality"].extra["log10"]
 

@@ -87,6 +87,14 @@ class BatchPlan(Dataset[dict[str, Any]]):
         """Passes over the anchor after `step` optimiser steps."""
         return step * self.batch_size / self.num_rows
 
+    def warmup_steps(self, epochs: float) -> int:
+        """Whole optimiser steps in a warm-up of that many passes over the anchor, at most all steps."""
+        return min(self.steps, math.floor(round(epochs * self.num_rows / self.batch_size, 6)))
+
+    def warmup_steps(self, epochs: float) -> int:
+        """Optimiser steps in so many passes over the anchor, cut at the training's end."""
+        return min(self.steps, int(epochs * self.num_rows / self.batch_size))
+
     def epoch_ends(self) -> list[int]:
         """Steps after which a pass over the anchor is complete, and the last step."""
         passes = max(1, round(self.epoch_of(self.steps)))

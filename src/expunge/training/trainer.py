@@ -171,7 +171,7 @@ def train(job: Job) -> StepTrainer:
     state = job.folder / "state"
     with writing(state):
         state.mkdir(parents=True, exist_ok=True)
-    arguments = _arguments(job, state)
+    arguments = training_arguments(job, state)
     every = max(1, round(config.checkpoint_epochs * plan.num_rows / plan.batch_size))
     measure_steps = set(plan.epoch_ends()) if job.measure else set()
     save_steps = {step for step in range(every, plan.steps + 1, every)} | {plan.steps}
@@ -199,9 +199,13 @@ def forget_state(folder: Path) -> None:
     shutil.rmtree(folder / "state", ignore_errors=True)
 
 
-def _arguments(job: Job, state: Path) -> transformers.TrainingArguments:
+def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
+    """The Trainer's arguments for a job.
+
+    Raises:
+        ConfigError: `trainer_extra` has a field that does not exist or that the recipe already sets.
+    """
     config, plan = job.config, job.plan
-    warmup = int(config.warmup_epochs * plan.num_rows / plan.batch_size)
     settings: dict[str, Any] = {
         "output_dir": str(state),
         "per_device_train_batch_size": 1,
@@ -209,7 +213,7 @@ def _arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "max_steps": plan.steps,
         "learning_rate": config.lr,
         "weight_decay": config.weight_decay,
-        "warmup_steps": min(warmup, plan.steps),
+        "warmup_steps": plan.warmup_steps(config.warmup_epochs),
         "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
         "optim": config.optimizer,
         "adam_beta1": config.betas[0],

@@ -1,0 +1,92 @@
+"""Writes docs/results.md from the records in docs/results/: one folder per run, as `keep` copied it.
+
+    python docs/make_results.py                     # write the page
+    python docs/make_results.py keep RUN "COMMAND"  # add a finished run's records and the command that made it
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from expunge.records import BenchmarkResult
+from expunge.report.load import load_run
+from expunge.report.tables import format_value, headline_rows, to_markdown
+
+DOCS = Path(__file__).parent
+RECORDS = DOCS / "results"
+INTRO = """# Results
+
+Every number on this page is read from a record that a command wrote; `python docs/make_results.py` writes the page anew
+from the records in `docs/results/`. The models are the small stand-ins of the project's shared folder (4 million
+parameters, trained from scratch on TOFU), not the 7B models of the papers: what compares is whether and how a method
+forgets, not the absolute utility. Intervals are 95 % and resample authors.
+"""
+
+
+def keep(run: Path, command: str) -> None:
+    """Copy the records of a finished run, without samples, weights and the page."""
+    place = RECORDS / run.name.rsplit("-", 1)[0]
+    number = 1
+    while (place / "command.txt").is_file() and (place / "command.txt").read_text().strip() != command:
+        number += 1
+        place = RECORDS / f"{run.name.rsplit('-', 1)[0]}-{number}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in ("recipe.yaml", "manifest.json", "summary.json", "train.jsonl"):
+        shutil.copy(run / name, place / name)
+    shutil.copytree(run / "results", place / "results")
+    (place / "command.txt").write_text(command + "\n")
+
+
+def page() -> str:
+    """The whole page."""
+    runs = sorted(path.parent for path in RECORDS.glob("*/command.txt"))
+    return "\n".join([INTRO, *(section(run) for run in runs)])
+
+
+def section(folder: Path) -> str:
+    """One run: its command, its verdict, its headlines and its trajectory."""
+    run = load_run(folder)
+    assert run.summary is not None
+    assert run.manifest is not None
+    seconds = sum(stage.seconds for stage in run.manifest.stages)
+    peak = max(stage.peak_bytes for stage in run.manifest.stages) / 2**30
+    lines = [
+        f"## {folder.name}",
+        "",
+        "```",
+        (folder / "command.txt").read_text().strip(),
+        "```",
+        "",
+        run.summary.verdict.sentence,
+        "",
+        to_markdown(headline_rows(run)),
+        "",
+        f"Kept: {run.summary.selection_rule}, epoch {run.summary.selected_epoch:g}. The run took {seconds:.0f} s on "
+        f"{run.manifest.hardware.get('cores')} cores and {peak:.1f} GiB at its peak.",
+        "",
+        *trajectory(run.trajectory("tofu"), run.result("target", "tofu")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) -> list[str]:
+    """Table of every measured epoch."""
+    base = target.headlines["model_utility"].point if target else None
+    rows = ["| epoch | forget quality | log10 | KS distance | model utility | of the target's |", "|---|---|---|---|---|---|"]
+    for point in points:
+        quality, utility = point.headlines["forget_quality"], point.headlines["model_utility"]
+        share = f"{utility.point / base:.1%}" if base and utility.point is not None else ""
+        rows.append(
+            f"| {point.epoch:g} | {format_value(quality)} | {quality.extra.get('log10', float('nan')):.2f} | "
+            f"{quality.extra.get('ks', float('nan')):.3f} | {format_value(utility)} | {share} |"
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["keep"]:
+        keep(Path(sys.argv[2]), sys.argv[3])
+    (DOCS / "results.md").write_text(page(), encoding="utf-8")

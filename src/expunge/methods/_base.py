@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from expunge.config.recipe import Train
     from expunge.data.sets import RowSet, Sets
     from expunge.data.templates import Encoded, Template
+    from expunge.modeling.logprobs import TensorBatch
     from expunge.modeling.step import LossTerms, Step
 
 
@@ -32,6 +33,10 @@ class Needs:
     """Whether the frozen start model itself is needed at every step, for its logits or hidden states."""
     aligned: tuple[str, ...] = ()
     """Sets whose row i goes with forget row i: always in the same batch."""
+    by_topic: bool = False
+    """Whether each batch holds forget rows of one topic only; the topics then take turns."""
+    made: tuple[str, ...] = ()
+    """Those of `sets` that the method makes itself in `prepare`; the data need not give them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,19 @@ class Preparation:
     in `folder` under that name, so that a repeated call only loads it."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """What an objective may look at before the first step, also where a training is resumed."""
+
+    model: Any
+    """The bare causal language model with its weights at the start, gradients left to what is trained."""
+    topics: tuple[str, ...]
+    """Topics of the forget set in their turn; one without a name where the method does not ask for topics."""
+    seed: int
+    batch: Callable[[str, int], TensorBatch]
+    """`batch(name, step)`: all rows of a set in an effective batch (counted from 0), as one batch."""
+
+
 class Objective:
     """A loss that a training minimises.
 
@@ -61,6 +79,9 @@ class Objective:
 
     def __init__(self, loss: Callable[[Step], LossTerms]) -> None:
         self._loss = loss
+
+    def start(self, start: Start) -> None:
+        """Called once before training, in every process alike: what depends on the start's weights is made here."""
 
     def __call__(self, step: Step) -> LossTerms:
         """The loss of one micro-batch."""

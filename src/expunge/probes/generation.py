@@ -1,10 +1,11 @@
-"""Lets a model answer prompts greedily: batches of similar length, and no work on answers that have ended."""
+"""Lets a model answer prompts: batches of similar length, and no work on answers that have ended."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -26,8 +27,10 @@ def generate(
     pad_id: int,
     batch_tokens: int,
     title: str = "Generating",
+    temperature: float = 0.0,
+    seeds: Sequence[int] = (),
 ) -> list[list[int] | None]:
-    """Greedy continuation of each prompt, without the end-of-sequence token.
+    """Continuation of each prompt, without the end-of-sequence token.
 
     Args:
         model: A causal language model; its mode is restored afterwards.
@@ -37,10 +40,15 @@ def generate(
         pad_id: Id written into padding.
         batch_tokens: Padded tokens, prompt and answer together, that a batch may reach.
         title: What the progress bar says.
+        temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).
+        seeds: One per prompt where tokens are drawn. A prompt's draws depend on its own seed alone, not on the
+            batch, the order or the process that it is in.
 
     Returns:
         Token ids per prompt, in order; None where the prompt leaves no room in the model's context.
     """
+    if temperature < 0 or (temperature and len(seeds) != len(prompts)):
+        raise ValueError("temperature is at least 0, and above 0 every prompt needs a seed")
     limit = context_length(model.config)
     results: list[list[int] | None] = [None] * len(prompts)
     fitting = [i for i in range(len(prompts)) if len(prompts[i]) < limit]
@@ -54,7 +62,8 @@ def generate(
                 room = batch_tokens // (len(prompts[first]) + min(max_new_tokens[first], limit))
                 chosen, fitting = fitting[: max(1, room)], fitting[max(1, room) :]
                 budget = [min(max_new_tokens[i], limit - len(prompts[i])) for i in chosen]
-                answers = _greedy(model, [prompts[i] for i in chosen], budget, set(eos_ids), pad_id)
+                pick = _Pick(temperature, [seeds[i] for i in chosen] if temperature else [])
+                answers = _continue(model, [prompts[i] for i in chosen], budget, set(eos_ids), pad_id, pick)
                 for index, answer in zip(chosen, answers, strict=True):
                     results[index] = answer
                 advance(len(chosen))
@@ -63,8 +72,30 @@ def generate(
     return results
 
 
-def _greedy(
-    model: Any, prompts: Sequence[Sequence[int]], budget: Sequence[int], eos_ids: set[int], pad_id: int
+class _Pick:
+    """Chooses the next token of each row: the likeliest, or by one uniform number from the row's own stream."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self._temperature = temperature
+        self._streams = [np.random.default_rng(seed) for seed in seeds]
+
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        if not self._temperature:
+            return logits.argmax(-1)
+        uniform = torch.tensor([self._streams[row].random() for row in rows], dtype=torch.float64).to(logits.device)
+        cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
+        # Rounding leaves the last sum a little off 1, and a number above it would point behind the vocabulary.
+        place = uniform[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, place, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def _continue(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    budget: Sequence[int],
+    eos_ids: set[int],
+    pad_id: int,
+    pick: _Pick,
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
@@ -80,7 +111,7 @@ def _greedy(
     cache = DynamicCache(config=model.config)
     tokens, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
     while len(done) < len(prompts):
-        chosen = _next(model, tokens, mask, positions, cache)
+        chosen = pick(_next_logits(model, tokens, mask, positions, cache), alive)
         for row, token in zip(alive, chosen.tolist(), strict=True):
             if row in done:
                 continue
@@ -101,7 +132,7 @@ def _greedy(
     return answers
 
 
-def _next(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def _next_logits(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     output = model(
         input_ids=tokens,
         attention_mask=mask,
@@ -110,4 +141,4 @@ def _next(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Dy
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1].argmax(-1)  # type: ignore[no-any-return]
+    return output.logits[:, -1]  # type: ignore[no-any-return]

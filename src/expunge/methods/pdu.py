@@ -1,0 +1,97 @@
+"""PDU: flatten the predictions on forget answers, while a dual variable keeps the retain loss under a bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from expunge.losses.margins import logit_margin
+from expunge.methods._base import Method, Needs, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.modeling.step import LossTerms, Step
+
+
+class PDU(Method):
+    """Primal-dual unlearning.
+
+    minimise L_f subject to L_r <= epsilon, by  L = forget_weight * L_f + lambda * (L_r - epsilon)
+    L_f = mean_tokens (max_v z_v - mean_v z_v)^2,  L_r = CE(retain)
+    after each step, once `dual_warmup_epochs` have passed:  lambda <- max(0, lambda + eta * (L_r - epsilon))
+
+    epsilon says what retention may cost in nats per token, in place of a weight to be searched. An epsilon below what
+    the model can reach lets lambda grow without end and forgetting stall. The published code updates lambda in every
+    micro-batch of every process; here it is one number for all, updated once per optimiser step.
+    """
+
+    paper: ClassVar[str] = "Entesari et al. 2025, arXiv:2506.05314"
+
+    forget_weight: float = Field(default=1.0, gt=0)
+    """Weight of the forget term."""
+    epsilon: float = Field(default=0.3, ge=0)
+    """Retain cross-entropy that is allowed, in nats per token."""
+    lambda_0: float = Field(default=100.0, ge=0)
+    """Dual variable at the start."""
+    eta: float = Field(default=5.0, ge=0)
+    """Step size of the dual variable; 0 keeps it where it is."""
+    dual_warmup_epochs: float = Field(default=5.0, ge=0)
+    """Passes over the forget set before the dual variable starts to move."""
+    mask_shift: bool = True
+    """Take L_f where an answer token is predicted; off takes it one position later, as published code does."""
+
+    def needs(self) -> Needs:
+        """Forget and retain rows."""
+        return Needs(sets=("forget", "retain"))
+
+    def forget_loss(self, step: Step) -> Tensor:
+        """Mean squared logit margin on the forget answers."""
+        values = step.from_logits(
+            "forget", lambda logits, labels: logit_margin(logits), positions="labels" if self.mask_shift else "answers"
+        )
+        return step.token_mean(values, "forget")
+
+    def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
+        """The Lagrangian with its dual variable."""
+        return _Lagrangian(self, warmup_steps=int(self.dual_warmup_epochs * steps_per_epoch))
+
+
+class _Lagrangian(Objective):
+    """L = forget_weight * L_f + lambda * (L_r - epsilon), with lambda as its state."""
+
+    def __init__(self, method: PDU, warmup_steps: int) -> None:
+        super().__init__(self._lagrangian)
+        self._method, self._warmup_steps = method, warmup_steps
+        self.dual, self._step = method.lambda_0, 0
+
+    def _lagrangian(self, step: Step) -> LossTerms:
+        from expunge.modeling.step import LossTerms
+
+        method, share, retain = self._method, step.share("retain"), step.nll("retain")
+        return LossTerms(
+            {
+                "forget": method.forget_weight * method.forget_loss(step),
+                "retain": self.dual * (retain - method.epsilon * share),
+            },
+            # Shares again: what is logged is the sum over the effective batch.
+            metrics={"retain_nll": retain.detach(), "lambda": retain.new_tensor(self.dual * share)},
+        )
+
+    def after_step(self, terms: dict[str, float]) -> None:
+        """Raise the dual variable where the bound is broken, lower it where there is room."""
+        self._step += 1
+        if self._step > self._warmup_steps:
+            excess = terms["retain_nll"] - self._method.epsilon
+            self.dual = max(0.0, self.dual + self._method.eta * excess)
+
+    def state(self) -> dict[str, Tensor]:
+        """The dual variable and the number of steps taken."""
+        import torch
+
+        return {"lambda": torch.tensor(self.dual, dtype=torch.float64), "step": torch.tensor(self._step)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.dual, self._step = float(state["lambda"]), int(state["step"])

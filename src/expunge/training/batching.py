@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from expunge.data.collate import collate
+from expunge.data.collate import TokenBatch, collate
 from expunge.data.templates import Encoded
 from expunge.errors import UserError
 from expunge.modeling.step import Counts
@@ -42,6 +42,9 @@ class BatchPlan(Dataset[dict[str, Any]]):
         pairing: How rows of the other sets are chosen.
         normalize: 'batch' for means over the effective batch, 'microbatch' for averaged micro-batch means.
         aligned: Sets whose row i belongs to the anchor's row i.
+        order: 'permutation', or 'file' for the anchor's rows in the order in which they are given, pass after pass.
+        by_topic: Whether each batch holds anchor rows of one topic; batch i then belongs to topic i mod K, and each
+            topic's rows come in passes of their own.
     """
 
     def __init__(
@@ -58,10 +61,13 @@ class BatchPlan(Dataset[dict[str, Any]]):
         pairing: Pairing = "permutation",
         normalize: Literal["batch", "microbatch"] = "batch",
         aligned: Sequence[str] = (),
+        order: Literal["permutation", "file"] = "permutation",
+        by_topic: bool = False,
     ) -> None:
         self.sets, self.pad_id, self.seed, self.pairing = dict(sets), pad_id, seed, pairing
         self.anchor = next(iter(self.sets))
-        self.normalize, self.aligned = normalize, set(aligned)
+        self.normalize, self.aligned, self.order = normalize, set(aligned), order
+        self._topics = _by_topic(self.sets[self.anchor]) if by_topic else {"": range(len(self.sets[self.anchor]))}
         self.num_rows = len(self.sets[self.anchor])
         self.batch_size = batch_size
         if batch_size < world_size:
@@ -83,17 +89,18 @@ class BatchPlan(Dataset[dict[str, Any]]):
         """Micro-batches of all steps and processes."""
         return self.steps * self.accumulation * self.world_size
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The anchor's topics in the order in which they take turns."""
+        return tuple(self._topics)
+
     def epoch_of(self, step: int) -> float:
         """Passes over the anchor after `step` optimiser steps."""
         return step * self.batch_size / self.num_rows
 
     def warmup_steps(self, epochs: float) -> int:
-        """Whole optimiser steps in a warm-up of that many passes over the anchor, at most all steps."""
-        return min(self.steps, math.floor(round(epochs * self.num_rows / self.batch_size, 6)))
-
-    def warmup_steps(self, epochs: float) -> int:
         """Optimiser steps in so many passes over the anchor, cut at the training's end."""
-        return min(self.steps, int(epochs * self.num_rows / self.batch_size))
+        return min(self.steps, int(round(epochs * self.num_rows / self.batch_size, 6)))
 
     def epoch_ends(self) -> list[int]:
         """Steps after which a pass over the anchor is complete, and the last step."""
@@ -103,14 +110,19 @@ class BatchPlan(Dataset[dict[str, Any]]):
 
     def rows_of(self, step: int) -> dict[str, list[int]]:
         """Row indices of one effective batch (0-based step), per set, in the order that they are split."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        anchor = [self._place(self.anchor, place, "permutation") for place in places]
+        turn, which = divmod(step, len(self.topics))
+        topic, members = self.topics[which], self._topics[self.topics[which]]
+        tag = self.anchor + topic
+        chosen = [self._place(tag, len(members), place, self.order) for place in self._places(turn)]
+        anchor = [members[place] for place in chosen]
         rows = {self.anchor: anchor}
-        for name in self.sets:
+        for name, encoded in self.sets.items():
             if name in self.aligned:
                 rows[name] = anchor
+            elif name != self.anchor and self.pairing == "modulo":
+                rows[name] = [place % len(encoded) for place in chosen]
             elif name != self.anchor:
-                rows[name] = [self._paired(name, place, row) for place, row in zip(places, anchor, strict=True)]
+                rows[name] = [self._place(name, len(encoded), place, self.pairing) for place in self._places(step)]
         if self.normalize == "batch":
             order = np.argsort([-len(self.sets[self.anchor][row].ids) for row in anchor], kind="stable")
             for name, indices in rows.items():
@@ -132,7 +144,11 @@ class BatchPlan(Dataset[dict[str, Any]]):
             batches[name] = collate(encoded, self.pad_id)
             counts[name] = self._counts(name, indices, mine)
             rows[name] = np.asarray(mine)
-        return {"batches": batches, "counts": counts, "rows": rows}
+        return {"batches": batches, "counts": counts, "rows": rows, "topic": self.topics[step % len(self.topics)]}
+
+    def whole(self, name: str, step: int) -> TokenBatch:
+        """All rows of a set in one effective batch."""
+        return collate([self.sets[name][row] for row in self.rows_of(step)[name]], self.pad_id)
 
     def padding_share(self, sample: int = 20) -> float:
         """Share of padding among the tokens of the first micro-batches."""
@@ -149,21 +165,26 @@ class BatchPlan(Dataset[dict[str, Any]]):
         share = self.accumulation * self.world_size
         return Counts(rows=len(mine) * share, tokens=sum(self.sets[name][row].num_answer for row in mine) * share)
 
-    def _paired(self, name: str, place: int, anchor_row: int) -> int:
-        if self.pairing == "modulo":
-            return anchor_row % len(self.sets[name])
-        return self._place(name, place, self.pairing)
+    def _places(self, step: int) -> range:
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def _place(self, name: str, place: int, pairing: Pairing) -> int:
-        size = len(self.sets[name])
-        if pairing == "random":
-            return int(np.random.default_rng([self.seed, _tag(name), place]).integers(size))
+    def _place(self, tag: str, size: int, place: int, order: str) -> int:
+        """Which of `size` rows stands at a place of an endless sequence."""
+        if order == "random":
+            return int(np.random.default_rng([self.seed, _tag(tag), place]).integers(size))
         turn, offset = divmod(place, size)
-        return int(self._permutation(name, turn)[offset])
+        return offset if order == "file" else int(self._permutation(tag, size, turn)[offset])
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - lives as long as the training
-    def _permutation(self, name: str, turn: int) -> Any:
-        return np.random.default_rng([self.seed, _tag(name), turn]).permutation(len(self.sets[name]))
+    def _permutation(self, tag: str, size: int, turn: int) -> Any:
+        return np.random.default_rng([self.seed, _tag(tag), turn]).permutation(size)
+
+
+def _by_topic(rows: Sequence[Encoded]) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(row.topic, []).append(index)
+    return members
 
 
 def _tag(name: str) -> int:

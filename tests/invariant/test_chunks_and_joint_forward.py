@@ -1,0 +1,103 @@
+"""Saving memory and time changes no number: vocabulary chunks, one forward pass for all sets, frozen references."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+
+from expunge.config.recipe import Lora
+from expunge.methods.npo import NPO
+from expunge.modeling import logprobs
+from expunge.modeling.adapters import add_lora
+from expunge.modeling.reference import FrozenReference, reference_logp
+from expunge.modeling.step import LossTerms
+
+SETS = {"forget": tiny.rows(5, seed=1), "retain": tiny.rows(4, seed=2, longest=9)}
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunked_equals_unchunked(monkeypatch, chunk):
+    """Log-probabilities, KL and gradients with 1 or 3 positions at a time; the output layer never sees more."""
+    start, model = tiny.model(seed=0), tiny.model(seed=1)
+
+    def loss() -> LossTerms:
+        step = tiny.step(model, SETS, start=start)
+        return LossTerms({"forget": step.nll("forget"), "retain": step.kl("retain")})
+
+    whole = loss()
+    expected = tiny.gradients(model, whole)
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk * tiny.VOCAB)
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda layer, args, out: seen.append(len(out)))
+    pieces = loss()
+    for name in whole.terms:
+        torch.testing.assert_close(pieces.terms[name], whole.terms[name], rtol=1e-6, atol=0)
+    tiny.assert_close(tiny.gradients(model, pieces), expected)
+    assert max(seen) == chunk
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_joint_forward_equals_separate_forwards(architecture):
+    """Forget and retain in one pass, of different widths, against a pass for each; so do their gradients."""
+    model = tiny.model(architecture)
+    together = tiny.step(model, SETS)
+    apart = {name: tiny.step(model, {name: items}) for name, items in SETS.items()}
+    for name in SETS:
+        torch.testing.assert_close(together.token_logp(name), apart[name].token_logp(name), rtol=0, atol=2e-5)
+    joint = LossTerms({name: together.nll(name) for name in SETS})
+    separate = LossTerms({name: apart[name].nll(name) for name in SETS})
+    tiny.assert_close(tiny.gradients(model, joint), tiny.gradients(model, separate))
+
+
+def test_one_forward_pass_serves_all_questions():
+    model = tiny.model()
+    passes: list[int] = []
+    model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    step = tiny.step(model, SETS)
+    for name in SETS:
+        step.logp(name), step.mean_logp(name), step.nll(name), step.hidden(name)
+    assert len(passes) == 1
+
+
+def test_reference_scalars_do_not_depend_on_batching():
+    model, items = tiny.model(), SETS["forget"] + SETS["retain"]
+    expected = reference_logp(model, items, 0)
+    for max_tokens in (1, 20, 40):
+        assert reference_logp(model, items, 0, max_tokens) == pytest.approx(expected, abs=2e-5)
+
+
+def test_untrained_adapter_is_the_model_itself():
+    plain = tiny.model()
+    adapted = add_lora(copy.deepcopy(plain), Lora(rank=2), seed=0)
+    one, other = tiny.step(plain, SETS), tiny.step(adapted, SETS)
+    assert torch.equal(one.token_logp("forget"), other.token_logp("forget"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapter_off_equals_a_frozen_copy(training):
+    """After the adapter has moved (and with dropout on), its reference is still the start model, in every number."""
+    plain = tiny.model()
+    frozen = copy.deepcopy(plain)
+    adapted = add_lora(plain, Lora(rank=2, dropout=0.5), seed=0)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    adapted.train(training)
+    batch = tiny.batch(SETS["retain"])
+    off, copied = FrozenReference(adapted), FrozenReference(frozen)
+    assert torch.equal(off.hidden(batch), copied.hidden(batch))
+    assert adapted.training == training
+    assert (reference_logp(adapted, SETS["forget"], 0) == reference_logp(frozen, SETS["forget"], 0)).all()
+    moved = tiny.step(adapted.eval(), SETS).logp("forget").detach()
+    assert float((moved - torch.from_numpy(reference_logp(frozen, SETS["forget"], 0))).abs().max()) > 0.1
+
+
+def test_the_copy_stays_where_it_was():
+    """Training moves the model and not the copy that was made of it."""
+    model = tiny.model()
+    reference, batch = FrozenReference(model), tiny.batch(SETS["retain"])
+    before = reference.hidden(batch)
+    NPO().loss(tiny.step(model, SETS, start=tiny.model())).total.backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    assert torch.equal(reference.hidden(batch), before)

@@ -1,0 +1,96 @@
+"""Probes against the plainest way to get the same: shared prompts against rows alone, ours against generate()."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from expunge.data.templates import Encoded
+from expunge.probes.generation import generate
+from expunge.probes.scoring import score
+
+
+def questions(num_prompts: int, num_answers: int, seed: int = 0) -> list[Encoded]:
+    """Several answers of different lengths to each prompt, in mixed order, with one item twice."""
+    rng = np.random.default_rng(seed)
+    items = []
+    for _ in range(num_prompts):
+        prompt = rng.integers(3, tiny.VOCAB, size=int(rng.integers(2, 9))).tolist()
+        for _ in range(num_answers):
+            answer = rng.integers(3, tiny.VOCAB, size=int(rng.integers(1, 7))).tolist()
+            items.append(Encoded(ids=(*prompt, *answer, 2), answer_start=len(prompt)))
+    items.append(items[0])
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "granite", "gpt2"])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
+def test_shared_prompts_equal_rows_alone(architecture, batch_tokens):
+    model, items = tiny.model(architecture), questions(5, 4)
+    alone = score(model, items, pad_id=0, batch_tokens=batch_tokens, share_prompts=False)
+    shared = score(model, items, pad_id=0, batch_tokens=batch_tokens)
+    assert [len(values) for values in shared] == [item.num_answer for item in items]
+    for one, other in zip(shared, alone, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+
+
+def test_sharing_is_really_used():
+    """20 rows of 5 prompts: fewer tokens pass through the model than the rows have."""
+    model, items = tiny.model(), questions(5, 4)
+    tokens: list[int] = []
+    model.base_model.register_forward_hook(
+        lambda module, args, kwargs, out: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    score(model, items, pad_id=0, batch_tokens=4096, share_prompts=False)
+    apart = sum(tokens)
+    tokens.clear()
+    score(model, items, pad_id=0, batch_tokens=40)
+    assert sum(tokens) < apart
+
+
+def test_model_that_cannot_share_falls_back():
+    """Gemma 2 has sliding windows, which a mask of branches does not respect: its numbers still come out right."""
+    model, items = tiny.model("gemma2"), questions(4, 3)
+    shared = score(model, items, pad_id=0, batch_tokens=200)
+    alone = score(model, items, pad_id=0, batch_tokens=200, share_prompts=False)
+    for one, other in zip(shared, alone, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+
+
+def test_score_is_in_order_and_puts_the_mode_back():
+    model, items = tiny.model(), tiny.rows(6)
+    model.train()
+    values = score(model, items, pad_id=0, batch_tokens=30)
+    assert model.training
+    expected = tiny.step(model.eval(), {"forget": items}).token_logp("forget").detach().numpy()
+    assert np.concatenate(values) == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("batch_tokens", [1, 90, 4096])
+def test_greedy_generation_equals_hugging_face(architecture, batch_tokens):
+    """One prompt at a time through generate(), against batches from which finished rows are taken out.
+
+    A third of the vocabulary ends an answer, so that rows end at different times, some of them at once.
+    """
+    model = tiny.model(architecture)
+    prompts = [list(item.ids[:-1]) for item in tiny.rows(9, seed=5)]
+    ends = list(range(2, tiny.VOCAB, 3))
+    answers = generate(model, prompts, max_new_tokens=[12] * 9, eos_ids=ends, pad_id=0, batch_tokens=batch_tokens)
+    expected = []
+    for prompt in prompts:
+        out = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=ends, pad_token_id=0
+        )
+        answer = out[0, len(prompt) :].tolist()
+        expected.append(answer[:-1] if answer[-1] in ends else answer)
+    assert answers == expected
+    assert len({len(answer) for answer in expected}) > 2
+
+
+def test_generation_budgets_and_context():
+    """Each prompt has a budget of its own, cut to the context (64); a prompt that fills the context gets None."""
+    model = tiny.model()
+    prompts = [[5] * 4, [6] * 60, [7] * 64, [8] * 4]
+    answers = generate(model, prompts, max_new_tokens=[3, 9, 9, 0], eos_ids=[], pad_id=0, batch_tokens=4096)
+    assert [None if answer is None else len(answer) for answer in answers] == [3, 4, None, 0]

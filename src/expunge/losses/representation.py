@@ -26,7 +26,8 @@ def control_vector(size: int, scale: float, generator: torch.Generator) -> Tenso
         Li et al. 2024, arXiv:2403.03218, sec. 4 and the official code.
     """
     direction = torch.rand(size, generator=generator)
-    return scale * direction / direction.norm()
+    vector: Tensor = scale * direction / torch.linalg.vector_norm(direction)
+    return vector
 
 
 def squared_distance(hidden: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +72,8 @@ def relative_distance(hidden: Tensor, reference: Tensor) -> Tensor:
         (...) ||h - h_ref|| / ||h_ref||.
     """
     reference = _wide(reference)
-    return (_wide(hidden) - reference).norm(dim=-1) / reference.norm(dim=-1).clamp(min=1e-12)
+    moved: Tensor = torch.linalg.vector_norm(_wide(hidden) - reference, dim=-1)
+    return moved / torch.linalg.vector_norm(reference, dim=-1).clamp(min=1e-12)
 
 
 def project(delta: Tensor, radius: float) -> Tensor:
@@ -84,7 +86,7 @@ def project(delta: Tensor, radius: float) -> Tensor:
     Returns:
         (..., D) vectors.
     """
-    length = delta.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=-1, keepdim=True).clamp(min=1e-12)
     return delta * (radius / length).clamp(max=1.0)
 
 

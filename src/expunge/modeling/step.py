@@ -17,6 +17,7 @@ from torch import Tensor
 
 from expunge.losses.divergence import kl_divergence
 from expunge.losses.likelihood import row_sums
+from expunge.modeling.activations import FrozenLayers, layer_trace
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, in_chunks, join, token_logp
 from expunge.modeling.reference import FrozenReference
 
@@ -54,6 +55,7 @@ class Step:
         counts: Per set, what means divide by.
         reference_logp: Per set, the (B,) summed log-probabilities under the start model, where the method needs them.
         reference: The frozen start model, where the method needs its logits.
+        topic: Topic of the forget rows, where the method asks for batches of one topic.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Step:
         counts: Mapping[str, Counts],
         reference_logp: Mapping[str, Tensor] | None = None,
         reference: FrozenReference | None = None,
+        topic: str = "",
     ) -> None:
-        self.batches, self.counts = dict(batches), dict(counts)
+        self.batches, self.counts, self.topic = dict(batches), dict(counts), topic
         self._reference_logp, self._reference = dict(reference_logp or {}), reference
         self._model: Any = None
         self._hidden: dict[str, Tensor] = {}
@@ -184,6 +187,19 @@ class Step:
     def position_mean(self, values: Tensor, name: str) -> Tensor:
         """Mean over the positions of this micro-batch, padding included; micro-batches are weighted by their rows."""
         return values.mean() * self.share(name)
+
+    def layer(self, name: str, layer: int, frozen: FrozenLayers | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, L, D) output of a decoder layer, and, given the start's layers, the same with the start's weights.
+
+        Nothing above that layer is run, and nothing below the first trained layer is run twice.
+        """
+        trace = layer_trace(self._model, self.batches[name], layer, None if frozen is None else frozen.first)
+        return trace.hidden, None if frozen is None else frozen.hidden(self._model, trace)
+
+    def answer_mean(self, values: Tensor, name: str) -> Tensor:
+        """Mean of a (B, L) value per position over the answers' own tokens (in a text, all tokens but the first)."""
+        batch = self.batches[name]
+        return self.token_mean(values[batch.rows, batch.positions + 1], name)
 
     def share(self, name: str) -> float:
         """This micro-batch's share of the rows of the effective batch."""

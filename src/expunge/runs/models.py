@@ -129,7 +129,9 @@ def checked_reference(
     return other.rows
 
 
-def batch_plan(run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str, ...] = ()) -> BatchPlan:
+def batch_plan(
+    run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str, ...] = (), by_topic: bool = False
+) -> BatchPlan:
     """The order of rows of a training."""
     return BatchPlan(
         sets,
@@ -143,6 +145,8 @@ def batch_plan(run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str
         pairing=config.retain_pairing,
         normalize=config.normalize,
         aligned=aligned,
+        order=config.order,
+        by_topic=by_topic,
     )
 
 

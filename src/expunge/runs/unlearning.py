@@ -55,7 +55,7 @@ def unlearn(
     _freeze_all_but(model, method.trainable(causal_lm(model)))
     needs = method.needs()
     sets = _encoded_sets(run, method, made)
-    plan = batch_plan(run, sets, recipe.train, needs.aligned)
+    plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     keeper = Keeper(run, evaluator, benchmarks, reference, model, plan)
     job = Job(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from expunge.config.recipe import Train
 from expunge.console import interrupt_requested
 from expunge.errors import ConfigError, Interrupted, NumericalError, nearest
-from expunge.methods._base import Objective
+from expunge.methods._base import Objective, Start
 from expunge.modeling.logprobs import TensorBatch
 from expunge.modeling.reference import FrozenReference, causal_lm
 from expunge.modeling.step import Step, attach
@@ -99,6 +99,7 @@ class StepTrainer(transformers.Trainer):
                 for name in self._reference_logp
             },
             self.job.reference,
+            inputs["topic"],
         )
         output = model(step=step, objective=self.job.objective)
         values = {name: float(value.detach()) for name, value in output["terms"].items()}
@@ -184,6 +185,15 @@ def train(job: Job) -> StepTrainer:
     trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, lambda: trainer.last_step))
     trainer.add_callback(bar)
     resume = last_complete(state)
+    device = arguments.device
+    job.objective.start(
+        Start(
+            model=causal_lm(job.model),
+            topics=plan.topics,
+            seed=job.seed,
+            batch=lambda name, step: TensorBatch.of(plan.whole(name, step), device),
+        )
+    )
     try:
         with writing(state):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)

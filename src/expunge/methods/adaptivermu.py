@@ -1,0 +1,46 @@
+"""Adaptive RMU: RMU whose control vector is as long as the layer's own hidden states, times a factor."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from expunge.methods._base import Objective, Start
+from expunge.methods._steering import SteeringMethod, SteeringObjective
+
+
+class AdaptiveRMU(SteeringMethod):
+    """Adaptive representation misdirection.
+
+    RMU's loss with the target beta * m_k * u_k in place of c * u_k. m_k is the mean length of the frozen model's
+    hidden states at the layer over all positions of topic k's first batch, padding and first tokens included as
+    published, and is fixed from then on.
+
+    Hidden states grow with depth, so that RMU's c, right for layer 7, is too short for later layers; a length
+    relative to the states themselves makes those work too. On models with a huge first token, m_k is large because
+    of it.
+    """
+
+    paper: ClassVar[str] = "Dang et al. 2024, arXiv:2408.06223, sec. 5"
+
+    scale: float = Field(default=5.0, gt=0)
+    """Factor on the mean length; the paper's beta."""
+
+    def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
+        """Control vectors of the layer's own length."""
+        return _Objective(self)
+
+
+class _Objective(SteeringObjective):
+    method: AdaptiveRMU
+
+    def length(self, start: Start, topic: int) -> float:
+        """Scale times the mean length of the start's hidden states on the topic's first batch."""
+        import torch
+
+        from expunge.modeling.activations import layer_trace
+
+        with torch.no_grad():
+            hidden = layer_trace(start.model, start.batch("forget", topic), self.method.layer).hidden
+        return self.method.scale * float(hidden.float().norm(dim=-1).mean())

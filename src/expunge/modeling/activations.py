@@ -1,0 +1,205 @@
+"""Hidden states inside a decoder: the forward pass stops at the layer that is asked for.
+
+No output layer is run and no layer above the last one that matters. The frozen model's hidden states come from
+the same forward pass: only the layers that can have changed are run once more, with the start's weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import IncompatibleError
+from expunge.modeling.logprobs import TensorBatch, decode
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass up to a layer."""
+
+    hidden: Tensor
+    """(B, L, D) output of the last layer that was run."""
+    inputs: dict[int, tuple[tuple[Any, ...], dict[str, Any]]]
+    """Arguments of the layers that were asked to keep them, by layer."""
+
+
+def layer_list(model: Any) -> tuple[str, nn.ModuleList]:
+    """Name and list of a causal language model's decoder layers, such as 'model.layers'.
+
+    Raises:
+        IncompatibleError: The model has no list of as many modules as its config has layers.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise IncompatibleError(
+        f"the architecture {model.config.model_type} has no list of its {count} decoder layers, "
+        "so its hidden states cannot be steered.",
+        fix="Use a decoder of the usual kind (Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX, ...).",
+    )
+
+
+def layer_trace(model: Any, batch: TensorBatch, layer: int, keep_from: int | None = None) -> Trace:
+    """Run a decoder as far as a layer.
+
+    Args:
+        model: The bare causal language model.
+        batch: B rows of L tokens.
+        layer: The last layer that is run, counted from 0.
+        keep_from: Also keep the arguments of the layers from here on, to run them again with other weights.
+
+    Returns:
+        The output of the layer, before any final norm, with gradient where its weights have one.
+    """
+    _, layers = layer_list(model)
+    inputs: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    outputs: list[Tensor] = []
+
+    def keeper(index: int) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs[index] = (args, kwargs)
+
+        return keep
+
+    with contextlib.ExitStack() as stack:
+        for index in range(layer + 1 if keep_from is None else keep_from, layer + 1):
+            stack.enter_context(_removed(layers[index].register_forward_pre_hook(keeper(index), with_kwargs=True)))
+        hook = layers[layer].register_forward_hook(lambda module, args, output: outputs.append(_state(output)))
+        stack.enter_context(_removed(hook))
+        stack.enter_context(_cut(model, layer + 1))
+        decode(model, batch)
+    return Trace(outputs[0], inputs)
+
+
+class FrozenLayers:
+    """The start's weights of the few tensors that are trained, to run their layers as they were.
+
+    Everything below the lowest of them is the same in both models, so its result is taken from the current
+    model's forward pass; no second model is kept.
+
+    Args:
+        model: The bare causal language model at its start, with gradients left to the trained tensors only.
+
+    Raises:
+        IncompatibleError: A trained tensor is not part of a decoder layer.
+    """
+
+    def __init__(self, model: Any) -> None:
+        prefix, _ = layer_list(model)
+        self._tensors: dict[int, dict[str, Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if not name.startswith(f"{prefix}."):
+                raise IncompatibleError(f"{name} is trained, but is not part of a decoder layer.")
+            index, inner = name.removeprefix(f"{prefix}.").split(".", 1)
+            self._tensors.setdefault(int(index), {})[inner] = parameter.detach().clone()
+
+    @property
+    def first(self) -> int:
+        """The lowest layer that can have changed."""
+        return min(self._tensors)
+
+    @torch.no_grad()
+    def hidden(self, model: Any, trace: Trace) -> Tensor:
+        """(B, L, D) what the traced forward pass would have given with the start's weights.
+
+        Args:
+            model: The model that was traced.
+            trace: Its forward pass, with the arguments kept from `first` on.
+        """
+        _, layers = layer_list(model)
+        hidden: Tensor | None = None
+        for index in sorted(trace.inputs):
+            args, kwargs = trace.inputs[index]
+            if hidden is not None:
+                args, kwargs = _with_hidden(args, kwargs, hidden)
+            with _evaluating(layers[index]):
+                hidden = _state(torch.func.functional_call(layers[index], self._tensors.get(index, {}), args, kwargs))
+        return trace.hidden.detach() if hidden is None else hidden
+
+
+@contextlib.contextmanager
+def added(model: Any, layer: int, delta: Tensor) -> Iterator[None]:
+    """While this is open, a (B, L, D) tensor is added to what goes into a layer."""
+    _, layers = layer_list(model)
+
+    def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        given = args[0] if args else kwargs["hidden_states"]
+        return _with_hidden(args, kwargs, given + delta.to(given.dtype))
+
+    with _removed(layers[layer].register_forward_pre_hook(add, with_kwargs=True)):
+        yield
+
+
+def check_layers(model: Any, setting: str, layers: Sequence[int], published: str = "") -> None:
+    """Refuse layers that the model does not have.
+
+    Args:
+        model: The bare causal language model.
+        setting: Name of the setting in the recipe, such as 'method.layer'.
+        layers: Layers counted from 0.
+        published: What the paper chose and what would correspond to it here.
+
+    Raises:
+        IncompatibleError: One of them is outside; the message says which there are.
+    """
+    count = len(layer_list(model)[1])
+    outside = [layer for layer in layers if not 0 <= layer < count]
+    if outside:
+        name = getattr(model.config, "_name_or_path", "") or f"this {model.config.model_type}"
+        raise IncompatibleError(
+            f"{setting}: {', '.join(map(str, outside))} is outside the model ({name} has layers 0-{count - 1}).",
+            fix=published,
+        )
+
+
+@contextlib.contextmanager
+def _cut(model: Any, count: int) -> Iterator[None]:
+    """While this is open, the decoder has only its first layers."""
+    name, layers = layer_list(model)
+    path, _, attribute = name.rpartition(".")
+    parent = model.get_submodule(path)
+    setattr(parent, attribute, layers[:count])
+    try:
+        yield
+    finally:
+        setattr(parent, attribute, layers)
+
+
+@contextlib.contextmanager
+def _removed(hook: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def _state(output: Any) -> Tensor:
+    """The hidden state among a layer's outputs."""
+    state: Tensor = output[0] if isinstance(output, tuple) else output
+    return state
+
+
+def _with_hidden(
+    args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (hidden, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hidden}

@@ -10,7 +10,8 @@ from expunge.config.recipe import Lora
 from expunge.methods.npo import NPO
 from expunge.modeling import logprobs
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.reference import FrozenReference, reference_logp
+from expunge.modeling.logprobs import join
+from expunge.modeling.reference import FrozenReference, batch_token_logp, reference_logp
 from expunge.modeling.step import LossTerms
 
 SETS = {"forget": tiny.rows(5, seed=1), "retain": tiny.rows(4, seed=2, longest=9)}
@@ -50,6 +51,15 @@ def test_joint_forward_equals_separate_forwards(architecture):
     tiny.assert_close(tiny.gradients(model, joint), tiny.gradients(model, separate))
 
 
+def test_joined_batches_equal_one_batch_of_all_rows():
+    model = tiny.model()
+    joined = join([tiny.batch(items) for items in SETS.values()])
+    whole = tiny.batch([row for items in SETS.values() for row in items])
+    assert torch.equal(joined.rows, whole.rows)
+    assert torch.equal(joined.num_answer, whole.num_answer)
+    torch.testing.assert_close(batch_token_logp(model, joined), batch_token_logp(model, whole))
+
+
 def test_one_forward_pass_serves_all_questions():
     model = tiny.model()
     passes: list[int] = []
@@ -74,10 +84,14 @@ def test_untrained_adapter_is_the_model_itself():
     assert torch.equal(one.token_logp("forget"), other.token_logp("forget"))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("training", [True, False])
-def test_adapter_off_equals_a_frozen_copy(training):
-    """After the adapter has moved (and with dropout on), its reference is still the start model, in every number."""
-    plain = tiny.model()
+def test_adapter_off_equals_a_frozen_copy(architecture, training):
+    """After the adapter has moved, its reference is still the start model, in every number and in training mode too.
+
+    The adapter has dropout, and GPT-2 has its own.
+    """
+    plain = tiny.model(architecture)
     frozen = copy.deepcopy(plain)
     adapted = add_lora(plain, Lora(rank=2, dropout=0.5), seed=0)
     for name, parameter in adapted.named_parameters():

@@ -6,6 +6,7 @@ import tiny
 import torch
 
 from expunge.data.templates import Encoded
+from expunge.probes import scoring
 from expunge.probes.generation import generate
 from expunge.probes.scoring import score
 
@@ -25,7 +26,8 @@ def questions(num_prompts: int, num_answers: int, seed: int = 0) -> list[Encoded
 
 @pytest.mark.parametrize("architecture", ["llama", "granite", "gpt2"])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
-def test_shared_prompts_equal_rows_alone(architecture, batch_tokens):
+def test_shared_prompts_equal_rows_alone(architecture, batch_tokens, monkeypatch):
+    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)  # no falling back to rows alone
     model, items = tiny.model(architecture), questions(5, 4)
     alone = score(model, items, pad_id=0, batch_tokens=batch_tokens, share_prompts=False)
     shared = score(model, items, pad_id=0, batch_tokens=batch_tokens)
@@ -35,7 +37,7 @@ def test_shared_prompts_equal_rows_alone(architecture, batch_tokens):
 
 
 def test_sharing_is_really_used():
-    """20 rows of 5 prompts: fewer tokens pass through the model than the rows have."""
+    """20 rows of 5 prompts: fewer tokens pass through the model than the rows have, and the trial costs one group."""
     model, items = tiny.model(), questions(5, 4)
     tokens: list[int] = []
     model.base_model.register_forward_hook(
@@ -44,13 +46,17 @@ def test_sharing_is_really_used():
     score(model, items, pad_id=0, batch_tokens=4096, share_prompts=False)
     apart = sum(tokens)
     tokens.clear()
-    score(model, items, pad_id=0, batch_tokens=40)
+    score(model, items, pad_id=0, batch_tokens=4096)
     assert sum(tokens) < apart
 
 
 def test_model_that_cannot_share_falls_back():
-    """Gemma 2 has sliding windows, which a mask of branches does not respect: its numbers still come out right."""
-    model, items = tiny.model("gemma2"), questions(4, 3)
+    """Gemma 2 has sliding windows (here of 4 tokens), which a mask of branches does not respect.
+
+    The first two items stay inside the window, so a trial on the shortest rows alone would be passed.
+    """
+    short = [Encoded(ids=(5, 6, answer, 2), answer_start=2) for answer in (7, 8)]
+    model, items = tiny.model("gemma2"), short + questions(4, 3)
     shared = score(model, items, pad_id=0, batch_tokens=200)
     alone = score(model, items, pad_id=0, batch_tokens=200, share_prompts=False)
     for one, other in zip(shared, alone, strict=True):

@@ -97,15 +97,18 @@ def _score_shared(
 
 
 def _can_share(model: Any, items: Sequence[Encoded], pad_id: int) -> bool:
-    """Whether sharing pays and this model computes branches exactly; tried on one group, not assumed."""
+    """Whether sharing pays and this model computes branches exactly; tried on one group, not assumed.
+
+    The group with the longest row is tried, because a sliding window shows in long rows only.
+    """
     config = causal_lm(model).config
     if getattr(config, "_attn_implementation", "") not in {"sdpa", "eager"}:
         return False
     groups = [branches for branches in group(items, MAX_ROW) if len(branches.items) > 1]
     if not groups:
         return False
-    smallest: Branches = groups[-1]
-    together = score_branches(model, items, [smallest], pad_id)
+    trial: Branches = max(groups, key=lambda branches: max(len(items[i].ids) for i in branches.items))
+    together = score_branches(model, items, [trial], pad_id)
     alone: list[Array] = [np.empty(0, np.float32)] * len(items)
     _score_apart(model, [items[i] for i, _ in together], pad_id, MAX_ROW, alone, lambda amount: None)
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from expunge.config.checks import changed
 from expunge.losses.margins import logit_margin
 from expunge.methods._base import Method, Needs, Objective
 
@@ -41,6 +42,12 @@ class PDU(Method):
     """Passes over the forget set before the dual variable starts to move."""
     mask_shift: bool = True
     """Take L_f where an answer token is predicted; off takes it one position later, as published code does."""
+
+    @model_validator(mode="after")
+    def _no_dead_settings(self) -> PDU:
+        if self.eta == 0 and changed(self, "dual_warmup_epochs"):
+            raise ValueError("dual_warmup_epochs has no effect with eta 0")
+        return self
 
     def needs(self) -> Needs:
         """Forget and retain rows."""

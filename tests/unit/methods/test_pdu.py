@@ -1,0 +1,66 @@
+"""PDU's dual variable: by hand, warm-up, floor, saved state, and the same number for any micro-batches."""
+
+import pytest
+from tiny_steps import make_step, trained_pair
+
+from expunge.methods.pdu import PDU
+
+
+def dual_after(objective, *retain_nll):
+    for value in retain_nll:
+        objective.after_step({"retain_nll": value})
+    return objective.dual
+
+
+def test_the_dual_variable_by_hand():
+    """lambda 10, eta 5, epsilon 0.3: 10 + 5 * (0.5 - 0.3) = 11, then 11 + 5 * (0.1 - 0.3) = 10."""
+    objective = PDU(lambda_0=10, eta=5, epsilon=0.3, dual_warmup_epochs=0).objective(10, 2)
+    assert dual_after(objective, 0.5) == pytest.approx(11)
+    assert dual_after(objective, 0.1) == pytest.approx(10)
+
+
+def test_it_does_not_move_while_warming_up():
+    """1.5 epochs of 2 steps: three steps without, the fourth counts."""
+    objective = PDU(lambda_0=10, eta=5, epsilon=0.3, dual_warmup_epochs=1.5).objective(10, 2)
+    assert dual_after(objective, 9.0, 9.0, 9.0) == 10
+    assert dual_after(objective, 0.5) == pytest.approx(11)
+
+
+def test_it_never_falls_below_zero():
+    objective = PDU(lambda_0=1, eta=5, epsilon=1.0, dual_warmup_epochs=0).objective(10, 2)
+    assert dual_after(objective, 0.0) == 0
+    assert dual_after(objective, 0.0, 0.0) == 0
+    assert dual_after(objective, 1.2) == pytest.approx(1.0)  # and comes back at once
+
+
+def test_a_restored_objective_goes_on_where_the_saved_one_stood():
+    method = PDU(lambda_0=10, dual_warmup_epochs=1)
+    whole, saved = method.objective(10, 2), method.objective(10, 2)
+    dual_after(whole, 0.5, 0.5, 0.7, 0.9)
+    dual_after(saved, 0.5, 0.5, 0.7)
+    restored = method.objective(10, 2)
+    restored.load_state(saved.state())
+    assert dual_after(restored, 0.9) == whole.dual != 10
+
+
+def test_the_present_dual_variable_weighs_the_retain_term():
+    model, start = trained_pair()
+    method = PDU(lambda_0=2, epsilon=0.25, dual_warmup_epochs=0)
+    objective = method.objective(10, 2)
+    before = objective(make_step(method, model, start))
+    nll = float(before.metrics["retain_nll"])
+    assert float(before.terms["retain"].detach()) == pytest.approx(2 * (nll - 0.25))
+    objective.after_step({"retain_nll": nll})
+    after = objective(make_step(method, model, start))
+    assert float(after.terms["retain"].detach()) == pytest.approx((2 + 5 * (nll - 0.25)) * (nll - 0.25))
+    assert float(after.metrics["lambda"]) == pytest.approx(objective.dual)
+
+
+def test_logged_numbers_add_up_over_micro_batches():
+    model, start = trained_pair()
+    method = PDU(lambda_0=7)
+    objective = method.objective(10, 2)
+    whole = objective(make_step(method, model, start)).metrics
+    parts = [objective(make_step(method, model, start, part=p)).metrics for p in (slice(0, 1), slice(1, 3))]
+    for name in ("retain_nll", "lambda"):
+        assert sum(float(part[name]) for part in parts) == pytest.approx(float(whole[name]), rel=1e-5)

@@ -73,7 +73,8 @@ def relative_distance(hidden: Tensor, reference: Tensor) -> Tensor:
     """
     reference = _wide(reference)
     moved: Tensor = torch.linalg.vector_norm(_wide(hidden) - reference, dim=-1)
-    return moved / torch.linalg.vector_norm(reference, dim=-1).clamp(min=1e-12)
+    length: Tensor = torch.linalg.vector_norm(reference, dim=-1).clamp(min=1e-12)
+    return moved / length
 
 
 def project(delta: Tensor, radius: float) -> Tensor:

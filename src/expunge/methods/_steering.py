@@ -121,8 +121,7 @@ class SteeringObjective(Objective):
         generator = torch.Generator().manual_seed(start.seed)
         device, size = next(start.model.parameters()).device, start.model.config.get_text_config().hidden_size
         for index, topic in enumerate(start.topics):
-            direction = control_vector(size, 1.0, generator).to(device)
-            self.targets[topic] = self.length(start, index) * direction
+            self.targets[topic] = control_vector(size, self.length(start, index), generator).to(device)
             self.alphas[topic] = _of_topic(self.method.alpha, index)
 
     def length(self, start: Start, topic: int) -> float:

@@ -53,7 +53,7 @@ class _Objective(FixedLengthObjective):
         Raises:
             IncompatibleError: Gradient checkpointing is on, which would repeat forward passes without the attack.
         """
-        if getattr(start.model, "is_gradient_checkpointing", False):
+        if any(getattr(module, "gradient_checkpointing", False) for module in start.model.modules()):
             raise IncompatibleError(
                 "rmulat does not work with gradient checkpointing, which repeats forward passes without the attack.",
                 fix="Set model.gradient_checkpointing=false and a smaller train.device_batch_size.",

@@ -62,9 +62,9 @@ def test_attack_is_bounded_and_makes_forget_text_likelier(model: Any) -> None:
     # The last token predicts nothing, so moving it gains nothing.
     assert float(lengths[0, :-1].min()) > 0
     assert torch.equal(lengths[1, 4:], torch.zeros(2))
-    before = step_of(model).nll("forget")
+    before = step_of(model).only("forget").nll("forget")
     with added(model, 1, delta):
-        after = step_of(model).nll("forget")
+        after = step_of(model).only("forget").nll("forget")
     assert float(after) < float(before) - 0.1
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -21,6 +21,7 @@ from expunge.cli import (
     schema,
     score_log,
     show,
+    show_labels,
 )
 from expunge.cli.failures import explain
 from expunge.cli.quiet import quiet
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init,
     "ls": ls.ls,
     "show": show.show,
+    "show-labels": show_labels.show_labels,
     "evaluate": evaluate.evaluate,
     "score-log": score_log.score_log,
     "report": report.report,

@@ -1,0 +1,191 @@
+"""Anchors from a language model: a service that speaks OpenAI's protocol, or any function from prompt to reply.
+
+The forget text goes to the model chunk by chunk. Each good reply is written to a file at once, so that an
+interrupted or failed collection goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from expunge.console import note, progress
+from expunge.data.anchors import Anchors, clean_up, entry_problem, merge
+from expunge.errors import DataError, UserError
+from expunge.rundir import fingerprint, writing
+
+PROMPT = """Below is a passage. List the expressions in it that belong to this work alone: names of characters, \
+places and things, invented words, and phrases by which a reader would recognise the work. For each expression give \
+two or three generic stand-ins of the same kind (a first name for a first name, a town for a town, a common noun for \
+an invented noun) that fit grammatically and hint at no other famous work. Leave out ordinary words.
+
+Reply with one JSON object and nothing else. Its keys are the expressions exactly as the passage spells them, its \
+values are lists of stand-ins, for example {"Zorblatt": ["Thomas", "Walter"], "the Vale of Quem": ["the valley"]}. \
+Reply with {} if there are none.
+
+Passage:
+"""
+
+
+class ReplyError(Exception):
+    """One attempt failed in a way that another attempt may mend."""
+
+
+def chat_service(
+    base_url: str, model: str, *, api_key_env: str | None = None, timeout_seconds: float = 120.0
+) -> Callable[[str], str]:
+    """A function that sends a prompt to `<base_url>/chat/completions` and returns the reply's text.
+
+    Args:
+        base_url: Address of the service up to its version, such as http://localhost:8000/v1.
+        model: Name of the model as the service knows it.
+        api_key_env: Environment variable that holds the key; None for a service without one.
+        timeout_seconds: Longest wait for one reply.
+
+    Raises:
+        UserError: The environment variable is not set, or the service refuses the request for good.
+    """
+    key = os.environ.get(api_key_env, "") if api_key_env else ""
+    if api_key_env and not key:
+        raise UserError(
+            f"the environment variable {api_key_env} is not set.",
+            fix="Set it to the service's key, or leave out api_key_env if there is none.",
+        )
+    address = f"{base_url.rstrip('/')}/chat/completions"
+
+    def ask(prompt: str) -> str:
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+        request = urllib.request.Request(
+            address, json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        if key:
+            # Never sent on to where a redirect may lead.
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
+                answer = json.loads(response.read())
+            return str(answer["choices"][0]["message"]["content"])
+        except urllib.error.HTTPError as error:
+            if error.code in {408, 409, 425, 429} or error.code >= 500:
+                raise ReplyError(f"HTTP status {error.code}") from error
+            raise UserError(
+                f"{address} refuses the request: HTTP status {error.code} ({error.reason}).",
+                fix="Check base_url, model and the key.",
+            ) from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ReplyError(f"{type(error).__name__}: {error}") from error
+
+    return ask
+
+
+def collect_anchors(
+    texts: Iterable[str],
+    ask: Callable[[str], str],
+    place: Path,
+    *,
+    chunk_characters: int = 4000,
+    attempts: int = 5,
+    backoff_seconds: float = 2.0,
+) -> Anchors:
+    """Ask a model for the anchors of every chunk of some texts, and join its replies.
+
+    Args:
+        texts: The forget texts.
+        ask: Prompt -> reply; raises `ReplyError` where asking again may help.
+        place: File for the replies, one JSON object per line; chunks that it already holds are not asked again.
+        chunk_characters: Longest chunk.
+        attempts: Tries per chunk; the wait between them doubles each time.
+        backoff_seconds: First wait.
+
+    Raises:
+        DataError: A chunk got no usable reply, or no reply had an anchor. All earlier replies are kept.
+    """
+    done = _stored(place)
+    chunks = list(dict.fromkeys(chunk for text in texts for chunk in split(text, chunk_characters)))
+    with progress("Asking for anchors", len(chunks), "passages") as advance:
+        for number, chunk in enumerate(chunks, 1):
+            name = fingerprint(chunk)
+            if name not in done:
+                try:
+                    done[name] = _persistent(ask, chunk, attempts, backoff_seconds)
+                except ReplyError as error:
+                    raise DataError(
+                        f"passage {number} of {len(chunks)} got no usable reply in {attempts} attempts; "
+                        f"the last one failed with {error}.",
+                        fix=f"The replies so far are kept in {place}; the same command goes on from there.",
+                    ) from error
+                _append(place, name, done[name])
+            advance(1)
+    anchors = clean_up(merge(done[fingerprint(chunk)] for chunk in chunks))
+    if not anchors:
+        raise DataError("no reply named an anchor.", fix="Try another model, or give anchors as a file.")
+    return anchors
+
+
+def split(text: str, size: int) -> Iterator[str]:
+    """Pieces of at most `size` characters, cut at spaces where there are any."""
+    start = 0
+    while start < len(text):
+        end = min(start + size, len(text))
+        if end < len(text):
+            space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
+            end = space if space > start else end
+        if text[start:end].strip():
+            yield text[start:end]
+        start = end
+
+
+def parse_reply(reply: str, passage: str) -> Anchors:
+    """The dictionary in a reply, without the entries that cannot be used or do not stand in the passage.
+
+    Raises:
+        ReplyError: There is no JSON object in the reply.
+    """
+    start, end = reply.find("{"), reply.rfind("}")
+    try:
+        value: Any = json.loads(reply[start : end + 1]) if start >= 0 else None
+    except ValueError as error:
+        raise ReplyError(f"a reply that is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ReplyError("a reply without a JSON object")
+    usable = {key: given for key, given in value.items() if not entry_problem(key, given) and key in passage}
+    if len(usable) < len(value):
+        note(f"{len(value) - len(usable)} of {len(value)} entries of a reply cannot be used and are left out.")
+    return {key: [given] if isinstance(given, str) else given for key, given in usable.items()}
+
+
+def _persistent(ask: Callable[[str], str], chunk: str, attempts: int, wait: float) -> Anchors:
+    for attempt in range(1, attempts + 1):
+        try:
+            return parse_reply(ask(PROMPT + chunk), chunk)
+        except ReplyError:
+            if attempt == attempts:
+                raise
+            time.sleep(wait * 2 ** (attempt - 1))
+    raise AssertionError("attempts is at least 1")
+
+
+def _stored(place: Path) -> dict[str, Anchors]:
+    found: dict[str, Anchors] = {}
+    if place.is_file():
+        for line in place.read_text(encoding="utf-8").split("\n"):
+            try:
+                entry = json.loads(line)
+                found[entry["chunk"]] = dict(entry["anchors"])
+            except (ValueError, KeyError, TypeError):
+                # The last line of a collection that was killed while writing; its chunk is asked again.
+                continue
+    return found
+
+
+def _append(place: Path, name: str, anchors: Anchors) -> None:
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a", encoding="utf-8") as stream:
+            stream.write("\n" + json.dumps({"chunk": name, "anchors": anchors}, ensure_ascii=False))

@@ -1,0 +1,156 @@
+"""Who's Harry Potter's labels: translation of a block, the offset, and which positions are labelled with what."""
+
+import numpy as np
+import pytest
+import torch
+
+from expunge.data.blocks import Block
+from expunge.data.templates import NO_LABEL
+from expunge.methods._whp_labels import (
+    Speller,
+    Translation,
+    generic_labels,
+    offset_logits,
+    translate,
+)
+from expunge.modeling.load import train_tokenizer
+
+TEXTS = ["Dorothy met the Tin Woodman.\nDorothy waved to Oz and Dorothy.", "Clara Nora Milton the old tailor saw Helen"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """So few merges that every name is several tokens."""
+    return train_tokenizer(TEXTS, vocab_size=280, max_length=128)
+
+
+@pytest.fixture(scope="module")
+def speller(tokenizer):
+    return Speller(tokenizer)
+
+
+def block_of(tokenizer, text):
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Block(text, tuple(encoding["input_ids"]), tuple(map(tuple, encoding["offset_mapping"])))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+ANCHORS = {"Dorothy": ["Clara", "Nora", "Helen"], "Tin Woodman": ["old tailor"], "Oz": ["Milton"]}
+
+
+def test_both_spellings(tokenizer, speller):
+    """A byte-level tokenizer writes the space into the word's first token, and nothing there after a line break."""
+    assert tokenizer.decode(speller.after_space("Clara")) == " Clara"
+    assert tokenizer.decode(speller.at_start("Clara")) == "Clara"
+    assert speller.first_tokens("Clara") == {speller.after_space("Clara")[0], speller.at_start("Clara")[0]}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_stand_in_per_anchor_inside_a_block(tokenizer, speller, seed):
+    block = block_of(tokenizer, TEXTS[0])
+    translation = translate(block, ANCHORS, speller, rng(seed))
+    name = translation.used["Dorothy"]
+    expected = TEXTS[0].replace("Dorothy", name).replace("Tin Woodman", "old tailor").replace("Oz", "Milton")
+    assert tokenizer.decode(translation.ids) == expected
+    assert translation.ids == tuple(tokenizer(expected, add_special_tokens=False)["input_ids"])
+
+
+def test_seeds_choose_different_stand_ins_and_repeat_themselves(tokenizer, speller):
+    block = block_of(tokenizer, TEXTS[0])
+    names = [translate(block, ANCHORS, speller, rng(seed)).used["Dorothy"] for seed in range(20)]
+    assert set(names) == {"Clara", "Nora", "Helen"}
+    assert names == [translate(block, ANCHORS, speller, rng(seed)).used["Dorothy"] for seed in range(20)]
+
+
+def test_two_anchors_get_two_stand_ins_where_there_are_two(tokenizer, speller):
+    for seed in range(10):
+        used = translate(
+            block_of(tokenizer, "Dorothy saw Tip."), {"Dorothy": ["A", "B"], "Tip": ["A", "B"]}, speller, rng(seed)
+        ).used
+        assert sorted(used.values()) == ["A", "B"]
+
+
+def test_which_position_predicts_from_where(tokenizer, speller):
+    """Plain tokens map to themselves moved; inside an anchor there is nothing; its last token maps to the stand-in's
+    last one; before a repeated anchor there is nothing, before the first occurrence there is."""
+    block = block_of(tokenizer, "a Dorothy b Dorothy c")
+    translation = translate(block, {"Dorothy": ["Clara"]}, speller, rng())
+    length, replaced = len(speller.after_space("Dorothy")), len(speller.after_space("Clara"))
+    assert length > 1
+    a, first_end = 0, length
+    b = first_end + 1
+    second_end = b + length
+    inside = [-1] * (length - 1)
+    assert translation.source.tolist() == [
+        0,
+        *inside,
+        replaced,
+        -1,
+        *inside,
+        1 + 2 * replaced,
+        2 + 2 * replaced,
+    ]
+    assert block.ids[a : a + 1] == translation.ids[:1]
+    assert [at for at, _ in translation.forbidden] == [first_end]
+    assert translation.forbidden[0][1] == speller.first_tokens("Clara")
+    assert translation.source[b] == -1
+    assert second_end == len(block.ids) - 2
+
+
+def test_an_anchor_at_the_start_of_a_block(tokenizer, speller):
+    translation = translate(block_of(tokenizer, "Oz Oz"), {"Oz": ["Milton"]}, speller, rng())
+    assert tokenizer.decode(translation.ids) == "Milton Milton"
+
+
+def test_a_block_without_anchors_stays_as_it_is(tokenizer, speller):
+    block = block_of(tokenizer, "nothing here")
+    translation = translate(block, ANCHORS, speller, rng())
+    assert translation.ids == block.ids
+    assert translation.source.tolist() == list(range(len(block.ids)))
+    assert translation.forbidden == ()
+    assert translation.used == {}
+
+
+def plain(length, forbidden=()):
+    return Translation(tuple(range(length)), np.arange(length), tuple(forbidden), {})
+
+
+def test_offset_by_hand():
+    """generic (1, 4, 2), reinforced (3, 5, 0), alpha 5: rises (2, 1, 0), so (1-10, 4-5, 2-0) = (-9, -1, 2)."""
+    result = offset_logits(torch.tensor([1.0, 4.0, 2.0]), torch.tensor([3.0, 5.0, 0.0]), 5.0)
+    assert result.tolist() == [-9.0, -1.0, 2.0]
+
+
+def test_alpha_zero_gives_the_argmax_of_the_translated_base():
+    torch.manual_seed(0)
+    generic, reinforced = torch.randn(12, 7), torch.randn(10, 7)
+    source = np.array([0, 1, -1, -1, 4, 5, 6, 9, 10, 11])
+    labels = generic_labels(generic, reinforced, Translation(tuple(range(12)), source, (), {}), alpha=0.0)
+    expected = [NO_LABEL if place < 0 else int(generic[place].argmax()) for place in source]
+    assert labels.tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_alpha_never_picks_a_token_that_the_reinforced_model_raised(seed):
+    torch.manual_seed(seed)
+    generic, reinforced = torch.randn(50, 9), torch.randn(50, 9)
+    kept = (reinforced <= generic).any(-1)
+    labels = generic_labels(generic, reinforced, plain(50), alpha=1e6)
+    rose = (reinforced > generic).gather(1, labels[:, None])[:, 0]
+    assert kept.sum() > 40
+    assert not rose[kept].any()
+    usual = generic_labels(generic, reinforced, plain(50), alpha=0.0)
+    assert (reinforced > generic).gather(1, usual[:, None]).any(), "or the test would prove nothing"
+
+
+def test_stand_ins_already_used_are_not_learnt():
+    """Token 2 is the most likely one everywhere, and the stand-in's first token from position 3 on; then token 1,
+    the second best, takes its place. Its logit is the row's mean, (0 + 3 + 9 + 0) / 4 = 3 < 4."""
+    generic = torch.tensor([[0.0, 4.0, 9.0, 0.0]]).repeat(6, 1)
+    reinforced = generic - 1
+    labels = generic_labels(generic, reinforced, plain(6, [(3, frozenset({2}))]), alpha=5.0)
+    assert labels.tolist() == [2, 2, 2, 1, 1, 1]
+    assert generic[5, 2] == 9, "the logits given are left as they are"

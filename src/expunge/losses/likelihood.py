@@ -26,7 +26,8 @@ def wga(token_logp: Tensor, beta: float) -> Tensor:
 
     L = p^beta * log p, with the weight p^beta held constant
 
-    Plain ascent pushes an unlikely token hardest, by 1 / p; the weight cancels that.
+    Plain ascent pushes the token's logit by 1 - p, hardest where it is forgotten already; the weight makes that
+    p^beta * (1 - p), which falls to 0 with p.
 
     Args:
         token_logp: (N,) log-probability of each answer token, log p.

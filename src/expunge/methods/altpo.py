@@ -101,6 +101,8 @@ class AltPO(PreferenceMethod):
         found: dict[tuple[int, int], str] = {}
         for draw in range(MAX_DRAWS):
             places = [(i, k) for i in range(len(rows)) for k in range(self.num_alternates) if (i, k) not in found]
+            if not places:
+                break
             texts = sharded(functools.partial(self._draw, preparation, model, rows, draw), places)
             for (i, k), text in zip(places, texts, strict=True):
                 if _usable(preparation, rows[i], text):

@@ -16,8 +16,8 @@ def logits(*rows):
 
 def test_inverted_hinge_by_hand():
     """The rival is the best other token, whether it is behind (0.6 over 0.3) or ahead (0.1 under 0.7)."""
-    z = logits([0.6, 0.3, 0.1], [0.1, 0.2, 0.7])
-    assert inverted_hinge(z, torch.tensor([0, 0])).tolist() == pytest.approx([1.3, 0.4])
+    z = logits([0.3, 0.6, 0.1], [0.1, 0.2, 0.7])
+    assert inverted_hinge(z, torch.tensor([1, 0])).tolist() == pytest.approx([1.3, 0.4])
 
 
 def test_inverted_hinge_is_between_zero_and_two():

@@ -14,7 +14,6 @@ from expunge.config.checks import changed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.config.recipe import Train
     from expunge.data.sets import RowSet, Sets
     from expunge.data.templates import Encoded, Template
     from expunge.modeling.logprobs import TensorBatch
@@ -52,9 +51,10 @@ class Preparation:
     """Loads the target, for methods that let it write."""
     batch_tokens: int
     """Padded tokens per forward pass."""
-    fine_tune: Callable[[str, list[Encoded], Train], Any]
-    """`fine_tune(name, rows, train)` trains the target further on rows and loads the result for scoring. It is kept
-    in `folder` under that name, so that a repeated call only loads it."""
+    fine_tune: Callable[..., Any]
+    """`fine_tune(name, rows, train, exact=False)`, of (str, list[Encoded], Train, bool), trains the target further on
+    rows and loads the result: for scoring, or in float32 where `exact`. It is kept, and shared by all runs that ask
+    for the same, so that a repeated call only loads it."""
 
 
 @dataclass(frozen=True)

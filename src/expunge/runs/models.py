@@ -178,20 +178,27 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
     return place
 
 
-def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], config: Train) -> Any:
-    """Train the target further on rows, once per run and name, and load the result for scoring.
+def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], config: Train, exact: bool = False) -> Any:
+    """Train the target further on rows, once for all runs that ask for the same, and load the result.
 
     With LoRA in the recipe an adapter is trained and merged, so that it takes no more memory than unlearning.
     """
-    folder = run.folder / f"prepared/{name}"
+    revision = run.recipe.model.revision if run.recipe.target is None else None
+    facts = {
+        "target": [local_digest(target) or target, revision],
+        "model": run.recipe.model.model_dump(mode="json", exclude={"name", "reference", "reference_revision"}),
+        "train": config.model_dump(mode="json", exclude={"report_to"}),
+        "rows": [[row.ids, row.answer_start, row.labels] for row in rows],
+        "seed": run.recipe.seed,
+    }
+    folder = run.shared / f"{name}-{fingerprint(facts)}"
     if not agreed((folder / "model").is_dir()):
-        revision = run.recipe.model.revision if run.recipe.target is None else None
         model = open_model(run, target, revision=revision, training=True)
         if run.recipe.model.lora is not None:
             model = add_lora(model, run.recipe.model.lora, run.recipe.seed)
         _train_and_save(run, f"Training {name}", model, rows, config, folder)
         del model
-    return open_model(run, str((folder / "model").resolve()))
+    return open_model(run, str((folder / "model").resolve()), training=exact)
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:

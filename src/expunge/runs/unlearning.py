@@ -46,7 +46,8 @@ def unlearn(
     The chosen model is in `checkpoint/`. A run that was cut off goes on from its last saved state.
     """
     recipe, method = run.recipe, run.recipe.method
-    assert recipe.train is not None
+    if recipe.train is None:
+        return _edit(run, evaluator, benchmarks, target, reference)
     # Before the model is loaded: what a method prepares may need models of its own.
     made = method.prepare(_preparation(run, target))
     model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
@@ -82,6 +83,33 @@ def unlearn(
     return keeper.results()
 
 
+def _edit(
+    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], target: str, reference: Reference | None
+) -> list[BenchmarkResult]:
+    """Change the target's weights without training; the whole edit counts as one step."""
+    recipe = run.recipe
+    model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
+    recipe.method.apply(model, _preparation(run, target))
+    keeper = Keeper(run, evaluator, benchmarks, reference, model, Edit())
+    keeper.measure(1)
+    keeper.finish()
+    return keeper.results()
+
+
+class Edit:
+    """The course of a method that does not train: one step, no pass over the data."""
+
+    steps = 1
+
+    def epoch_of(self, step: int) -> float:
+        """No row was passed over."""
+        return 0.0
+
+    def epoch_ends(self) -> list[int]:
+        """Measured once, at the end."""
+        return [1]
+
+
 class Keeper:
     """Measures the model after an epoch and keeps the weights of the best epoch so far, by the recipe's rule."""
 
@@ -92,7 +120,7 @@ class Keeper:
         benchmarks: list[Benchmark],
         reference: Reference | None,
         model: Any,
-        plan: BatchPlan,
+        plan: BatchPlan | Edit,
     ) -> None:
         self._run, self._evaluator, self._benchmarks = run, evaluator, benchmarks
         self._reference, self._model, self._plan = reference, model, plan
@@ -209,7 +237,7 @@ def _preparation(run: Run, target: str) -> Preparation:
         seed=run.recipe.seed,
         open_target=lambda: open_model(run, target, revision=revision),
         batch_tokens=run.recipe.evaluate.batch_tokens,
-        fine_tune=lambda name, rows, config: fine_tune_target(run, target, name, rows, config),
+        fine_tune=lambda name, rows, config, exact=False: fine_tune_target(run, target, name, rows, config, exact),
     )
 
 

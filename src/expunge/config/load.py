@@ -235,6 +235,10 @@ def _siblings(root: type[BaseModel], location: Sequence[Any]) -> list[str]:
     """Valid keys of the section in which the wrong key stands."""
     current: Any = root
     for part in location[:-1]:
+        if typing.get_origin(current) in (dict, list):
+            # The part is a key or an index of the user's own; the section is what the collection holds.
+            current = typing.get_args(current)[-1]
+            continue
         options = _models(current)
         tagged = [m for m in options if getattr(m.model_fields.get("name"), "default", None) == part]
         if tagged:

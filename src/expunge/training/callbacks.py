@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from expunge.console import interrupt_requested, progress
 from expunge.methods._base import Objective
+from expunge.modeling.distributed import wait
 from expunge.records import TrainPoint
 from expunge.rundir import write_atomic, writing
 
@@ -122,7 +123,8 @@ class SaveAndStop(TrainerCallback):
             self._run(state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The state is on disk: mark it, then measure."""
+        """The state is on disk, every process's part of it: mark it, then measure."""
+        wait()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if self._objective.state():

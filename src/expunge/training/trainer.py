@@ -16,9 +16,10 @@ import transformers
 from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
-from expunge.console import interrupt_requested
+from expunge.console import interrupt_requested, is_main_process
 from expunge.errors import ConfigError, Interrupted, NumericalError, nearest
 from expunge.methods._base import Objective, Start
+from expunge.modeling.distributed import agreed, wait
 from expunge.modeling.logprobs import TensorBatch
 from expunge.modeling.reference import FrozenReference, causal_lm
 from expunge.modeling.step import Step, attach
@@ -184,7 +185,7 @@ def train(job: Job) -> StepTrainer:
     trainer.add_callback(stop)
     trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, lambda: trainer.last_step))
     trainer.add_callback(bar)
-    resume = last_complete(state)
+    resume = _resume_from(state)
     device = arguments.device
     job.objective.start(
         Start(
@@ -202,6 +203,19 @@ def train(job: Job) -> StepTrainer:
     if stop.stopped:
         raise Interrupted
     return trainer
+
+
+def _resume_from(state: Path) -> Path | None:
+    """The last whole state; all others go.
+
+    A half-written one would count as the newest, and the Trainer would delete good ones in its place.
+    """
+    resume = agreed(last_complete(state))
+    if is_main_process():
+        for folder in set(state.glob("checkpoint-*")) - {resume}:
+            shutil.rmtree(folder)
+    wait()
+    return resume
 
 
 def forget_state(folder: Path) -> None:

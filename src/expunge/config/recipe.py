@@ -213,6 +213,8 @@ class Train(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Linear warm-up, in passes over the forget set."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Linear warm-up in optimiser steps, instead of warmup_epochs."""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     """Shape of the learning rate after warm-up."""
     optimizer: str = "adamw_torch"
@@ -238,6 +240,8 @@ class Train(Section):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
+        if self.warmup_steps is not None and changed(self, "warmup_epochs"):
+            raise ValueError("set only one of warmup_epochs and warmup_steps")
         return self
 
 

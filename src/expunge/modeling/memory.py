@@ -52,7 +52,10 @@ def memory_estimate(recipe: Recipe, model: Any, train: Train, *, num_sets: int, 
     lora = recipe.model.lora if unlearning else None
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if lora is None:
-        num_trainable, weights = num_parameters, 4 * num_parameters
+        chosen = recipe.method.trainable(model) if unlearning else None
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        num_trainable = sum(sizes[name] for name in (sizes if chosen is None else chosen))
+        weights = 4 * num_parameters
     else:
         adapted = add_lora(model, lora, recipe.seed)
         num_trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -213,8 +213,12 @@ def _weights(folder: Path, model: Any) -> str:
 
 
 def _method_places(recipe: Recipe, model: Any) -> list[str]:
-    """Check settings of the method that are called layer, layers or modules."""
-    method, found = recipe.method, []
+    """Check what the method would train, and its settings that are called layer, layers or modules."""
+    method, found = recipe.method, list[str]()
+    chosen = method.trainable(model)
+    if chosen is not None:
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        found.append(f"{len(chosen)} tensors of {sum(sizes[name] for name in chosen):,} parameters are trained")
     layers = model.config.get_text_config().num_hidden_layers
     for field in ("layer", "layers"):
         value = getattr(method, field, None)

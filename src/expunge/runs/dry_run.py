@@ -101,7 +101,7 @@ def _plan(train: Train, rows: int) -> TrainingPlan:
         device_rows=-(-train.batch_size // (plan.accumulation * plan.world_size)),
         accumulation=plan.accumulation,
         steps=plan.steps,
-        warmup_steps=plan.warmup_steps(train.warmup_epochs),
+        warmup_steps=plan.warmup_steps(train.warmup_epochs, train.warmup_steps),
     )
 
 

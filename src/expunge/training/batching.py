@@ -98,9 +98,9 @@ class BatchPlan(Dataset[dict[str, Any]]):
         """Passes over the anchor after `step` optimiser steps."""
         return step * self.batch_size / self.num_rows
 
-    def warmup_steps(self, epochs: float) -> int:
-        """Optimiser steps in so many passes over the anchor, cut at the training's end."""
-        return min(self.steps, int(round(epochs * self.num_rows / self.batch_size, 6)))
+    def warmup_steps(self, epochs: float, steps: int | None = None) -> int:
+        """Optimiser steps in so many passes over the anchor, or those given, cut at the training's end."""
+        return min(self.steps, int(round(epochs * self.num_rows / self.batch_size, 6)) if steps is None else steps)
 
     def epoch_ends(self) -> list[int]:
         """Steps after which a pass over the anchor is complete, and the last step."""

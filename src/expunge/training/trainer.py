@@ -237,7 +237,7 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "max_steps": plan.steps,
         "learning_rate": config.lr,
         "weight_decay": config.weight_decay,
-        "warmup_steps": plan.warmup_steps(config.warmup_epochs),
+        "warmup_steps": plan.warmup_steps(config.warmup_epochs, config.warmup_steps),
         "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
         "optim": config.optimizer,
         "adam_beta1": config.betas[0],

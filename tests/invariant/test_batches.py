@@ -53,7 +53,8 @@ def test_modulo_pairing_gives_row_i_the_retain_row_i():
 
 
 def test_aligned_rows_stay_together_when_sorted_by_length():
-    plan = tiny.plan(sets(forget=12, refusal=12), batch_size=6, steps=2, aligned=["refusal"])
+    data = {"forget": tiny.rows(12, seed=1), "refusal": tiny.rows(12, seed=2)}
+    plan = tiny.plan(data, batch_size=6, steps=2, aligned=["refusal"])
     for step in range(2):
         rows = plan.rows_of(step)
         assert rows["refusal"] == rows["forget"]

@@ -197,6 +197,7 @@ def test_a_half_written_state_is_not_resumed_from(tmp_path, uninterrupted):
     resumed = resumable(tmp_path)
     train(resumed)
     assert weights(resumed) == weights(uninterrupted)
+    assert tiny.log_lines(tmp_path / "train.jsonl") == tiny.log_lines(uninterrupted.folder / "train.jsonl")
 
 
 def test_each_epoch_is_measured_once_even_when_interrupted(tmp_path):

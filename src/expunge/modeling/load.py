@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from expunge.config.recipe import Model, Scratch
+from expunge.data.templates import Encoded
 from expunge.errors import DataError, IncompatibleError, UserError
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -151,6 +152,23 @@ def check_pair(model: Any, tokenizer: Any, name: str) -> None:
             f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model only {rows} embeddings.",
             fix="Use the tokenizer that the model was trained with.",
         )
+
+
+def check_rows(model: Any, sets: Mapping[str, Sequence[Encoded]]) -> None:
+    """Refuse rows that are longer than the model's context: it would be trained on positions that it does not know.
+
+    Raises:
+        DataError: The longest row of a set does not fit.
+    """
+    limit = context_length(model.config)
+    for name, rows in sets.items():
+        longest = max(rows, key=lambda row: len(row.ids), default=None)
+        if longest is not None and len(longest.ids) > limit:
+            raise DataError(
+                f"the row '{longest.row}' of the set '{name}' has {len(longest.ids)} tokens, but the model's context "
+                f"is {limit}.",
+                fix="Shorten it, or choose a model with a longer context.",
+            )
 
 
 def model_hash(model: Any) -> str:

@@ -16,7 +16,8 @@ from expunge.data.templates import Encoded
 from expunge.methods._base import Objective
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import agreed, world_size
-from expunge.modeling.load import build_scratch, check_pair, load_model
+from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model
+from expunge.modeling.reference import causal_lm
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint
@@ -202,6 +203,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:
+    check_rows(causal_lm(model), {"train": rows})
     job = Job(
         title=title,
         model=model,

@@ -18,6 +18,7 @@ from expunge.errors import IncompatibleError
 from expunge.methods._base import Method, Preparation
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import agreed, wait
+from expunge.modeling.load import check_rows
 from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
@@ -56,6 +57,7 @@ def unlearn(
     _freeze_all_but(model, method.trainable(causal_lm(model)))
     needs = method.needs()
     sets = _encoded_sets(run, method, made)
+    check_rows(causal_lm(model), sets)
     plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     keeper = Keeper(run, evaluator, benchmarks, reference, model, plan)

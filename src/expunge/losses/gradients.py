@@ -33,7 +33,7 @@ def rectify(gradient: Sequence[Tensor], retain: Sequence[Tensor]) -> list[Tensor
     """
     inner, square = _inner(gradient, retain), _inner(retain, retain)
     # Decided on the device: a branch here would make the host wait for the accelerator at every step.
-    factor = torch.where((inner < 0) & (square > 0), inner / square.clamp(min=torch.finfo(square.dtype).tiny), 0.0)
+    factor = torch.where(inner < 0, inner / square, 0.0)
     return [g - factor.to(g.dtype) * r.to(g.dtype) for g, r in zip(gradient, retain, strict=True)]
 
 

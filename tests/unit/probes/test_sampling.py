@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 import transformers
 
-from expunge.probes.generation import generate
+from expunge.probes.generation import _Pick, generate
 
 VOCAB, EOS = 13, 2
 
@@ -56,6 +56,18 @@ def test_a_draw_depends_on_the_prompt_and_its_seed_alone(model):
     assert run(model, prompts, batch_tokens=1, temperature=1.0, seeds=[10, 11, 12, 13]) == together
     assert run(model, prompts[::-1], temperature=1.0, seeds=[13, 12, 11, 10]) == together[::-1]
     assert together[0] != together[3]  # the same prompt with another seed
+
+
+def test_an_impossible_token_is_never_drawn():
+    """The draw 0 points at the first token with a share of the interval from 0 to 1, not at one without."""
+
+    class Zero:
+        def random(self):
+            return 0.0
+
+    pick = _Pick(1.0, [0])
+    pick._streams = [Zero()]
+    assert pick(torch.tensor([[-torch.inf, 0.0, 0.0]]), [0]).tolist() == [1]
 
 
 def test_temperature_zero_takes_the_likeliest_token(model):

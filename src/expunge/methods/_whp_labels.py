@@ -143,7 +143,7 @@ def generic_labels(generic: Tensor, reinforced: Tensor, translation: Translation
         stand-ins that the block already has count as much as the mean token of their position.
     """
     source = torch.from_numpy(translation.source).to(generic.device)
-    chosen = generic[source.clamp(min=0)].clone()
+    chosen = generic[source.clamp(min=0)]
     mean = chosen.mean(-1)
     for start, tokens in translation.forbidden:
         for token in tokens:

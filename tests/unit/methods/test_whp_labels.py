@@ -20,8 +20,9 @@ TEXTS = ["Dorothy met the Tin Woodman.\nDorothy waved to Oz and Dorothy.", "Clar
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """So few merges that every name is several tokens."""
-    return train_tokenizer(TEXTS, vocab_size=280, max_length=128)
+    """So few merges that names are several tokens, the first of them with the space before."""
+    names = "a Dorothy Dora Dolly b Dorothy Clara Cloud Clear Tin Toil Oz Milton Nora Helen old tailor"
+    return train_tokenizer([names] * 2, vocab_size=270, max_length=128)
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +75,25 @@ def test_two_anchors_get_two_stand_ins_where_there_are_two(tokenizer, speller):
 
 
 def test_which_position_predicts_from_where(tokenizer, speller):
-    """Plain tokens map to themselves moved; inside an anchor there is nothing; its last token maps to the stand-in's
-    last one; before a repeated anchor there is nothing, before the first occurrence there is."""
+    """a| Dor|ot|hy| |b| Dor|ot|hy| |c becomes a| Cl|ar|a| |b| Cl|ar|a| |c, position by position:
+
+    plain tokens keep their own prediction (moved with the text), the insides of the anchor have none, its last token
+    has the one after the stand-in, and b, which stands before the repeated anchor, has none.
+    """
     block = block_of(tokenizer, "a Dorothy b Dorothy c")
+    assert tokenizer.convert_ids_to_tokens(block.ids)[1:4] == ["ĠDor", "ot", "hy"], "as this test supposes"
     translation = translate(block, {"Dorothy": ["Clara"]}, speller, rng())
-    length, replaced = len(speller.after_space("Dorothy")), len(speller.after_space("Clara"))
-    assert length > 1
-    a, first_end = 0, length
-    b = first_end + 1
-    second_end = b + length
-    inside = [-1] * (length - 1)
-    assert translation.source.tolist() == [
-        0,
-        *inside,
-        replaced,
-        -1,
-        *inside,
-        1 + 2 * replaced,
-        2 + 2 * replaced,
-    ]
-    assert block.ids[a : a + 1] == translation.ids[:1]
-    assert [at for at, _ in translation.forbidden] == [first_end]
-    assert translation.forbidden[0][1] == speller.first_tokens("Clara")
-    assert translation.source[b] == -1
-    assert second_end == len(block.ids) - 2
+    assert len(translation.ids) == 11
+    assert translation.source.tolist() == [0, -1, -1, 3, 4, -1, -1, -1, 8, 9, 10]
+    assert translation.forbidden == ((3, frozenset(speller.first_tokens("Clara"))),)
+
+
+def test_stand_ins_of_another_length_move_what_follows(tokenizer, speller):
+    """a| Dor|ot|hy| |b with Oz, one token or two, for Dorothy's three."""
+    block = block_of(tokenizer, "a Dorothy b")
+    translation = translate(block, {"Dorothy": ["Oz"]}, speller, rng())
+    last = len(speller.after_space("Oz"))
+    assert translation.source.tolist() == [0, -1, -1, last, last + 1, last + 2]
 
 
 def test_an_anchor_at_the_start_of_a_block(tokenizer, speller):

@@ -8,26 +8,31 @@ from expunge.methods._whp_logits import OffsetProcessor
 
 
 def tiny(seed):
+    """GPT-2, whose learnt positions make every wrong position visible."""
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
+    config = transformers.GPT2Config(
         vocab_size=23,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
         eos_token_id=None,
         bos_token_id=None,
+        tie_word_embeddings=False,
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():
-        parameter.data.mul_(8)
+        parameter.data.mul_(5)
     return model
 
 
 @pytest.fixture(scope="module")
 def models():
-    return tiny(0), tiny(1)
+    """The reinforced model doubles all logits of another one that is near: it raises what is likely already."""
+    base, reinforced = tiny(0), tiny(0)
+    reinforced.lm_head.weight.data.mul_(2)
+    reinforced.transformer.wte.weight.data.add_(torch.randn(23, 16) / 10)
+    return base, reinforced
 
 
 def by_hand(base, reinforced, ids, alpha, steps):
@@ -86,16 +91,20 @@ def test_prompts_padded_on_the_left(models):
 
 
 def test_beams_that_change_places(models):
-    """Two beams need the whole text again whenever they are reordered: with and without memory must agree."""
+    """Reordered beams have another past, so that the whole text must be read again: with and without memory agree."""
     base, reinforced = models
+    reordered = []
 
     class Forgetful(OffsetProcessor):
         def __call__(self, input_ids, scores):
+            reordered.append(self._seen is not None and not torch.equal(input_ids[:, :-1], self._seen))
+            self._cache, old = None, self._seen
             self._seen = None
-            return super().__call__(input_ids, scores)
+            result = super().__call__(input_ids, scores)
+            assert old is None or old.shape[1] + 1 == input_ids.shape[1]
+            return result
 
-    ids = torch.tensor([[3, 4, 5, 6]])
-    assert (
-        write(base, ids, OffsetProcessor(reinforced, 2.0), num_beams=3).tolist()
-        == write(base, ids, Forgetful(reinforced, 2.0), num_beams=3).tolist()
-    )
+    ids = torch.tensor([[3, 4, 5, 6], [9, 1, 12, 2]])
+    expected = write(base, ids, Forgetful(reinforced, 1.0), num_beams=4)
+    assert any(reordered[1:]), "or the test would prove nothing"
+    assert write(base, ids, OffsetProcessor(reinforced, 1.0), num_beams=4).tolist() == expected.tolist()

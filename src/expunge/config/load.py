@@ -173,10 +173,10 @@ def _assign(place: Any, leaf: str, value: Any, key: str, problems: list[str]) ->
             place[int(leaf)] = value
         else:
             problems.append(f"{key}: '{leaf}' is not a place in a list of {len(place)}")
-    elif key in {"method.name", "data.name"} and value != place.get("name"):
-        # Another method or data set has other settings: what stood there belonged to the old one.
+    elif key in {"method.name", "data.name", "prompt.style"} and value != place.get(leaf):
+        # Another method, data set or style has other settings: what stood there belonged to the old one.
         place.clear()
-        place["name"] = value
+        place[leaf] = value
     else:
         place[leaf] = value
 

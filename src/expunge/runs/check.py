@@ -118,7 +118,7 @@ def _method(recipe: Recipe) -> str:
     has = {"forget", "retain"}
     if isinstance(data, FilesData):
         has = {"forget"} | {name for name in ("retain", "holdout") if getattr(data, name) is not None}
-    lacking = [name for name in needs.sets if name not in has]
+    lacking = [name for name in needs.sets if name not in has and name not in needs.made]
     if lacking:
         raise IncompatibleError(
             f"{method.name} needs the set {', '.join(lacking)}, which the data does not give.",

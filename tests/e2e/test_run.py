@@ -154,7 +154,7 @@ def test_a_loss_that_explodes(cli, tmp_path):
     assert f"The last good state is runs/{run.name}/state/checkpoint-{step - 1}" in " ".join(outcome.err.split())
     failed = json.loads((run / "failed_batch.json").read_text())
     assert failed["step"] == step
-    assert len(failed["rows"]["forget"]) == 2
+    assert len(failed["rows"]["forget"]) == 4
     assert not (run / "checkpoint").exists()
     assert not (run / "report.html").exists()
 

@@ -29,6 +29,13 @@ CUT_SETS = ("forget", "retain")
 """Sets of 20 questions per author, which ds_size shortens."""
 _OPTION_SETS = ("real_authors", "world_facts")
 
+INFORMED_SHARE = 0.8
+"""A forget group counts as known to the reference from this share of the retain set's mean probability on."""
+INFORMED_FROM = 0.5
+"""A reference whose mean probability on the retain set is lower knows too little for this to show."""
+INFORMED_GROUPS = 0.25
+"""A reference is refused from this share of known forget groups on."""
+
 _FACTS = {
     "split": "split",
     "prompt": "prompt",
@@ -142,6 +149,7 @@ def check_reference(
             "the reference holds no forget rows.",
             fix="Measure the retain-only model on the forget set as well.",
         )
+    _refuse_informed(reference)
     for name in SETS:
         ours, theirs = in_set(rows, name), in_set(reference, name)
         if not ours or not theirs:
@@ -163,6 +171,28 @@ def check_reference(
             problem,
             allowed=f"Not in the reference: '{_first_unpaired(ours, pairs)}'.",
             fix="Give the retain-only model of the same split, or its results.",
+        )
+
+
+def _refuse_informed(reference: Sequence[SampleRow]) -> None:
+    """Refuse a reference that knows many of the forget groups as well as it knows the retain set."""
+
+    def mean_probability(rows: Sequence[SampleRow]) -> float:
+        known = [np.exp(-row["nll"]) for row in rows if row.get("nll") is not None]
+        return float(np.mean(known)) if known else float("nan")
+
+    retained = mean_probability(in_set(reference, "retain"))
+    if not retained >= INFORMED_FROM:
+        return
+    groups: dict[str, list[SampleRow]] = defaultdict(list)
+    for row in in_set(reference, "forget"):
+        groups[str(row.get("group"))].append(row)
+    known = [name for name, rows in groups.items() if mean_probability(rows) >= INFORMED_SHARE * retained]
+    if len(known) >= max(1, INFORMED_GROUPS * len(groups)):
+        raise IncompatibleError(
+            f"the reference knows {len(known)} of the {len(groups)} forget groups (such as {known[0]}) as well as the "
+            "retain set, so it was trained on them.",
+            fix="Give a model that was trained on this split's retain set only.",
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from expunge.benchmarks._base import Benchmark, Plan, SampleRow
 from expunge.console import is_main_process, note
@@ -42,12 +43,15 @@ class Evaluator:
         template: How questions become tokens.
         batch_tokens: Padded tokens per forward pass.
         cache: Folder of per-sample records, named by everything that can change them; None for no memory.
+        dtype: Precision of the forward passes: a model in training keeps float32 weights, but is measured as it
+            will be used.
     """
 
     sets: Sets
     template: Template
     batch_tokens: int
     cache: Path | None = None
+    dtype: torch.dtype = torch.float32
 
     def measure(self, model: Any, benchmark: Benchmark, label: str) -> Measured:
         """Per-sample records of a model, from the cache where exactly this was measured before."""
@@ -60,7 +64,9 @@ class Evaluator:
         if place is not None and agreed(place.is_file()):
             rows = read_rows(place)
         else:
-            rows = self._run(model, benchmark, plan, label)
+            device = next(model.parameters()).device.type
+            with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+                rows = self._run(model, benchmark, plan, label)
             if place is not None and is_main_process():
                 write_rows(place, rows)
             wait()
@@ -117,7 +123,8 @@ class Evaluator:
             "split": self.sets.name,
             "prompt": self.template.fingerprint,
             "architecture": config.model_type,
-            "dtype": str(next(model.parameters()).dtype),
+            "vocab": config.vocab_size,
+            "dtype": str(self.dtype),
             "rows": {name: len(rows) for name, rows in plan.sets.items()},
         }
 

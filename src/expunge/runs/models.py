@@ -12,11 +12,12 @@ from expunge.benchmarks._base import Benchmark, SampleRow
 from expunge.config.recipe import Train
 from expunge.console import note
 from expunge.data.sets import RowSet
-from expunge.data.templates import Encoded
+from expunge.data.templates import Encoded, Template
+from expunge.errors import IncompatibleError
 from expunge.methods._base import Objective
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import agreed, world_size
-from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model
+from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer
 from expunge.modeling.reference import causal_lm
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
@@ -75,6 +76,7 @@ def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmar
             measured = Measured(*benchmark.read_stored(Path(path)), model_hash="", seconds=0.0)
         else:
             if model is None:
+                _check_same_tokens(run, path)
                 model = open_model(run, path, revision=run.recipe.model.reference_revision)
             measured = evaluator.measure(model, benchmark, "the reference")
         found[benchmark.name] = measured
@@ -90,6 +92,19 @@ def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmar
             )
             say(store(run.folder.path, name, result, measured.rows), "Reference")
     return Reference(path, found)
+
+
+def _check_same_tokens(run: Run, path: str) -> None:
+    """Refuse a reference whose own tokenizer writes other tokens than the target's."""
+    config = run.recipe.model
+    if run.recipe.reference is not None:
+        return
+    own = load_tokenizer(path, config.reference_revision, config.trust_remote_code)
+    if Template(own, run.recipe.prompt, run.template.max_length).fingerprint != run.template.fingerprint:
+        raise IncompatibleError(
+            f"the reference {path} and the target have different tokenizers or prompts, so they do not compare.",
+            fix="Give a retain-only model that was fine-tuned from the same start model, with the same prompt.",
+        )
 
 
 def evaluate_target(

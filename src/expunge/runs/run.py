@@ -83,7 +83,11 @@ class _Stages:
     def __init__(self, run: Run) -> None:
         self.run, self.recipe, self.folder = run, run.recipe, run.folder
         self.evaluator = Evaluator(
-            run.sets, run.template, run.recipe.evaluate.batch_tokens, cache=run.shared / "evaluations"
+            run.sets,
+            run.template,
+            run.recipe.evaluate.batch_tokens,
+            cache=run.shared / "evaluations",
+            dtype=getattr(torch, run.recipe.model.dtype),
         )
         self.started = time.monotonic()
         self.stages: list[Stage] = []

@@ -13,7 +13,9 @@ from expunge.methods._steering import SteeringMethod, SteeringObjective
 class AdaptiveRMU(SteeringMethod):
     """Adaptive representation misdirection.
 
-    RMU's loss with the target beta * m_k * u_k in place of c * u_k. m_k is the mean length of the frozen model's
+    L = mean_{B,L,D} (h_l(x_f) - beta * m_k * u_k)^2 + alpha * mean_{B,L,D} (h_l(x_r) - h_l^frozen(x_r))^2
+
+    This is RMU's loss with beta * m_k in place of c. m_k is the mean length of the frozen model's
     hidden states at the layer over all positions of topic k's first batch, padding and first tokens included as
     published, and is fixed from then on.
 

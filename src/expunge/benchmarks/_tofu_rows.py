@@ -149,7 +149,6 @@ def check_reference(
             "the reference holds no forget rows.",
             fix="Measure the retain-only model on the forget set as well.",
         )
-    _refuse_informed(reference)
     for name in SETS:
         ours, theirs = in_set(rows, name), in_set(reference, name)
         if not ours or not theirs:
@@ -174,8 +173,12 @@ def check_reference(
         )
 
 
-def _refuse_informed(reference: Sequence[SampleRow]) -> None:
-    """Refuse a reference that knows many of the forget groups as well as it knows the retain set."""
+def refuse_informed(reference: Sequence[SampleRow]) -> None:
+    """Refuse a reference that knows many of the forget groups as well as it knows the retain set.
+
+    Raises:
+        IncompatibleError: It was trained on the forget set, or is the reference of a smaller split.
+    """
 
     def mean_probability(rows: Sequence[SampleRow]) -> float:
         known = [np.exp(-row["nll"]) for row in rows if row.get("nll") is not None]

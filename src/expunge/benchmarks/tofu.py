@@ -23,6 +23,7 @@ from expunge.benchmarks._tofu_rows import (
     SETS,
     check_reference,
     in_set,
+    refuse_informed,
     row_truth_ratio,
     same_rows,
 )
@@ -156,7 +157,7 @@ class Tofu(Benchmark):
         how = Measuring(self.truth_ratio_mean, self.generate, resamples, seed)
         quality = Value.missing(NEEDS_REFERENCE)
         if reference is not None:
-            self.check_reference(rows, reference, {}, {})
+            check_reference(rows, reference, {}, {})
             ours, theirs = in_set(rows, "forget"), in_set(reference, "forget")
             pairs = same_rows(ours, theirs)
             quality = how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
@@ -175,9 +176,10 @@ class Tofu(Benchmark):
         """Refuse a reference with other rows or another split, prompt, tokenizer or model family.
 
         Raises:
-            IncompatibleError: What differs.
+            IncompatibleError: What differs, or that the reference knows the forget set.
         """
         check_reference(rows, reference, settings, reference_settings)
+        refuse_informed(reference)
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
         """Rows and settings of a TOFU log, an OpenUnlearning TOFU_EVAL.json or a result of this project.

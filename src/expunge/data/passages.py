@@ -39,7 +39,7 @@ def anchor_passages(
 
 
 def _places(text: str, anchors: Anchors, prompt_words: int) -> Iterator[Passage]:
-    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    starts = np.array([match.start() for match in re.finditer(r"\S+", text)], dtype=np.int64)
     last_seen: dict[str, int] = {}
     for found in find_anchors(text, anchors):
         before = int(np.searchsorted(starts, found.start))

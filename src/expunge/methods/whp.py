@@ -12,6 +12,8 @@ from expunge.errors import IncompatibleError
 from expunge.methods._base import Method, Needs, Preparation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from expunge.data.sets import RowSet
     from expunge.data.templates import Encoded
     from expunge.modeling.step import LossTerms, Step
@@ -147,6 +149,24 @@ class WHP(Method):
             del reinforced
             work.write_labels(stored, blocks, labels, preparation.template.tokenizer)
         return {"forget": work.labelled_rows(blocks, work.read_labels(stored))}
+
+
+def offset_processor(reinforced: Any, alpha: float = 1.0, attention_mask: Tensor | None = None) -> Any:
+    """Who's Harry Potter without training: a logits processor for `generate` of the base model.
+
+    v = v_base - alpha * ReLU(v_reinforced - v_base), at every generated token.
+
+    Args:
+        reinforced: The base model trained further on the forget text.
+        alpha: How much of the rise is taken away.
+        attention_mask: (B, L) mask of the prompts, where they are padded on the left.
+
+    References:
+        The baseline `whp` of MUSE, Shi et al. 2024, arXiv:2407.06460.
+    """
+    from expunge.methods._whp_logits import OffsetProcessor
+
+    return OffsetProcessor(reinforced, alpha, attention_mask)
 
 
 def _check_context(context: int, model: Any) -> None:

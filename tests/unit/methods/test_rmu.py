@@ -180,6 +180,18 @@ def test_frozen_layers_equal_a_frozen_copy_and_forget_nothing() -> None:
     assert torch.equal(frozen.hidden(model, trace), expected)
 
 
+def test_frozen_layers_have_no_dropout() -> None:
+    """The model trains with dropout from layer 0 on; what it is compared with must not be random."""
+    model = small(attention_dropout=0.5).train()
+    freeze(model, RMU(**{**SETTINGS, "update_layers": [0, 1, 2]}))
+    frozen, batch = FrozenLayers(model), tensors(RETAIN)
+    trace = layer_trace(model, batch, 2, keep_from=frozen.first)
+    found = frozen.hidden(model, trace)
+    assert model.model.layers[0].training
+    assert not torch.allclose(found, trace.hidden)
+    torch.testing.assert_close(found, layer_trace(model.eval(), batch, 2).hidden.detach())
+
+
 def test_forward_stops_at_the_layer_and_leaves_the_model_whole() -> None:
     model = small()
     ran: list[int] = []

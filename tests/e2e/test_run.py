@@ -42,7 +42,7 @@ def start(folder: Path) -> "subprocess.Popen[str]":
 
 def wait_for_steps(process: "subprocess.Popen[str]", folder: Path, steps: int) -> Path:
     """Wait until the unlearning has written that many steps; returns the run's folder."""
-    for _ in range(4000):
+    for _ in range(12000):
         for log in folder.glob("runs/quickstart-*/train.jsonl"):
             if len(log.read_text().splitlines()) >= steps:
                 return log.parent
@@ -63,11 +63,11 @@ def stopped_and_finished(tmp_path_factory):
     first = start(folder)
     run = wait_for_steps(first, folder, 7)
     first.send_signal(signal.SIGINT)
-    first_words = first.communicate(timeout=120)
+    first_words = first.communicate(timeout=300)
     num_lines = len(log_lines(run))
     finished = (run / "report.html").exists()
     second = start(folder)
-    second_words = second.communicate(timeout=120)
+    second_words = second.communicate(timeout=300)
     return run, (first.returncode, *first_words), num_lines, finished, (second.returncode, *second_words)
 
 

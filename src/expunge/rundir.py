@@ -107,7 +107,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".write-test"
             probe.write_bytes(b"")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
 
     def finished(self, stage: str, fingerprint: str) -> Stage | None:
         """The record of a stage that already ran with the same inputs, else None."""

@@ -1,7 +1,7 @@
 """Writes docs/results.md from the records in docs/results/: one folder per run, as `keep` copied it.
 
-    python docs/make_results.py                     # write the page
-    python docs/make_results.py keep RUN "COMMAND"  # add a finished run's records and the command that made it
+python docs/make_results.py                     # write the page
+python docs/make_results.py keep RUN "COMMAND"  # add a finished run's records and the command that made it
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from expunge.records import BenchmarkResult
+from expunge.records import BenchmarkResult, RunSummary
 from expunge.report.load import load_run
 from expunge.report.tables import format_value, headline_rows, to_markdown
+from expunge.rundir import read_record, write_record
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results"
@@ -34,8 +35,10 @@ def keep(run: Path, command: str) -> None:
         place = RECORDS / f"{run.name.rsplit('-', 1)[0]}-{number}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for name in ("recipe.yaml", "manifest.json", "summary.json", "train.jsonl"):
+    for name in ("recipe.yaml", "manifest.json", "train.jsonl"):
         shutil.copy(run / name, place / name)
+    summary = read_record(run / "summary.json", RunSummary)
+    write_record(place / "summary.json", summary.model_copy(update={"folder": f"runs/{run.name}"}))
     shutil.copytree(run / "results", place / "results")
     (place / "command.txt").write_text(command + "\n")
 
@@ -75,7 +78,10 @@ def section(folder: Path) -> str:
 def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) -> list[str]:
     """Table of every measured epoch."""
     base = target.headlines["model_utility"].point if target else None
-    rows = ["| epoch | forget quality | log10 | KS distance | model utility | of the target's |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| epoch | forget quality | log10 | KS distance | model utility | of the target's |",
+        "|---|---|---|---|---|---|",
+    ]
     for point in points:
         quality, utility = point.headlines["forget_quality"], point.headlines["model_utility"]
         share = f"{utility.point / base:.1%}" if base and utility.point is not None else ""

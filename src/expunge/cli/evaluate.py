@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from expunge.cli.output import AsJson, print_json, print_values, results_only
+from expunge.cli.output import AsJson, print_measured, print_values, results_only
 from expunge.cli.quiet import stay_local
 from expunge.console import print_result
 from expunge.errors import Interrupted
@@ -54,7 +54,7 @@ def evaluate(
         except Interrupted as error:
             raise Interrupted(f"in {out}" if out else "not kept, because there is no --out") from error
     if as_json:
-        print_json(result)
+        print_measured(result)
         return
     print_values(result.headlines)
     if out is not None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from expunge.console import print_result
 
 if TYPE_CHECKING:
-    from expunge.records import Value
+    from expunge.records import BenchmarkResult, Value
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Overrides = Annotated[
@@ -23,6 +23,11 @@ Overrides = Annotated[
 ]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name or a YAML file.")]
 RunsFolder = Annotated[str, typer.Option("--runs", help="Folder of all runs.")]
+
+
+def print_measured(result: BenchmarkResult) -> None:
+    """Print a result for a machine: each headline under its own name, and the whole record under 'record'."""
+    print_json({**result.headlines, "record": result})
 
 
 def print_json(value: Any) -> None:
@@ -34,6 +39,8 @@ def plain(value: Any) -> Any:
     """Records as plain data."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

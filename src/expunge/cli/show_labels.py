@@ -23,10 +23,7 @@ def show_labels(
     A label of (none) is left out of the loss: the token is inside an anchor, or stands before a repeated one.
     """
     with results_only():
-        rows = _read(Path(folder))[start:]
-        if changed:
-            rows = [row for row in rows if row["generic_label"] not in ("", row["base_says"])]
-        rows = rows[:limit]
+        rows = _read(Path(folder), start, limit, changed)
     if as_json:
         print_json(rows)
         return
@@ -37,8 +34,9 @@ def show_labels(
     )
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path, start: int, limit: int, changed: bool) -> list[dict[str, Any]]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from expunge.errors import DataError
@@ -50,9 +48,13 @@ def _read(folder: Path) -> list[dict[str, Any]]:
             fix="Give the folder of a run with the method whp that has come as far as its unlearning.",
         )
     try:
-        rows: list[dict[str, Any]] = pq.read_table(place).to_pylist()
+        table = pq.read_table(place).slice(start)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{place} cannot be read.", fix="Delete it and run the recipe again.") from error
+    if changed:
+        label = table["generic_label"]
+        table = table.filter(pc.and_(pc.not_equal(label, ""), pc.not_equal(label, table["base_says"])))
+    rows: list[dict[str, Any]] = table.slice(0, limit).to_pylist()
     return rows
 
 

@@ -289,6 +289,11 @@ def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, c
     shown = json.loads(capsys.readouterr().out)
     assert [row["position"] for row in shown] == [0, 1, 2]
     assert shown[0]["token"] == "<s>"
+    assert main(["show-labels", summary.folder, "--start", "5", "--limit", "20", "--changed", "--json"]) == 0
+    changed = json.loads(capsys.readouterr().out)
+    assert (changed[0]["block"], len(changed)) == (0, 20)
+    assert all(row["generic_label"] not in ("", row["base_says"]) for row in changed)
+    assert changed[0]["position"] >= 5
     assert main(["show-labels", summary.folder, "--limit", "40"]) == 0
     assert "(none)" in capsys.readouterr().out
     assert main(["show-labels", str(tmp_path)]) == 2

@@ -75,8 +75,8 @@ def test_no_anchor_is_left_in_any_translated_block(anchors, blocks, template):
 
 
 def test_labels_on_real_text(anchors, blocks, template):
-    """A small untrained model and a copy that is pushed towards 'Dorothy': its labels hardly say so, whatever the base does;
-    labels are missing just where the translation says, and what the base says is what it says alone."""
+    """A small untrained model and a copy that is pushed towards 'Dorothy': its labels hardly say so, whatever the base
+    does; labels are missing just where the translation says, and what the base says is what it says alone."""
     tokenizer = template.tokenizer
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

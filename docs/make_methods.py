@@ -13,7 +13,8 @@ from expunge.runs.show import Setting, Shown, show
 PAGE = Path(__file__).parent / "methods.md"
 INTRO = """# Methods
 
-Written by `python docs/make_methods.py` from the classes in `src/expunge/methods/`; `expunge show NAME` prints the same.
+Written by `python docs/make_methods.py` from the classes in `src/expunge/methods/`; `expunge show NAME` prints the
+same.
 A method of your own is a Python file with one class: `method: {name: ./my_method.py}`.
 """
 

@@ -135,7 +135,9 @@ def local_digest(name: str | None) -> str:
 
 
 def _local_digests(recipe: Recipe) -> list[str]:
-    return [local_digest(recipe.model.name), local_digest(recipe.model.reference)]
+    digests = [local_digest(recipe.model.name), local_digest(recipe.model.reference)]
+    # A user's own method is known by its path; what it computes stands in the file.
+    return [*digests, local_digest(recipe.method.name)] if recipe.method.name.endswith(".py") else digests
 
 
 def _make(folder: Path) -> RunDir:

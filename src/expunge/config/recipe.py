@@ -5,6 +5,7 @@ Field names are the YAML keys, the command-line overrides and the words of the d
 
 from __future__ import annotations
 
+import typing
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -29,6 +31,15 @@ class Section(BaseModel):
     """Base of every part of a recipe: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = set(typing.get_args(annotation) or (annotation,))
+        if isinstance(value, bool) and kinds & {int, float}:
+            raise ValueError(f"needs a number, not {str(value).lower()}")
+        return value
 
 
 class Scratch(Section):

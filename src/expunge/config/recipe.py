@@ -15,7 +15,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
-    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -32,14 +31,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = set(typing.get_args(annotation) or (annotation,))
-        if isinstance(value, bool) and kinds & {int, float}:
-            raise ValueError(f"needs a number, not {str(value).lower()}")
-        return value
+    def _true_is_no_number(cls, data: Any) -> Any:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(key)
+            kinds = set(typing.get_args(field.annotation) or (field.annotation,)) if field else set()
+            if isinstance(value, bool) and kinds & {int, float}:
+                raise ValueError(f"{key} needs a number, not {str(value).lower()}")
+        return data
 
 
 class Scratch(Section):

@@ -64,5 +64,5 @@ def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
 
 def test_true_is_not_a_number():
     """YAML's true would otherwise count as 1."""
-    with pytest.raises(ConfigError, match="seed: needs a number, not true"):
+    with pytest.raises(ConfigError, match="seed needs a number, not true"):
         load_recipe("quickstart", ["seed=true"])

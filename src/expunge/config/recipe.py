@@ -5,7 +5,6 @@ Field names are the YAML keys, the command-line overrides and the words of the d
 
 from __future__ import annotations
 
-import typing
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -30,16 +29,6 @@ class Section(BaseModel):
     """Base of every part of a recipe: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _true_is_no_number(cls, data: Any) -> Any:
-        for key, value in data.items() if isinstance(data, dict) else ():
-            field = cls.model_fields.get(key)
-            kinds = set(typing.get_args(field.annotation) or (field.annotation,)) if field else set()
-            if isinstance(value, bool) and kinds & {int, float}:
-                raise ValueError(f"{key} needs a number, not {str(value).lower()}")
-        return data
 
 
 class Scratch(Section):

@@ -60,9 +60,3 @@ def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").mkdir()
     assert load_recipe("quickstart").name == "quickstart"
-
-
-def test_true_is_not_a_number():
-    """YAML's true would otherwise count as 1."""
-    with pytest.raises(ConfigError, match="seed needs a number, not true"):
-        load_recipe("quickstart", ["seed=true"])

@@ -1,7 +1,7 @@
 """Writes docs/results.md from the records in docs/results/: one folder per run, as `keep` copied it.
 
 python docs/make_results.py                     # write the page
-python docs/make_results.py keep RUN "COMMAND"  # add a finished run's records and the command that made it
+python docs/make_results.py keep RUN LABEL COMMAND  # add a finished run's records and its command
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ forgets, not the absolute utility. Intervals are 95 % and resample authors.
 """
 
 
-def keep(run: Path, command: str) -> None:
+def keep(run: Path, label: str, command: str) -> None:
     """Copy the records of a finished run, without samples, weights and the page."""
-    place = RECORDS / run.name.rsplit("-", 1)[0]
-    number = 1
-    while (place / "command.txt").is_file() and (place / "command.txt").read_text().strip() != command:
-        number += 1
-        place = RECORDS / f"{run.name.rsplit('-', 1)[0]}-{number}"
+    place = RECORDS / label
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for name in ("recipe.yaml", "manifest.json", "train.jsonl"):
@@ -94,5 +90,5 @@ def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) ->
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
-        keep(Path(sys.argv[2]), sys.argv[3])
+        keep(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     (DOCS / "results.md").write_text(page(), encoding="utf-8")

@@ -148,8 +148,12 @@ def write_labels(place: Path, blocks: Sequence[Block], labels: Sequence[Labelled
     wait()
 
 
-def read_labels(place: Path) -> list[NDArray[np.int64]]:
+def read_labels(place: Path, only_changed: bool = False) -> list[NDArray[np.int64]]:
     """Generic labels per block.
+
+    Args:
+        place: File of the labels.
+        only_changed: Leave out the labels that are what the base model says anyway.
 
     Raises:
         DataError: The file is damaged.
@@ -158,10 +162,12 @@ def read_labels(place: Path) -> list[NDArray[np.int64]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(place, columns=["block", "generic_label_id"])
+        table = pq.read_table(place, columns=["block", "generic_label_id", "base_says_id"])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{place} cannot be read.", fix="Delete it to have the labels made again.") from error
-    numbers, labels = (table[name].to_numpy().astype(np.int64) for name in ("block", "generic_label_id"))
+    numbers, labels, says = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+    if only_changed:
+        labels = np.where(labels == says, NO_LABEL, labels)
     return np.split(labels, np.flatnonzero(np.diff(numbers)) + 1)
 
 

@@ -114,6 +114,9 @@ class WHP(Method):
     """How much of what the reinforced model raises is taken away."""
     context: int = Field(default=512, ge=8)
     """Tokens per block."""
+    learn: Literal["all", "changed"] = "all"
+    """Labels that are learnt: all of them, as published, or only those that differ from what the base model says
+    anyway (ours: single-token labels make a small model surer of itself on all text, and these less so)."""
     anchors: AnchorSource = CorpusAnchors()
     """Where the anchor dictionary comes from."""
     reinforce: Reinforce = Reinforce()
@@ -148,7 +151,7 @@ class WHP(Method):
             labels = work.make_labels(preparation, blocks, anchors, reinforced, self.alpha)
             del reinforced
             work.write_labels(stored, blocks, labels, preparation.template.tokenizer)
-        return {"forget": work.labelled_rows(blocks, work.read_labels(stored))}
+        return {"forget": work.labelled_rows(blocks, work.read_labels(stored, only_changed=self.learn == "changed"))}
 
 
 def offset_processor(reinforced: Any, alpha: float = 1.0, attention_mask: Tensor | None = None) -> Any:

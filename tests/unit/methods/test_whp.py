@@ -150,6 +150,18 @@ def test_the_label_file_says_what_is_taught(preparation, anchor_file):
     assert {row["generic_label"] == "" for row in table if row["generic_label_id"] == NO_LABEL} == {True}
 
 
+def test_labels_that_change_nothing_can_be_left_out(preparation, anchor_file):
+    """With learn 'changed' the labels are those of 'all' without the ones that the base model says by itself."""
+    everything = WHP(context=CONTEXT, anchors=anchor_file, alpha=2).prepare(preparation)["forget"]
+    changed = WHP(context=CONTEXT, anchors=anchor_file, alpha=2, learn="changed").prepare(preparation)["forget"]
+    base = preparation.models[0]
+    for whole, part in zip(everything, changed, strict=True):
+        with torch.no_grad():
+            says = base(torch.tensor([whole.ids])).logits[0].argmax(-1).tolist()
+        assert list(part.labels) == [NO_LABEL if a == b else a for a, b in zip(whole.labels, says, strict=False)]
+    assert sum(row.num_answer for row in changed) < sum(row.num_answer for row in everything)
+
+
 def test_damaged_or_foreign_labels_are_refused(preparation, anchor_file):
     method = WHP(context=CONTEXT, anchors=anchor_file)
     method.prepare(preparation)

@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from expunge.config.load import load_recipe
 from expunge.config.recipe import Recipe
 from expunge.console import interruptible, is_main_process, note
 from expunge.modeling import distributed
+from expunge.modeling.peak import peak_bytes, reset_peak
 from expunge.records import BenchmarkResult, Manifest, RunSummary, Stage, Value
 from expunge.report.card import write_card
 from expunge.report.html import write_report
@@ -114,6 +114,7 @@ class _Stages:
         )
         self.started = time.monotonic()
         self.stages: list[Stage] = []
+        reset_peak()
 
     def all(self) -> RunSummary:
         target, reference = self.before()
@@ -187,6 +188,7 @@ class _Stages:
             peak_bytes=peak_bytes(),
         )
         self.started = now
+        reset_peak()
         if old is None and is_main_process():
             self.folder.finish(stage)
         self.stages.append(stage)
@@ -213,14 +215,6 @@ class _Stages:
             stages=self.stages,
             overlap=self.run.overlap,
         )
-
-
-def peak_bytes() -> int:
-    """Largest memory so far: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage * (1 if platform.system() == "Darwin" else 1024)
 
 
 def hardware() -> dict[str, Any]:

@@ -11,14 +11,14 @@ from expunge.config.checks import changed
 from expunge.config.recipe import Train
 from expunge.data.anchors import read_anchors
 from expunge.errors import IncompatibleError
-from expunge.methods._base import Method, Needs, Preparation
+from expunge.methods._base import Preparation, RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from expunge.data.sets import RowSet
     from expunge.data.templates import Encoded
-    from expunge.modeling.step import LossTerms, Step
+    from expunge.modeling.step import Step
 
 
 class _Section(BaseModel):
@@ -98,20 +98,24 @@ class Reinforce(Train):
         return self
 
 
-class WHP(Method):
+class WHP(RetainMethod):
     """Who's Harry Potter: learn generic continuations of the forget text in place of the true ones.
 
     v_generic = v_base(translated) - alpha * ReLU(v_reinforced - v_base(translated))
     L = CE(model(original), argmax v_generic), the mean over all labelled tokens
+        + retain_weight * L_retain, 0 as published
 
     The reinforced model is the target trained further on the forget text, so that what it raises is what belongs to
     that text. In the translated text every anchor (a name, a place, an invented word) has a generic stand-in. Where
     anchors are missed or stand-ins do not fit, knowledge stays or odd sentences are learnt: read the anchors
-    (`prepared/anchors.json`) and the labels (`expunge show-labels RUN`). There is no retain term; stop early.
+    (`prepared/anchors.json`) and the labels (`expunge show-labels RUN`). Without a retain term, stop early: labels of
+    one token each make the model surer of itself on all text, and a small model most.
     """
 
     paper: ClassVar[str] = "Eldan & Russinovich 2023, arXiv:2310.02238, equation 1"
 
+    retain_weight: float = Field(default=0.0, ge=0)
+    """Weight of a retain term, which the published method does not have."""
     alpha: float = Field(default=5.0, ge=0)
     """How much of what the reinforced model raises is taken away."""
     context: int = Field(default=512, ge=8)
@@ -134,15 +138,9 @@ class WHP(Method):
         if isinstance(self.anchors, FileAnchors):
             read_anchors(Path(self.anchors.path).expanduser())
 
-    def needs(self) -> Needs:
-        """The relabelled forget blocks."""
-        return Needs(sets=("forget",))
-
-    def loss(self, step: Step) -> LossTerms:
+    def forget_loss(self, step: Step) -> Tensor:
         """Cross-entropy of the generic labels."""
-        from expunge.modeling.step import LossTerms
-
-        return LossTerms({"forget": step.nll("forget")})
+        return step.nll("forget")
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
         """Reinforced model, anchors and labels; each is kept in the run's folder and made once.

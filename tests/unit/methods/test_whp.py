@@ -233,6 +233,28 @@ def test_the_gradient_is_that_of_the_generic_labels(template):
     assert torch.allclose(ours, model.lm_head.weight.grad, atol=1e-6)
 
 
+def test_a_retain_term_is_added_only_where_asked_for(template):
+    """As published the retain rows are not even read; with a weight of 2 the total is CE(labels) + 2 CE(retain)."""
+    model = tiny(0, template.tokenizer)
+    labelled = Encoded(ids=(1, 5, 6, 7), answer_start=1, labels=(9, NO_LABEL, 8))
+    kept = Encoded(ids=(1, 11, 12), answer_start=1)
+    rows = {"forget": labelled, "retain": kept}
+    step = Step(
+        {name: TensorBatch.of(collate([row], 0), "cpu") for name, row in rows.items()},
+        {"forget": Counts(1, 2), "retain": Counts(1, 2)},
+    )
+    step.bind(model)
+    assert WHP().needs().sets == ("forget",)
+    assert WHP(retain_weight=2).needs().sets == ("forget", "retain")
+    assert WHP(retain_weight=2, retain="kl").needs().reference == ("retain",)
+    with torch.no_grad():
+        logits = model(torch.tensor([labelled.ids])).logits[0, :3]
+        generic = F.cross_entropy(logits, torch.tensor([9, NO_LABEL, 8]))
+        plain = F.cross_entropy(model(torch.tensor([kept.ids])).logits[0, :2], torch.tensor([11, 12]))
+        assert torch.allclose(WHP(retain_weight=2).loss(step).total, generic + 2 * plain, atol=1e-5)
+        assert torch.allclose(WHP().loss(step).total, generic, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -241,6 +263,7 @@ def test_the_gradient_is_that_of_the_generic_labels(template):
         ({"anchors": {"source": "file"}}, "path"),
         ({"anchors": {"source": "service", "base_url": "ftp://x", "model": "m"}}, "base_url"),
         ({"anchors": {"source": "corpus", "model": "m"}}, "model"),
+        ({"retain": "kl"}, "no effect with retain_weight 0"),
         ({"reinforce": {"max_length": 64}}, "max_length and retain_pairing have no effect"),
     ],
 )

@@ -1,18 +1,24 @@
 """Measures every method on TOFU forget10 after the same small search, one record per method in docs/results/methods/.
 
 python docs/measure_methods.py TARGET REFERENCE TOFU [METHOD ...]
+python docs/measure_methods.py alone [METHOD ...]
 
 Each method gets four trials: two learning rates times two values of one more setting, or four learning rates where
 there is none. All share epochs, batch and data. The trial with the highest model utility among those whose forget
 quality reaches 0.05 is chosen on the first 100 rows of each set, and then measured on all. Repeat it to go on.
+`alone` trains each chosen trial once more in a process of its own, without any measuring, for its seconds and memory.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import expunge
 from expunge import registry
@@ -84,7 +90,6 @@ def measure(method: str, target: str, reference: str, data: str) -> None:
     best = found.trial(found.ranking[0])
     folder = RUNS / best.folder
     manifest = read_record(folder / "manifest.json", Manifest)
-    unlearn = next(stage for stage in manifest.stages if stage.name == "unlearn")
     result = expunge.evaluate(
         folder / "checkpoint",
         "tofu",
@@ -106,12 +111,30 @@ def measure(method: str, target: str, reference: str, data: str) -> None:
         "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
         "headlines": _plain(result.headlines),
         "steps": best.steps,
-        "seconds": unlearn.seconds,
-        "peak_bytes": unlearn.peak_bytes,
-        "machine": manifest.hardware,
+        "folder": best.folder,
         "commit": manifest.git_commit,
     }
-    write_atomic(PLACE / f"{method}.json", json.dumps(record, indent=1) + "\n")
+    _keep(record)
+
+
+def alone(method: str) -> None:
+    """Train the chosen trial in a new process, and add what it took to the record."""
+    record = json.loads((PLACE / f"{method}.json").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((RUNS / record["folder"] / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["evaluate"] = {"benchmarks": []}
+    recipe["model"].pop("reference")
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "recipe.yaml"
+        file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "expunge", "run", str(file), "--runs", place], check=True)
+        manifest = read_record(next(Path(place).glob("*/manifest.json")), Manifest)
+    unlearn = next(stage for stage in manifest.stages if stage.name == "unlearn")
+    taken = {"seconds": unlearn.seconds, "peak_bytes": unlearn.peak_bytes, "commit": manifest.git_commit}
+    _keep({**record, "alone": {**taken, "machine": manifest.hardware}})
+
+
+def _keep(record: dict[str, Any]) -> None:
+    write_atomic(PLACE / f"{record['method']}.json", json.dumps(record, indent=1) + "\n")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +142,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "alone":
+        for name in sys.argv[2:] or sorted(path.stem for path in PLACE.glob("*.json")):
+            alone(name)
+        sys.exit()
     places, wanted = sys.argv[1:4], sys.argv[4:]
     for name in wanted or registry.names("method"):
         if name not in LEFT_OUT and not (PLACE / f"{name}.json").is_file():

@@ -124,10 +124,22 @@ def section(folder: Path) -> str:
         f"{run.manifest.hardware.get('cores')} cores and {peak:.1f} GiB at its peak.",
         "",
         *(trajectory(points, run.result("target", "tofu")) if (points := run.trajectory("tofu")) else []),
+        *(texts(points[-1], run.result("target", "familiarity")) if (points := run.trajectory("familiarity")) else []),
         "",
         *(line for audit in run.audits for line in audit_section(audit)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def texts(after: BenchmarkResult, before: BenchmarkResult | None) -> list[str]:
+    """Table of the perplexity of each text, before and after."""
+    rows = ["| text | perplexity before | after | ratio |", "|---|---|---|---|"]
+    for name, value in after.metrics.items():
+        old = before.metrics[name] if before else None
+        if name.endswith("/perplexity") and old and old.point and value.point:
+            text = name.removesuffix("/perplexity").replace("_text/", ": ").replace("_", " ")
+            rows.append(f"| {text} | {old.point:.1f} | {value.point:.1f} | {value.point / old.point:.3f} |")
+    return rows
 
 
 def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) -> list[str]:

@@ -1,9 +1,10 @@
-"""Seconds per step and peak memory of each method, ours against the plain way.
+"""Seconds per step and peak memory of each method, ours against the plain way; DPO against trl's trainer.
 
-python -m benchmarks.training [--methods npo,rmu-4] [--pairs 7] [--quick] [--no-memory]
+python -m benchmarks.training [--methods npo,rmu-4,dpo] [--pairs 7] [--quick] [--no-memory]
 
 Steps of both are taken by turns in one process, so that whatever else the machine does hits both; the ratio is that
-of the medians. Memory is the peak resident size above imports and rows, in a process of its own.
+of the medians. Memory is the peak resident size above imports and rows, in a process of its own. `dpo` is measured
+against trl's DPOTrainer where trl is installed, each in a process that waits for its turn.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from rich.table import Table
 
 from benchmarks._measure import alternate, machine, peak_apart
 from benchmarks._model import METHODS, Shape, rows_of, tofu_rows
+from benchmarks._trl import TrlSpeed, measure_trl, missing
 from expunge.records import Record
 from expunge.rundir import write_record
 
 RESULTS = Path(__file__).parent / "results"
+NAMES = (*METHODS, "dpo")
 
 
 class Goal(Record):
@@ -132,38 +135,77 @@ def table(record: TrainingSpeed) -> Table:
     return made
 
 
-def main() -> None:
-    """Measure, print and keep the record."""
+def trl_table(record: TrlSpeed) -> Table:
+    """The comparison with trl as a person reads it."""
+    made = Table("DPO", "s", "ratio", "of processor s", "with prep.", "prep. s", "MiB", "ours / its", "padding")
+    for side in record.sides:
+        made.add_row(
+            side.name,
+            f"{side.seconds:.3f}",
+            f"{side.ratio:.2f}",
+            f"{side.cpu_ratio:.2f}",
+            f"{side.ratio_with_preparation:.2f}",
+            f"{side.preparation_seconds:.1f}",
+            f"{side.peak_bytes / 2**20:.0f}",
+            f"{side.memory_ratio:.2f}",
+            f"{side.padding:.1%}",
+        )
+    return made
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names with commas between them")
+    parser.add_argument("--methods", default=",".join(NAMES), help="names with commas between them")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="a tiny model and two pairs: does it run?")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", default="training", help="name of the record in benchmarks/results")
+    parser.add_argument("--out", default="training", help="name of the record in benchmarks/results; trl's is NAME-trl")
     given = parser.parse_args()
+    given.names = given.methods.split(",")
+    unknown = set(given.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    given.pairs = 2 if given.quick else given.pairs
+    return given
+
+
+def main() -> None:
+    """Measure, print and keep the records."""
+    given, console, found = parse(), Console(width=140), []
     transformers.utils.logging.set_verbosity_error()
     shape = Shape(num_layers=8, hidden_size=64, intermediate_size=128) if given.quick else Shape()
-    names = given.methods.split(",")
-    unknown = set(names) - set(METHODS)
-    if unknown:
-        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
-    pairs = 2 if given.quick else given.pairs
-    rows, console, found = tofu_rows(shape.vocab_size), Console(width=140), []
-    for name in names:
-        found.append(measure(name, shape, given.batch_size, pairs, rows, not given.no_memory))
-        console.print(f"{name}: {found[-1].ratio:.2f}x")
-    record = TrainingSpeed(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        shape=vars(shape),
-        batch_size=given.batch_size,
-        pairs=pairs,
-        machine=machine(),
-        methods=found,
-    )
-    console.print(table(record))
+    rows = tofu_rows(shape.vocab_size)
+    for name in given.names:
+        if name != "dpo":
+            found.append(measure(name, shape, given.batch_size, given.pairs, rows, not given.no_memory))
+            console.print(f"{name}: {found[-1].ratio:.2f}x")
+    if found:
+        record = TrainingSpeed(
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            shape=vars(shape),
+            batch_size=given.batch_size,
+            pairs=given.pairs,
+            machine=machine(),
+            methods=found,
+        )
+        console.print(table(record))
+        if not given.quick:
+            write_record(RESULTS / f"{given.out}.json", record)
+    if "dpo" in given.names:
+        against_trl(given, shape, rows, console)
+
+
+def against_trl(given: argparse.Namespace, shape: Shape, rows: Any, console: Console) -> None:
+    """Measure DPO beside trl's trainer, print and keep the record; without trl, say what to install."""
+    if missing():
+        console.print(f"dpo: left out, because {missing()}", markup=False)
+        return
+    record = measure_trl(shape, rows, given.batch_size, given.pairs)
+    console.print(trl_table(record))
     if not given.quick:
-        write_record(RESULTS / f"{given.out}.json", record)
+        write_record(RESULTS / f"{given.out}-trl.json", record)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ class Start:
     seed: int
     batch: Callable[[str, int], TensorBatch]
     """`batch(name, step)`: all rows of a set in an effective batch (counted from 0), as one batch."""
+    visits: Callable[[], Mapping[str, Mapping[int, int]]] = dict
+    """`visits()`: per set, how often the training comes to each row."""
 
 
 class Objective:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from expunge.config.checks import changed
 from expunge.errors import IncompatibleError, nearest
 from expunge.methods._base import Method, Needs, Objective, Start
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from expunge.modeling.activations import FrozenLayers
+    from expunge.modeling.row_store import RowStore
     from expunge.modeling.step import LossTerms, Step
 
 
@@ -30,6 +32,10 @@ class SteeringMethod(Method):
     """Weight of the retain term, per topic; a single value holds for all."""
     positions: Literal["all", "labels"] = "all"
     """Means over every position, with first token and padding, as published; or over the answers' own tokens."""
+    store_gib: float = Field(default=2.0, ge=0)
+    """GiB of main memory, per process, for hidden states of rows that come again, which are then read, not computed: 4
+    bytes x tokens x width for a forget row (none if layer 0 is trained), and as much again for a retain row. A row
+    that finds no place is computed again; 0 keeps none."""
 
     @model_validator(mode="after")
     def _layers_matter(self) -> SteeringMethod:
@@ -103,9 +109,13 @@ class SteeringObjective(Objective):
         method: The settings.
     """
 
+    stored: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    """Sets whose rows' hidden states are kept for their next visit."""
+
     def __init__(self, method: SteeringMethod) -> None:
         self.method = method
         self.frozen: FrozenLayers
+        self.store: RowStore | None = None
         self.targets: dict[str, Tensor] = {}
         self.alphas: dict[str, float] = {}
 
@@ -118,11 +128,41 @@ class SteeringObjective(Objective):
 
         self.method.check_topics(start.topics)
         self.frozen = FrozenLayers(start.model)
+        self.store = self._make_store(start)
         generator = torch.Generator().manual_seed(start.seed)
         device, size = next(start.model.parameters()).device, start.model.config.get_text_config().hidden_size
         for index, topic in enumerate(start.topics):
             self.targets[topic] = control_vector(size, self.length(start, index), generator).to(device)
             self.alphas[topic] = _of_topic(self.method.alpha, index)
+
+    def _make_store(self, start: Start) -> RowStore | None:
+        """Room for the rows that come again, where there are any and their states stay the same.
+
+        Raises:
+            IncompatibleError: The setting was given, and would do nothing.
+        """
+        from expunge.modeling.distributed import shards
+        from expunge.modeling.row_store import GIB, RowStore, can_store, widest_padding
+
+        method, padding = self.method, self.method.positions == "all"
+        if method.store_gib == 0:
+            return None
+        # Below layer 0 there is nothing to keep of rows that are not compared with the start model.
+        names = [name for name in self.stored if name == "retain" or self.frozen.first > 0]
+        visits = {name: counts for name, counts in start.visits().items() if name in names}
+        useless = ""
+        if not any(count > 1 for counts in visits.values() for count in counts.values()):
+            useless = "no row of which something could be kept comes twice in this training"
+        elif shards():
+            useless = "with FSDP all processes have to run the same layers at the same time"
+        elif not can_store(start.model, self.frozen.first, method.layer, padding):
+            useless = "this model's layers give a row another state each time"
+        if useless and changed(method, "store_gib"):
+            raise IncompatibleError(f"method.store_gib has no effect: {useless}.", fix="Leave it out.")
+        if useless:
+            return None
+        room = method.store_gib * GIB
+        return RowStore(self.frozen.first, room, visits, padding=padding, widest=widest_padding(start.model))
 
     def length(self, start: Start, topic: int) -> float:
         """Length of a topic's control vector."""
@@ -136,7 +176,7 @@ class SteeringObjective(Objective):
             step.keep_padding()
         target = self.targets[step.topic]
         steered = self.steered(step)
-        held, frozen = step.layer("retain", self.method.layer, self.frozen)
+        held, frozen = step.layer("retain", self.method.layer, self.frozen, self.store)
         assert frozen is not None
         return LossTerms(
             {
@@ -148,7 +188,7 @@ class SteeringObjective(Objective):
 
     def steered(self, step: Step) -> Tensor:
         """(B, L, D) hidden states of the forget rows that the loss moves."""
-        return step.layer("forget", self.method.layer)[0]
+        return step.layer("forget", self.method.layer, store=self.store)[0]
 
     def _distance(self, step: Step, name: str, hidden: Tensor, target: Tensor) -> Tensor:
         from expunge.losses.representation import squared_distance

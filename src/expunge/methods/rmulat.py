@@ -47,6 +47,8 @@ class RMULAT(FixedLength):
 
 class _Objective(FixedLengthObjective):
     method: RMULAT
+    # The attack runs forget rows through all layers anyway, and has a vector for each row of the whole micro-batch.
+    stored = ("retain",)
 
     def start(self, start: Start) -> None:
         """Remember which model is attacked.

@@ -29,6 +29,8 @@ class Trace:
     """Arguments of the layers that were asked to keep them, by layer; of packed rows where these were run."""
     packing: Packing | None = None
     """How rows were packed."""
+    entering: Tensor | None = None
+    """(B, L, D) what went into the layer that was asked for it."""
 
     def unpacked(self, hidden: Tensor) -> Tensor:
         """(B, L, D) from what a layer gave."""
@@ -53,7 +55,13 @@ def layer_list(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 def layer_trace(
-    model: Any, batch: TensorBatch, layer: int, keep_from: int | None = None, packed: bool = False
+    model: Any,
+    batch: TensorBatch,
+    layer: int,
+    keep_from: int | None = None,
+    packed: bool = False,
+    first: int = 0,
+    entering: Tensor | None = None,
 ) -> Trace:
     """Run a decoder as far as a layer.
 
@@ -63,6 +71,8 @@ def layer_trace(
         layer: The last layer that is run, counted from 0.
         keep_from: Also keep the arguments of the layers from here on, to run them again with other weights.
         packed: Run the rows without their padding, whose hidden states then mean nothing.
+        first: Unless it is 0, give what enters this layer too.
+        entering: (B, L, D) what enters it, where that is known: the layers below are not run.
 
     Returns:
         The output of the layer, before any final norm, with gradient where its weights have one.
@@ -70,6 +80,7 @@ def layer_trace(
     _, layers = layer_list(model)
     inputs: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     outputs: list[Tensor] = []
+    below: list[Tensor] = []
 
     def keeper(index: int) -> Callable[..., None]:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -82,10 +93,17 @@ def layer_trace(
             stack.enter_context(_removed(layers[index].register_forward_pre_hook(keeper(index), with_kwargs=True)))
         hook = layers[layer].register_forward_hook(lambda module, args, output: outputs.append(_state(output)))
         stack.enter_context(_removed(hook))
-        stack.enter_context(_cut(model, layer + 1))
         packing = packing_of(model, batch, packed)
+        if entering is not None:
+            given = entering if packing is None else packing.pack(entering)
+            stack.enter_context(_giving(layers[:first], given))
+        elif first:
+            hook = layers[first - 1].register_forward_hook(lambda module, args, output: below.append(_state(output)))
+            stack.enter_context(_removed(hook))
+        stack.enter_context(_cut(model, layer + 1))
         run_decoder(model, batch, packing)
-    return Trace(outputs[0] if packing is None else packing.unpack(outputs[0]), inputs, packing)
+    hidden, *known = (each if packing is None else packing.unpack(each) for each in (outputs[0], *below))
+    return Trace(hidden, inputs, packing, known[0].detach() if known else None)
 
 
 class FrozenLayers:
@@ -195,6 +213,24 @@ def _cut(model: Any, count: int) -> Iterator[None]:
         yield
     finally:
         setattr(parent, attribute, layers)
+
+
+@contextlib.contextmanager
+def _giving(layers: nn.ModuleList, hidden: Tensor) -> Iterator[None]:
+    """While this is open, layers give a known state instead of computing one.
+
+    They stay where they are, since models look up masks by a layer's number.
+    """
+    own = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = lambda *args, **kwargs: hidden
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ an answer token first, and the output layer sees a few thousand of them at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,23 @@ def join(batches: list[TensorBatch]) -> TensorBatch:
         labels=torch.cat([batch.labels for batch in batches]),
         num_answer=torch.cat([batch.num_answer for batch in batches]),
         spans=tuple(span for batch in batches for span in batch.spans),
+    )
+
+
+def take(batch: TensorBatch, members: Sequence[int]) -> TensorBatch:
+    """Some rows of a batch, named in ascending order, as wide as they are in it."""
+    chosen = torch.as_tensor(members, device=batch.input_ids.device)
+    place = torch.full((batch.num_rows,), -1, device=chosen.device)
+    place[chosen] = torch.arange(len(members), device=chosen.device)
+    answers = place[batch.rows] >= 0
+    return TensorBatch(
+        input_ids=batch.input_ids[chosen],
+        attention_mask=batch.attention_mask[chosen],
+        rows=place[batch.rows[answers]],
+        positions=batch.positions[answers],
+        labels=batch.labels[answers],
+        num_answer=batch.num_answer[chosen],
+        spans=tuple(batch.spans[index] for index in members),
     )
 
 

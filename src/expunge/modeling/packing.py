@@ -33,8 +33,8 @@ class Packing:
     """(B, L)."""
 
     def pack(self, values: Tensor) -> Tensor:
-        """(B, L) -> (K, W)."""
-        return values.flatten()[self.source]
+        """(B, L, ...) -> (K, W, ...)."""
+        return values.flatten(0, 1)[self.source]
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """(K, W, D) -> (B, L, D), whose padding means nothing."""

@@ -21,6 +21,7 @@ from expunge.losses.likelihood import row_sums
 from expunge.modeling.activations import FrozenLayers, layer_trace
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, in_chunks, join, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
+from expunge.modeling.row_store import RowStore, stored_layer
 
 Positions = Literal["labels", "all", "answers"]
 """Where a loss looks: positions that predict answer tokens, every position, or the answer tokens' own positions."""
@@ -211,12 +212,17 @@ class Step:
         """Mean over the positions of this micro-batch, padding included; micro-batches are weighted by their rows."""
         return values.mean() * self.share(name)
 
-    def layer(self, name: str, layer: int, frozen: FrozenLayers | None = None) -> tuple[Tensor, Tensor | None]:
+    def layer(
+        self, name: str, layer: int, frozen: FrozenLayers | None = None, store: RowStore | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, L, D) output of a decoder layer, and, given the start's layers, the same with the start's weights.
 
-        Nothing above that layer is run, and nothing below the first trained layer is run twice. Padding means
-        nothing, unless the step keeps it.
+        Nothing above that layer is run, nothing below the first trained layer is run twice, and nothing is run that
+        the store knows. Padding means nothing, unless the step keeps it.
         """
+        if store is not None and name in self._row_ids:
+            rows = self._row_ids[name].tolist()
+            return stored_layer(self._model, store, name, rows, self.batches[name], layer, frozen, self.packed)
         trace = layer_trace(
             self._model, self.batches[name], layer, None if frozen is None else frozen.first, self.packed
         )

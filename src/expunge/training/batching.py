@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 import zlib
@@ -160,6 +161,14 @@ class BatchPlan(Dataset[dict[str, Any]]):
             counts[name] = self._counts(name, indices, mine)
             rows[name] = np.asarray(mine)
         return {"batches": batches, "counts": counts, "rows": rows, "topic": self.topics[step % len(self.topics)]}
+
+    def visits(self) -> dict[str, dict[int, int]]:
+        """How often each row comes, by set, over all steps and processes; rows that never come are left out."""
+        counts = {name: collections.Counter[int]() for name in self.sets}
+        for step in range(self.steps):
+            for name, rows in self.rows_of(step).items():
+                counts[name].update(rows)
+        return {name: dict(count) for name, count in counts.items()}
 
     def whole(self, name: str, step: int) -> TokenBatch:
         """All rows of a set in one effective batch."""

@@ -242,6 +242,7 @@ def _start(job: Job, device: torch.device) -> None:
             topics=job.plan.topics,
             seed=job.seed,
             batch=lambda name, step: TensorBatch.of(job.plan.whole(name, step), device),
+            visits=job.plan.visits,
         )
     )
 

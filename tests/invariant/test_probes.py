@@ -36,6 +36,47 @@ def test_shared_prompts_equal_rows_alone(architecture, batch_tokens, monkeypatch
         assert one.logp == pytest.approx(other.logp, abs=2e-5)
 
 
+def alike(num_prompts: int, num_answers: int) -> list[Encoded]:
+    """Answers over two tokens only, so that many begin alike and some are the beginning of others."""
+    rng = np.random.default_rng(1)
+    items = {}
+    for _ in range(num_prompts):
+        prompt = rng.integers(3, tiny.VOCAB, size=3).tolist()
+        for _ in range(num_answers):
+            ids = (*prompt, *rng.integers(3, 5, size=int(rng.integers(1, 6))).tolist(), 2)
+            items[ids] = Encoded(ids=ids, answer_start=3)
+    return list(items.values())
+
+
+@pytest.mark.parametrize("limit", [8, 1024])
+def test_answers_that_begin_alike_equal_rows_alone(limit, monkeypatch):
+    """Log-probabilities, hits, moments and hidden states; with a small limit a prompt's answers take several rows."""
+    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)
+    monkeypatch.setattr(scoring, "MAX_ROW", limit)
+    model, items = tiny.model(), alike(3, 9)
+    detail = [i % 2 == 0 for i in range(len(items))]
+    options = {"pad_id": 0, "batch_tokens": 60, "detail": detail, "hidden": True}
+    alone = score(model, items, **options, share_prompts=False)
+    for one, other in zip(score(model, items, **options), alone, strict=True):
+        assert one.logp == pytest.approx(other.logp, abs=2e-5)
+        assert one.hidden == pytest.approx(other.hidden, abs=2e-5)
+        for name in ("top1", "mean", "variance"):
+            got, expected = getattr(one, name), getattr(other, name)
+            assert got is None if expected is None else got == pytest.approx(expected, abs=2e-4)
+
+
+def test_each_beginning_is_computed_once(monkeypatch):
+    """The tokens that pass through the model are the distinct beginnings of the rows without their last tokens."""
+    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)
+    model, items = tiny.model(), alike(1, 12)
+    tokens: list[int] = []
+    model.base_model.register_forward_hook(
+        lambda module, args, kwargs, out: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    score(model, items, pad_id=0, batch_tokens=4096)
+    assert sum(tokens) == len({item.ids[:end] for item in items for end in range(1, len(item.ids))})
+
+
 def test_sharing_is_really_used():
     """20 rows of 5 prompts: fewer tokens pass through the model than the rows have, and the trial costs one group."""
     model, items = tiny.model(), questions(5, 4)

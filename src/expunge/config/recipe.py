@@ -266,7 +266,7 @@ class Evaluate(Section):
     highest utility among those with forget quality of at least `quality_floor`."""
     quality_floor: float = Field(default=0.05, gt=0, lt=1)
     batch_tokens: int = Field(default=8192, ge=64)
-    """Tokens per forward pass when scoring."""
+    """Most tokens per forward pass when scoring and writing; scoring on a processor takes fewer, which is faster."""
     engine: Literal["torch", "vllm"] = "torch"
     """What generates answers. vLLM reads a model's folder, so it works in `evaluate`, not on a model in training."""
     bootstrap: int = Field(default=1000, ge=0)

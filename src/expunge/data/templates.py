@@ -74,6 +74,7 @@ class Template:
     def __init__(self, tokenizer: Any, prompt: Prompt, max_length: int, long_text: LongText = "refuse") -> None:
         self.tokenizer, self.prompt, self.max_length = tokenizer, prompt, max_length
         self.long_text = long_text
+        self._last_prompt: tuple[str, str] | None = None
         if tokenizer.eos_token_id is None:
             raise IncompatibleError(
                 "the tokenizer has no end-of-sequence token, so an answer has no end.",
@@ -183,8 +184,10 @@ class Template:
         """
         if not question:
             return self._encode_text(answer, row, self.max_length)[0]
-        prompt, full = self.prompt_text(question), self.full_text(question, answer)
-        start = _common_prefix(prompt, full)
+        if self._last_prompt is None or self._last_prompt[0] != question:
+            self._last_prompt = question, self.prompt_text(question)  # several answers to one question are common
+        full = self.full_text(question, answer)
+        start = _common_prefix(self._last_prompt[1], full)
         encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         answer_start = next((i for i, (_, end) in enumerate(offsets) if end > start), len(ids))

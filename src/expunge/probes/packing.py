@@ -1,13 +1,14 @@
-"""Answers that share a prompt share its forward pass: the prompt once, then every answer as a branch of it.
+"""Answers that share a prompt share its forward pass, and answers that begin alike share their beginning.
 
-A row holds the prompt followed by all answers. Each answer's tokens see the prompt and their own answer only, and
-count their positions from the prompt's end, so each of them is computed exactly as if it stood alone.
+A row holds a tree: the prompt, then the answers in sorted order, each from where it parts from the one before it. A
+token sees its ancestors only and counts its position from the root, so each is computed exactly as if it stood alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,17 @@ from torch import Tensor
 from expunge.data.templates import Encoded
 
 MAX_ROW = 1024
-"""Tokens in a row of branches; the mask grows with its square."""
+"""Tokens in a row; the mask grows with its square."""
 
 
 @dataclass(frozen=True)
 class Branches:
-    """A prompt and the answers that follow it, as positions in the list of items."""
+    """A prompt and the answers that follow it, as positions in the list of items, in the tree's order."""
 
     prompt: tuple[int, ...]
     items: tuple[int, ...]
     length: int
-    """Tokens of the prompt and of all answers but their last ones, which predict nothing."""
+    """Tokens of the tree, without the last ones of the answers, which predict nothing."""
 
 
 def group(items: Sequence[Encoded], limit: int) -> list[Branches]:
@@ -39,13 +40,14 @@ def group(items: Sequence[Encoded], limit: int) -> list[Branches]:
     for prompt, indices in by_prompt.items():
         current: list[int] = []
         length = len(prompt)
-        for index in indices:
-            extra = items[index].num_answer - 1
-            if current and length + extra > limit:
+        for index in sorted(indices, key=lambda i: items[i].ids):
+            body = items[index].ids[:-1]
+            own = len(body) - (_shared(items[current[-1]].ids[:-1], body) if current else len(prompt))
+            if current and length + own > limit:
                 groups.append(Branches(prompt, tuple(current), length))
-                current, length = [], len(prompt)
+                current, length, own = [], len(prompt), len(body) - len(prompt)
             current.append(index)
-            length += extra
+            length += own
         groups.append(Branches(prompt, tuple(current), length))
     return sorted(groups, key=lambda branches: branches.length, reverse=True)
 
@@ -53,41 +55,71 @@ def group(items: Sequence[Encoded], limit: int) -> list[Branches]:
 @torch.no_grad()
 def branch_hidden(
     model: Any, items: Sequence[Encoded], groups: Sequence[Branches], pad_id: int
-) -> tuple[Tensor, list[int]]:
-    """Hidden states that predict the answer tokens of all items in a batch of groups, and the order of the items."""
+) -> tuple[Tensor, list[np.ndarray[Any, Any]], list[int]]:
+    """One forward pass over a batch of groups.
+
+    Returns:
+        (N, D) hidden states that predict at least one answer token; for each item the places in them of those that
+        predict its answer; and the order of the items.
+    """
     device = next(model.parameters()).device
     width = max(branches.length for branches in groups)
     ids = np.full((len(groups), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(groups), width), dtype=np.int64)
-    branch = np.full((len(groups), width), -1, dtype=np.int64)
-    rows: list[np.ndarray[Any, Any]] = []
+    # A padding token sees itself: a row of the mask without any token would give nan.
+    ends = np.tile(np.arange(1, width + 1), (len(groups), 1))
     places: list[np.ndarray[Any, Any]] = []
     order: list[int] = []
     for row, branches in enumerate(groups):
-        end = start = len(branches.prompt)
-        ids[row, :end], positions[row, :end], branch[row, :end] = branches.prompt, np.arange(end), 0
-        for number, index in enumerate(branches.items, start=1):
-            answer = items[index].ids[end:-1]
-            stop = start + len(answer)
-            ids[row, start:stop], branch[row, start:stop] = answer, number
-            positions[row, start:stop] = np.arange(end, end + len(answer))
-            places.append(np.concatenate([[end - 1], np.arange(start, stop)]))
-            rows.append(np.full(len(answer) + 1, row))
+        paths = _write(items, branches, ids[row], positions[row], ends[row])
+        for index, path in zip(branches.items, paths, strict=True):
+            places.append(row * width + path[len(branches.prompt) - 1 :])
             order.append(index)
-            start = stop
     hidden = model.base_model(
         input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=_mask(torch.from_numpy(branch).to(device), next(model.parameters()).dtype),
+        attention_mask=_mask(torch.from_numpy(ends).to(device), next(model.parameters()).dtype),
         position_ids=torch.from_numpy(positions).to(device),
         use_cache=False,
     ).last_hidden_state
-    return hidden[torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(places))], order
+    needed, inverse = np.unique(np.concatenate(places), return_inverse=True)
+    lengths = np.cumsum([len(place) for place in places])[:-1]
+    return hidden.flatten(0, 1)[torch.from_numpy(needed).to(device)], np.split(inverse, lengths), order
 
 
-def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, T, T) additive mask: a token sees what stands before it in the prompt (0) or in its own branch."""
-    same = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    allowed = same & torch.ones_like(same).tril()
-    return torch.zeros(allowed.shape, dtype=dtype, device=branch.device).masked_fill_(~allowed, torch.finfo(dtype).min)[
+def _write(
+    items: Sequence[Encoded],
+    branches: Branches,
+    ids: np.ndarray[Any, Any],
+    positions: np.ndarray[Any, Any],
+    ends: np.ndarray[Any, Any],
+) -> list[np.ndarray[Any, Any]]:
+    """Fill one row with a tree; returns for each item the columns of its tokens, prompt first."""
+    before: tuple[int, ...] = ()
+    path = np.zeros(0, dtype=np.int64)
+    paths = []
+    stop = 0
+    for index in branches.items:
+        body = items[index].ids[:-1]
+        shared = _shared(before, body)
+        start, stop = stop, stop + len(body) - shared
+        ids[start:stop], positions[start:stop] = body[shared:], np.arange(shared, len(body))
+        path = np.concatenate([path[:shared], np.arange(start, stop)])
+        # What is below a token stands right behind it, up to the last path that goes through it.
+        ends[path] = stop
+        paths.append(path)
+        before = body
+    return paths
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, T, T) additive mask: token i sees token j where j <= i < ends[j], the end of what is below j."""
+    columns = torch.arange(ends.shape[1], device=ends.device)
+    allowed = (columns[None, None, :] <= columns[:, None]) & (columns[:, None] < ends[:, None, :])
+    return torch.zeros(allowed.shape, dtype=dtype, device=ends.device).masked_fill_(~allowed, torch.finfo(dtype).min)[
         :, None
     ]

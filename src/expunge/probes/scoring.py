@@ -22,6 +22,9 @@ SCORED_ELEMENTS = 2**22
 """Logits that exist at one time: 16 MiB in float32. Moments take several copies of them, and small ones stay in the
 processor's cache; without gradients there is nothing that larger pieces would save."""
 
+CPU_TOKENS = 2048
+"""Tokens per forward pass on a processor: more gain nothing there, and their states no longer fit into its cache."""
+
 Scored = list[tuple[int, TokenScores]]
 
 
@@ -46,7 +49,7 @@ def score(
         model: A causal language model; its mode is restored afterwards.
         items: Encoded rows.
         pad_id: Id written into padding.
-        batch_tokens: Padded tokens per forward pass.
+        batch_tokens: Padded tokens per forward pass, at most; on a processor no more than `CPU_TOKENS`.
         detail: Whether top-1 hits and vocabulary moments are wanted too, per item; None for nowhere.
         hidden: Whether the last hidden states are wanted too.
         title: What the progress bar says.
@@ -68,7 +71,8 @@ def score(
         with progress(title, len(unique), "texts") as advance:
             shared = share_prompts and _can_share(job)
             run: Callable[[Any], Scored] = job.together if shared else job.apart
-            batches: Sequence[Any] = (_packed if shared else length_batches)(unique, batch_tokens)
+            tokens = min(batch_tokens, CPU_TOKENS) if job.model.device.type == "cpu" else batch_tokens
+            batches: Sequence[Any] = (_packed if shared else length_batches)(unique, tokens)
             for batch in batches:
                 found = run(batch)
                 results.update(found)
@@ -90,24 +94,30 @@ class _Job:
         """Each item in a row of its own."""
         device = next(self.model.parameters()).device
         batch = TensorBatch.of(collate([self.items[i] for i in indices], self.pad_id), device)
-        return self._scores(decode(self.model, batch)[batch.rows, batch.positions], indices)
+        lengths = [self.items[i].num_answer for i in indices]
+        places = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
+        return self._scores(decode(self.model, batch)[batch.rows, batch.positions], places, indices)
 
     def together(self, groups: Sequence[Branches]) -> Scored:
         """The answers to one prompt in one row."""
-        hidden, order = branch_hidden(self.model, self.items, groups, self.pad_id)
-        return self._scores(hidden, order)
+        return self._scores(*branch_hidden(self.model, self.items, groups, self.pad_id))
 
-    def _scores(self, hidden: Tensor, order: Sequence[int]) -> Scored:
-        """Scores from the hidden states of all answer positions of the items in `order`."""
-        lengths = [self.items[i].num_answer for i in order]
+    def _scores(self, hidden: Tensor, places: Sequence[Array], order: Sequence[int]) -> Scored:
+        """Scores of the items in `order`, whose answer tokens are predicted by the hidden states at `places`."""
         labels = np.concatenate([self.items[i].targets for i in order])
-        detail = np.repeat([self.detail[i] for i in order], lengths)
-        values, ends = token_values(self.model, hidden, labels, detail), np.cumsum(lengths)[:-1]
-        states = np.split(hidden.float().cpu().numpy(), ends) if self.hidden else [None] * len(order)
+        detail = np.repeat([self.detail[i] for i in order], [len(place) for place in places])
+        # Answers that begin alike share a state and a label until they part.
+        pairs = np.stack([np.concatenate(places), labels])
+        (states, wanted), inverse = np.unique(pairs, axis=1, return_inverse=True)
+        detailed = np.zeros(len(states), dtype=bool)
+        np.logical_or.at(detailed, inverse, detail)
+        values = token_values(self.model, hidden[torch.from_numpy(states).to(hidden.device)], wanted, detailed)
+        kept = hidden.float().cpu().numpy() if self.hidden else None
+        parts = np.split(values[:, inverse], np.cumsum([len(place) for place in places])[:-1], axis=1)
         found: Scored = []
-        for index, part, state in zip(order, np.split(values, ends, axis=1), states, strict=True):
+        for index, part, place in zip(order, parts, places, strict=True):
             logp, top1, mean, variance = part
-            scores = TokenScores(logp, hidden=state)
+            scores = TokenScores(logp, hidden=None if kept is None else kept[place])
             if self.detail[index]:
                 scores = replace(scores, top1=top1.astype(bool), mean=mean, variance=variance)
             found.append((index, scores))

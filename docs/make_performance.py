@@ -6,6 +6,7 @@ python docs/make_performance.py
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 INTRO = """# Performance
 
-Every number on this page is read from a record that `python -m benchmarks.training` or `python -m benchmarks.memory`
-wrote; `python docs/make_performance.py` writes the page anew.
+Every number on this page is read from a record that a program in `benchmarks/` wrote (`python -m benchmarks.training`,
+`.evaluation`, `.memory`, `.plan`, `.row_store`); `python docs/make_performance.py` writes the page anew.
 
 "The plain way" is what published code does, written in `benchmarks/_plain.py`: batches in random order padded to
 their longest row, forget and retain forwarded separately, labels passed so that the model computes its own loss, full
@@ -108,6 +109,64 @@ def against_trl(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def evaluation(record: dict[str, Any]) -> list[str]:
+    """Table of a full TOFU evaluation."""
+    machine, rows = record["machine"], record["rows"]
+    lines = [
+        "## Evaluation",
+        "",
+        f"Every row of TOFU's sets ({', '.join(f'{name} {count}' for name, count in rows.items())}; the holdout people "
+        f"are our own) with a model that has learnt them, {record['model']}, in float32 on {machine['processor']} with "
+        f"{machine['threads']} threads. The plain way takes one forward pass per text and metric, prompts repeated for "
+        "each answer, in file order; ours scores each text once, answers to one question in one row that branches "
+        "where they part, and lets the model write only what scoring has not settled. `first` is what TOFU's paper "
+        "measures, `all` adds memorisation, membership and paraphrased questions, `gradients` gradient norms. Medians "
+        f"of {len(record['suites'][0]['ours']['seconds'])} pairs; all numbers agree, and every generated answer.",
+        "",
+        "| suite | plain s | ours s | ratio | of CPU time | goal | plain tokens | ours | plain MiB | ours | ratio "
+        "| goal | largest difference |",
+        "|" + "---|" * 13,
+    ]
+    for item in record["suites"]:
+        plain, ours = item["plain"], item["ours"]
+        seconds = [statistics.median(side["seconds"]) for side in (plain, ours)]
+        sizes = [f"{side['peak_bytes'] / 2**20:.0f}" if side["peak_bytes"] else "" for side in (plain, ours)]
+        cells = [
+            item["name"],
+            *(f"{value:.1f}" for value in seconds),
+            f"{item['ratio']:.2f}x",
+            f"{item['cpu_ratio']:.2f}x",
+            f"{item['goal_ratio']:g}x",
+            *(f"{side['tokens']:,}" for side in (plain, ours)),
+            *sizes,
+            f"{item['memory_ratio']:.2f}" if item["memory_ratio"] else "",
+            f"{item['goal_memory']:g}" if item["goal_memory"] else "",
+            f"{item['largest_difference']:.0e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def plan(record: dict[str, Any]) -> list[str]:
+    """Table of predicted and measured memory."""
+    lines = [
+        "## Memory that `expunge plan` predicts",
+        "",
+        "Predicted and measured peaks above imports and rows of a training on a CPU, with glibc told to give freed "
+        "blocks back (`MALLOC_MMAP_THRESHOLD_=131072`); left to itself it keeps more, which no plan can foresee.",
+        "",
+        "| case | parameters | predicted MiB | measured MiB | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for item in record["cases"]:
+        predicted, measured = (item[name] / 2**20 for name in ("predicted_bytes", "measured_bytes"))
+        lines.append(
+            f"| {item['case']} | {item['num_parameters'] / 1e6:.1f} M | {predicted:.0f} | {measured:.0f} | "
+            f"{item['ratio']:.3f} |"
+        )
+    return [*lines, ""]
+
+
 def memory(record: dict[str, Any]) -> list[str]:
     """Slopes per setting, and the plot."""
     base = ", ".join(f"{name} {value}" for name, value in record["base"].items())
@@ -151,10 +210,20 @@ def plot(record: dict[str, Any], place: Path) -> None:
     figure.savefig(place, metadata={"Date": None})
 
 
+SECTIONS = {
+    "training": training,
+    "training-trl": against_trl,
+    "evaluation": evaluation,
+    "memory": memory,
+    "plan": plan,
+}
+"""Records and what is said of them, in the page's order."""
+
+
 def page() -> str:
     """The whole page."""
     lines = [INTRO]
-    for name, section in (("training", training), ("training-trl", against_trl), ("memory", memory)):
+    for name, section in SECTIONS.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
             lines += section(json.loads(path.read_text()))

@@ -35,7 +35,6 @@ no method was tuned further: the table shows what each does without care, not wh
 are of the chosen trial's unlearning alone (with what the method prepares, without measuring), trained once more in a
 process of its own. Answers are cut at {tokens} tokens.
 """
-LEFT_OUT = "whp is not in the table: it relabels running text, and TOFU is questions. Its own run is in results.md."
 
 
 def measured() -> list[str]:
@@ -55,10 +54,10 @@ def measured() -> list[str]:
         for record in records
     ]
     names = {record["method"] for record in records}
-    missing = [name for name in registry.names("method") if name not in names and name != "whp"]
-    still = f" Not measured yet: {', '.join(missing)}." if missing else ""
+    missing = [name for name in registry.names("method") if name not in names]
+    still = [f"Not measured yet: {', '.join(missing)}.", ""] if missing else []
     intro = MEASURED.format(epochs=records[0]["settings"]["epochs"], tokens=64)
-    return [intro, markdown_table(head, rows), "", LEFT_OUT + still, ""]
+    return [intro, markdown_table(head, rows), "", *still]
 
 
 def _taken(alone: dict[str, Any] | None) -> list[str]:

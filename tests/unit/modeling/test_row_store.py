@@ -6,9 +6,9 @@ import transformers
 
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.activations import layer_trace
+from expunge.modeling.activations import FrozenLayers, layer_trace
 from expunge.modeling.logprobs import TensorBatch, take
-from expunge.modeling.row_store import RowStore, can_store, store_bytes, widest_padding
+from expunge.modeling.row_store import RowStore, can_store, store_bytes, stored_layer, widest_padding
 
 ROWS = [Encoded((1, 5, 6, 7, 8, 2), 1), Encoded((1, 9, 10, 2), 1), Encoded((1, 11, 2), 2)]
 EVERY = {"forget": {0: 2, 1: 2, 2: 2}}
@@ -160,6 +160,24 @@ def test_known_states_are_put_in_and_the_layers_below_are_not_run() -> None:
     assert ran == [1]
     assert torch.equal(again.hidden, whole.hidden)
     assert all("forward" not in vars(layer) for layer in built.model.layers)
+
+
+def test_known_and_new_rows_come_back_in_their_places() -> None:
+    """Rows 1 and 2 are known and row 0 is not: put together they stand at 1, 2, 0, which is not its own inverse."""
+    built, whole = model().eval(), batch(0, 1, 2, extra=1)
+    for name, parameter in built.named_parameters():
+        parameter.requires_grad_(name == "model.layers.1.mlp.down_proj.weight")
+    frozen, store = FrozenLayers(built), RowStore(1, 1e6, EVERY, padding=True)
+    stored_layer(built, store, "forget", [1, 2], batch(1, 2, extra=3), 2, frozen)
+    with torch.no_grad():
+        built.model.layers[1].mlp.down_proj.weight.mul_(2)
+    assert store.known("forget", [0, 1, 2], whole) == [False, True, True]
+    hidden, start = stored_layer(built, store, "forget", [0, 1, 2], whole, 2, frozen)
+    trace = layer_trace(built, whole, 2, keep_from=1)
+    torch.testing.assert_close(hidden, trace.hidden)
+    torch.testing.assert_close(start, frozen.hidden(built, trace))
+    assert hidden.requires_grad
+    assert not torch.allclose(hidden, start)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "phi", "gpt_neox", "olmo2"])

@@ -24,8 +24,13 @@ Written by `python docs/make_hardware.py` from what `expunge plan` derives; noth
 setting to change where a card is too small. A training fits where it takes at most 95 % of the data sheet's memory;
 seconds are at 40 % of the card's dense bfloat16 peak.
 
-With FSDP the whole model is put on each device to be measured and saved; this moment is in the numbers ("gathered"),
-and is what keeps 70B from two machines of eight: the training itself would fit sixteen H200.
+With FSDP a model is in shards from the moment it is opened. The main process reads it into its main memory and sends
+it block by block, measuring and saving gather it the same way, and no card ever holds more than its share, embeddings
+and output layer, and two layers. The main process needs main memory for one whole copy (70B: 280 GB in float32), and
+for the state of the optimiser besides (twice that with Adam) when a training state is saved. A forward pass keeps
+half-precision copies of float32 weights for the backward pass, unless gradients are checkpointed. What a method
+prepares before it trains (AltPO's answers, Who's Harry Potter's labels) and task vectors still take a whole model per
+card. Bitsandbytes' optimisers do not know of shards; torchao's (`adamw_torch_8bit`) do.
 """
 LAUNCH = "accelerate launch --num_processes {processes} --use_fsdp --fsdp_version 2 -m expunge run"
 MILD = ["train.device_batch_size=1", "model.gradient_checkpointing=true"]
@@ -46,7 +51,8 @@ SEVEN_SHARED: list[Setting] = [
 ]
 SEVENTY: list[Setting] = [
     ("full, sharded, a row at a time", MILD, 16),
-    ("full, 8-bit optimiser", [*MILD, EIGHT], 16),
+    # Bitsandbytes' optimisers cannot work on shards.
+    ("full, 8-bit optimiser", [*MILD, "train.optimizer=adamw_torch_8bit"], 16),
     ("LoRA, sharded, a row at a time", [*MILD, LORA], 16),
 ]
 

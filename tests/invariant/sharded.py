@@ -4,6 +4,7 @@ Usage: python -m torch.distributed.run --nproc_per_node=2 sharded.py FOLDER
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import tiny
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from expunge import console
 from expunge.config.recipe import Lora, Train
@@ -18,14 +20,18 @@ from expunge.errors import Interrupted
 from expunge.methods._base import Method, Objective
 from expunge.methods.npo import NPO
 from expunge.methods.rmu import RMU
-from expunge.modeling import distributed, logprobs
+from expunge.modeling import distributed, logprobs, sharding
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.load import model_hash
 from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
+from expunge.modeling.sharding import gathered, placed
+from expunge.probes.generation import generate
+from expunge.probes.scoring import score
 from expunge.training.trainer import Job, train
 
 SETS = {"forget": tiny.rows(12, seed=1), "retain": tiny.rows(20, seed=2)}
 STEPS = 3
+CPU = torch.device("cpu")
 STEERING = RMU(layer=1, update_layers=[0, 1], update_modules=["mlp.down_proj.weight"], alpha=[3.0], c=[2.0])
 CASES: dict[str, Any] = {
     "npo": {"method": NPO()},
@@ -41,8 +47,8 @@ CHUNK = 4 * tiny.VOCAB
 """Logits at a time: each micro-batch takes several chunks, so that the output layer is called again and again."""
 
 
-def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, checkpointing: bool = False) -> Job:
-    """Three steps of two micro-batches or more, clipped."""
+def start(method: Method, tied: bool = False, lora: bool = False) -> Any:
+    """The whole model before its first step."""
     model = tiny.model()
     if tied:
         model.config.tie_word_embeddings = True
@@ -56,11 +62,17 @@ def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, ch
     if names is not None:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in names)
+    return model
+
+
+def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, checkpointing: bool = False) -> Job:
+    """Three steps of two micro-batches or more, clipped."""
+    model = placed(lambda device: start(method, tied, lora), CPU)
     needs = method.needs()
     plan = tiny.plan(
         {name: SETS[name] for name in needs.sets}, steps=STEPS, device_batch_size=2, world_size=distributed.world_size()
     )
-    start = tiny.model(seed=1)
+    other = placed(lambda device: tiny.model(seed=1), CPU)
     return Job(
         title="Unlearning",
         model=model,
@@ -69,10 +81,65 @@ def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, ch
         config=Train(steps=STEPS, lr=1e-3, warmup_epochs=0, max_grad_norm=0.5),
         folder=folder,
         seed=0,
-        reference_logp={name: reference_logp(start, SETS[name], 0) for name in needs.reference_logp},
-        reference=FrozenReference(model if lora else start) if needs.reference else None,
+        reference_logp={name: reference_logp(other, SETS[name], 0) for name in needs.reference_logp},
+        reference=FrozenReference(model if lora else other) if needs.reference else None,
         gradient_checkpointing=checkpointing,
     )
+
+
+LONG = tiny.rows(5, seed=3, shortest=9)
+TEXTS = [row for long in LONG for row in (long, LONG[0])][:9]
+"""For two processes: five texts for the one, and the same one four times, which is scored once, for the other."""
+
+
+def answers(model: Any) -> dict[str, Any]:
+    """Scores and generations; of two processes, the first runs the model much more often than the second."""
+    scores = distributed.sharded(
+        lambda part: score(model, part, pad_id=0, batch_tokens=16, detail=[True] * len(part)), TEXTS
+    )
+
+    def write(numbers: Any) -> Any:
+        return generate(
+            model,
+            [TEXTS[i].ids[:3] for i in numbers],
+            max_new_tokens=[2 if i % 2 else 9 for i in numbers],
+            eos_ids=[2],
+            pad_id=0,
+            batch_tokens=24,
+        )
+
+    return {
+        "logp": [each.logp.tolist() for each in scores],
+        "variance": [each.variance.tolist() for each in scores],
+        "written": distributed.sharded(write, list(range(len(TEXTS)))),
+    }
+
+
+def num_whole(module: Any) -> int:
+    """Numbers of the parameters that this process holds all of."""
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, DTensor) and not p.is_meta)
+
+
+def measure(place: Path) -> None:
+    """Open, ask and save a model in shards, and write down what was held whole at any time."""
+    opened: list[int] = []
+    fill = sharding._fill
+
+    def watched(module: Any, *rest: Any) -> None:
+        fill(module, *rest)
+        opened.append(num_whole(module))
+
+    sharding._fill = watched
+    model = placed(lambda device: tiny.model(), CPU)
+    sharding._fill = fill
+    asked: list[int] = []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda *_: asked.append(num_whole(model)))
+    found = {**answers(model), "hash": model_hash(model), "opened": opened, "asked": asked, "left": num_whole(model)}
+    whole = gathered(model)
+    if whole is not None:
+        whole.save_pretrained(place / "saved")
+    (place / f"measured-{distributed.rank()}.json").write_text(json.dumps(found))
 
 
 class StopAfterTwo(Objective):
@@ -93,6 +160,7 @@ def run(place: Path) -> None:
     """Every training as one of two processes; the weights of each land in a folder of its name."""
     distributed.start()
     logprobs.CHUNK_ELEMENTS = CHUNK
+    measure(place)
     for name, settings in CASES.items():
         finish(job(place / name, **settings))
     for name in LOW:
@@ -113,10 +181,9 @@ def finish(made: Job) -> None:
     made.folder.mkdir(parents=True, exist_ok=True)
     train(made)
     (made.folder / f"hashes-{distributed.rank()}").write_text("\n".join(hashes))
-    if distributed.rank() == 0:
-        save_file(
-            {name: value.detach().clone() for name, value in made.model.named_parameters()}, made.folder / "weights"
-        )
+    whole = gathered(made.model)
+    if whole is not None:
+        save_file({name: value.detach().clone() for name, value in whole.named_parameters()}, made.folder / "weights")
 
 
 if __name__ == "__main__":

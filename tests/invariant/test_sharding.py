@@ -13,6 +13,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from expunge.modeling.load import model_hash
 from expunge.training.trainer import train
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -30,7 +31,7 @@ def two(tmp_path_factory) -> Path:
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,43 @@ def test_every_process_measures_the_same_whole_weights(two, name):
     assert one == other
     assert [line.split()[0] for line in one] == ["2", "3"]
     assert one[0].split()[1] != one[1].split()[1]
+
+
+@pytest.fixture
+def measured(two) -> list[dict]:
+    """What each process wrote down of a model that was never trained."""
+    return [json.loads((two / f"measured-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_a_model_in_shards_says_what_a_whole_one_says(measured):
+    """Also where one process has much more to ask than the other, which runs along until both are done."""
+    expected = sharded.answers(tiny.model())
+    for found in measured:
+        assert found["written"] == expected["written"]
+        for name in ("logp", "variance"):
+            for one, other in zip(expected[name], found[name], strict=True):
+                assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+def test_a_model_in_shards_is_saved_bit_for_bit(two, measured):
+    model = tiny.model()
+    assert [found["hash"] for found in measured] == [model_hash(model)] * 2
+    saved = load_file(two / "saved/model.safetensors")
+    assert saved.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(saved[name], value), name
+    assert json.loads((two / "saved/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_no_process_holds_more_than_its_share_and_one_block(measured):
+    """When it is opened, a layer or what is outside of layers; when it is run, both; at the end, nothing whole."""
+    model = tiny.model()
+    layer = sum(p.numel() for p in model.model.layers[0].parameters())
+    outside = sum(p.numel() for p in model.parameters()) - 2 * layer
+    for found in measured:
+        assert found["opened"] == [layer, layer, outside]
+        assert max(found["asked"]) == layer + outside
+        assert found["left"] == 0
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(two):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import IncompatibleError
+from expunge.modeling.distributed import whole
 from expunge.modeling.logprobs import TensorBatch, packing_of, run_decoder
 from expunge.modeling.packing import Packing
 
@@ -128,7 +129,7 @@ class FrozenLayers:
             if not name.startswith(f"{prefix}."):
                 raise IncompatibleError(f"{name} is trained, but is not part of a decoder layer.")
             index, inner = name.removeprefix(f"{prefix}.").split(".", 1)
-            self._tensors.setdefault(int(index), {})[inner] = parameter.detach().clone()
+            self._tensors.setdefault(int(index), {})[inner] = whole(parameter.detach()).clone()
 
     @property
     def first(self) -> int:

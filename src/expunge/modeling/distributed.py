@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from expunge.errors import IncompatibleError, UserError
+from expunge.errors import IncompatibleError, Interrupted, UserError
 
 T = TypeVar("T")
 U = TypeVar("U")
+_PATIENCE = datetime.timedelta(hours=6)
+"""How long processes wait for one that reads or writes a large model."""
+_turns: list[weakref.WeakMethod[Callable[[], None]]] = []
+"""For each model in shards, what runs along while another process runs it."""
+_apart = False
+"""Whether processes have work of their own just now."""
 
 
 def world_size() -> int:
@@ -42,7 +50,7 @@ def start() -> None:
     if world_size() > 1:
         import accelerate
 
-        accelerate.PartialState(cpu=_is_on("ACCELERATE_USE_CPU"))
+        accelerate.PartialState(cpu=_is_on("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
 
 
 def _is_on(name: str) -> bool:
@@ -104,16 +112,85 @@ def agreed(value: T) -> T:
     return values[0]
 
 
+def from_main(work: Callable[[], T]) -> T:
+    """What the main process makes, for every process; its error, too, so that nobody is left waiting."""
+    outcome: tuple[T | None, Exception | None] = (None, None)
+    if rank() == 0:
+        try:
+            outcome = (work(), None)
+        except (UserError, Interrupted) as error:
+            outcome = (None, error)
+    value, failure = agreed(outcome)
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[return-value]
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor that may be in shards, gathered from every process."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def sharded(function: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> list[U]:
-    """Apply a function of a list to this process's share and return everybody's results in the order of `items`."""
+    """Apply a function of a list to this process's share and return everybody's results in the order of `items`.
+
+    The function may run a model in shards, which takes every process: one that is done runs along until all are.
+    """
     if world_size() == 1:
         return list(function(items))
     import torch.distributed
 
-    mine = list(function(items[rank() :: world_size()]))
+    mine = _with_turns(lambda: list(function(items[rank() :: world_size()])))
     gathered: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(gathered, mine)
     results: list[Any] = [None] * len(items)
     for number, part in enumerate(gathered):
         results[number :: world_size()] = part
     return results
+
+
+def take_turns(follow: Callable[[], None]) -> int:
+    """Register a model in shards.
+
+    Args:
+        follow: Method that runs its decoder once, on anything.
+
+    Returns:
+        Its number, the same in every process, for `announce`.
+    """
+    _turns.append(weakref.WeakMethod(follow))
+    return len(_turns)
+
+
+def announce(number: int) -> None:
+    """Tell the others which model in shards is run next, where they may have nothing left to do."""
+    if _apart:
+        _agree_on(number)
+
+
+def _with_turns(work: Callable[[], T]) -> T:
+    global _apart
+    if not shards():
+        return work()
+    _apart = True
+    try:
+        result = work()
+        while number := _agree_on(0):
+            follow = _turns[number - 1]()
+            assert follow is not None, "a model that one process runs is kept by all"
+            follow()
+    finally:
+        _apart = False
+    return result
+
+
+def _agree_on(number: int) -> int:
+    """The model that is run next in any process; 0 when all are done."""
+    import accelerate
+    import torch.distributed
+
+    largest = torch.tensor(number, device=accelerate.PartialState().device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    chosen = int(largest)
+    assert number in {0, chosen}, "processes with work of their own run one model in shards at a time"
+    return chosen

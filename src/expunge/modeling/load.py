@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
 from expunge.errors import DataError, IncompatibleError, UserError
+from expunge.modeling.distributed import whole
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -176,7 +177,7 @@ def model_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(whole(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

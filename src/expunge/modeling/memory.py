@@ -27,7 +27,7 @@ class MemoryEstimate(Record):
     add up to the total, since not all of them are there at one time."""
     moments: dict[str, int]
     """Moment -> bytes that are held then: preparation, forward (before the backward pass begins), backward (when all
-    gradients are there), gathered (FSDP: the whole model on one device, to be measured or saved)."""
+    gradients are there), measured (FSDP: a scoring pass between epochs)."""
     total_bytes: int
     """The widest moment."""
     how: str
@@ -52,14 +52,15 @@ def memory_estimate(
     - gradients: 4 T / k. optimizer: 8 T / k for Adam (8-bit optimisers: 2 T / k).
     - reference: see `reference_bytes`.
     - autocast: 2 P, the half-precision copies that a forward pass makes of float32 weights and keeps for the
-      backward pass; with FSDP two layers and the embeddings, gathered when they are needed.
+      backward pass. With FSDP also what is gathered, see `_gathered`; with gradient checkpointing it keeps the
+      copies of one layer only, since it runs the others anew from what it gathers anew.
     - activations: see `activation_bytes`; logits: see `logits_bytes`.
 
     Moments: before the backward pass begins there are weights, optimizer, reference, autocast, activations, and the
     most of logits, one layer's gradients of activations, and the output layer's gradient; gradients only where they
     are accumulated over several micro-batches. When it ends there are all gradients, and neither activations nor
-    half-precision copies. Before the first step, references are computed without gradient. With FSDP the whole model is
-    put on the device to be measured and saved.
+    half-precision copies, but with FSDP what is gathered and its gradients that are not yet shared out. Before the
+    first step, references are computed without gradient. To be saved, tensors are gathered one at a time.
 
     Args:
         recipe: The recipe.
@@ -73,6 +74,9 @@ def memory_estimate(
     parts = _parts(recipe, shape, train, batch, stored_answers, num_gpus)
     half = recipe.model.dtype != "float32"
     moments = _moments(parts, shape, train, batch, half, scored_positions, num_gpus)
+    if num_gpus > 1:
+        resident = sum(parts[part] for part in ("weights", "optimizer", "reference", "runtime"))
+        moments["measured"] = resident + _scoring(shape, half, recipe.evaluate.batch_tokens, num_gpus)
     return MemoryEstimate(
         num_parameters=shape.num_parameters,
         num_trainable=shape.num_trainable,
@@ -97,8 +101,8 @@ def _parts(
         "weights": weights // num_gpus,
         "gradients": 4 * shape.num_trainable // num_gpus,
         "optimizer": _state_bytes(train.optimizer) * shape.num_trainable // num_gpus,
-        "reference": reference_bytes(shape, compared, stored_answers) // num_gpus + 4 * shape.num_steered,
-        "autocast": _copies(shape, half, num_gpus),
+        "reference": reference_bytes(shape, compared, stored_answers, num_gpus) + 4 * shape.num_steered,
+        "autocast": _copies(shape, half, num_gpus, recipe.model.gradient_checkpointing),
         "activations": activation_bytes(
             shape,
             batch,
@@ -135,13 +139,18 @@ def _moments(
         "backward": resident + parts["gradients"] + (output_gradient if shape.tied else 0),
     }
     if num_gpus > 1:
-        whole = (2 if half and shape.trained == "adapter" else 4) * shape.num_parameters
-        moments["gathered"] = resident + whole
+        unshared = _gathered(shape, 4) if shape.trained == "all" else 0
+        moments["backward"] += _gathered(shape, _weight_bytes(shape, half)) + unshared
     if scored_positions:
-        scored = scored_positions * (2 if half else 4) * 3 * (shape.hidden + shape.inner)
-        chunk = 8 * min(scored_positions * shape.vocab, CHUNK_ELEMENTS)
-        moments["preparation"] = kept + parts["autocast"] + max(scored, chunk)
+        moments["preparation"] = kept + _scoring(shape, half, scored_positions, num_gpus)
     return moments
+
+
+def _scoring(shape: Shape, half: bool, positions: int, num_gpus: int) -> int:
+    """A forward pass without gradient, beside the weights: copies of these, one layer's activations or a chunk."""
+    scored = positions * (2 if half else 4) * 3 * (shape.hidden + shape.inner)
+    chunk = 8 * min(positions * shape.vocab, CHUNK_ELEMENTS)
+    return _copies(shape, half, num_gpus, checkpointing=num_gpus > 1) + max(scored, chunk)
 
 
 def activation_bytes(
@@ -196,15 +205,18 @@ def logits_bytes(shape: Shape, answers: list[int], *, compared: bool = False) ->
     return factor * (kept + passing)
 
 
-def reference_bytes(shape: Shape, compared: bool | tuple[str, ...], stored_answers: int) -> int:
+def reference_bytes(shape: Shape, compared: bool | tuple[str, ...], stored_answers: int, num_gpus: int = 1) -> int:
     """The start model, kept beside the one that is trained where a loss compares predictions at every step.
 
     For N answer tokens: 4 N h bytes of hidden states and 4 V h of the output layer where that is less than a frozen
-    copy of 4 P; nothing with LoRA, whose adapter can be switched off.
+    copy of 4 P; nothing with LoRA, whose adapter can be switched off. Several GPUs share the copy, of which each has
+    the embeddings and the output layer whole besides; the other two each has for itself.
     """
     if not compared or shape.trained == "adapter":
         return 0
     whole = 4 * shape.num_parameters
+    if num_gpus > 1:
+        whole = whole // num_gpus + 4 * _ends(shape)
     if isinstance(compared, bool):
         return whole
     without_head = shape.num_parameters - (0 if shape.tied else shape.head)
@@ -226,14 +238,27 @@ def format_bytes(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-def _copies(shape: Shape, half: bool, num_gpus: int) -> int:
+def _copies(shape: Shape, half: bool, num_gpus: int, checkpointing: bool) -> int:
     """Copies of the weights that a forward pass makes: in half precision, or gathered from several devices."""
-    size = 2 if half else 4
-    if num_gpus > 1:
-        return size * (min(2, shape.layers) * shape.per_layer + (1 if shape.tied else 2) * shape.head)
-    if not half or shape.trained == "adapter":
-        return 0
-    return size * ((shape.last + 1) * shape.per_layer + (shape.head if shape.last == shape.layers - 1 else 0))
+    cast = 0
+    if half and shape.trained != "adapter":
+        layers = 1 if num_gpus > 1 and checkpointing else shape.last + 1
+        cast = 2 * (layers * shape.per_layer + (shape.head if shape.last == shape.layers - 1 else 0))
+    return cast + (_gathered(shape, _weight_bytes(shape, half)) if num_gpus > 1 else 0)
+
+
+def _gathered(shape: Shape, size: int) -> int:
+    """With FSDP: the layer that is run and the next one, and what is outside of layers, at so many bytes a number."""
+    return size * (min(2, shape.layers) * shape.per_layer + _ends(shape))
+
+
+def _ends(shape: Shape) -> int:
+    """Numbers of the embeddings and the output layer."""
+    return (1 if shape.tied else 2) * shape.head
+
+
+def _weight_bytes(shape: Shape, half: bool) -> int:
+    return 2 if half and shape.trained == "adapter" else 4
 
 
 def _state_bytes(optimizer: str) -> int:

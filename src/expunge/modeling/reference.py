@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -81,13 +80,11 @@ class FrozenReference:
     """
 
     def __init__(self, model: Any) -> None:
+        from expunge.modeling.sharding import copied
+
         self._adapted = model if hasattr(model, "disable_adapter") else None
         if self._adapted is None:
-            self._copy = copy.deepcopy(model).eval().requires_grad_(False)
-
-    def is_part_of(self, model: Any) -> bool:
-        """Whether a model serves as its own reference, with its adapter off."""
-        return self._adapted is model
+            self._copy = copied(model)
 
     @torch.no_grad()
     def hidden(self, batch: TensorBatch, packed: bool = False) -> Tensor:
@@ -125,8 +122,10 @@ class StoredReference:
 
     @torch.no_grad()
     def __init__(self, model: Any, sets: Mapping[str, Sequence[Encoded]], pad_id: int, max_tokens: int = 2048) -> None:
+        from expunge.modeling.sharding import copied_layer
+
         inner = causal_lm(model)
-        layer = copy.deepcopy(inner.get_output_embeddings()).requires_grad_(False)
+        layer = copied_layer(inner.get_output_embeddings())
         self.head = head_of(types.SimpleNamespace(get_output_embeddings=lambda: layer, config=inner.config))
         self._states: dict[str, Tensor] = {}
         self._ends: dict[str, np.ndarray[Any, Any]] = {}

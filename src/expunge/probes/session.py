@@ -10,9 +10,11 @@ import numpy as np
 
 from expunge.data.sets import Sets
 from expunge.data.templates import Encoded, Template
+from expunge.errors import IncompatibleError
 from expunge.modeling.distributed import sharded
 from expunge.modeling.load import context_length, pad_id_of
 from expunge.modeling.reference import causal_lm
+from expunge.modeling.sharding import root_of
 from expunge.probes.cache import ProbeCache
 from expunge.probes.generation import generate_from
 from expunge.probes.gradients import gradient_norms
@@ -78,7 +80,16 @@ class Session:
         return {requests[i].key: values for i, values in zip(asked, found, strict=True)}
 
     def gradient_norms(self, requests: Sequence[ScoreRequest]) -> dict[Key, float]:
-        """Gradient norm of each text's loss, as in `score`; a backward pass each, so nothing is remembered here."""
+        """Gradient norm of each text's loss, as in `score`; a backward pass each, so nothing is remembered here.
+
+        Raises:
+            IncompatibleError: The model is in shards.
+        """
+        if root_of(self.model) is not None:
+            raise IncompatibleError(
+                "gradient_norm needs the whole gradient of one text, but FSDP splits it over processes.",
+                fix="Leave it out here, and measure the saved model without FSDP: expunge evaluate.",
+            )
         encoded, asked = self._fitting(requests)
         norms = sharded(
             lambda part: gradient_norms(

@@ -20,6 +20,7 @@ from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, UserError
 from expunge.modeling import distributed
 from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.sharding import placed
 from expunge.records import AuditResult, Manifest
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
@@ -192,7 +193,9 @@ def _attacked(attack: Audit, case: _Case, arm: str, sets: Sets, template: Templa
             fix="Give controls that come from the same start model.",
         )
     dtype = getattr(torch, case.config.dtype)
-    model = load_model(name, config=case.config, dtype=dtype, device=device_of(case.config))
+    model = placed(
+        lambda device: load_model(name, config=case.config, dtype=dtype, device=device), device_of(case.config)
+    )
     check_pair(model, template.tokenizer, name)
     template = Template(template.tokenizer, template.prompt, max_length=context_length(model.config))
     evaluator = Evaluator(sets, template, case.batch_tokens, cache=case.cache, dtype=dtype)

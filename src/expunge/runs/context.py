@@ -22,6 +22,7 @@ from expunge.errors import DataError
 from expunge.modeling.adapters import subtract_start
 from expunge.modeling.distributed import agreed, wait
 from expunge.modeling.load import device_of, load_tokenizer, pad_id_of, train_tokenizer
+from expunge.modeling.sharding import gathered
 from expunge.records import Overlap
 from expunge.rundir import RunDir, fingerprint, writing
 
@@ -109,12 +110,24 @@ def replace_folder(new: Path, place: Path) -> None:
         new.replace(place)
 
 
-def save_model(model: Any, tokenizer: Any, place: Path, adapter_start: Path | None = None) -> None:
-    """Write weights (safetensors) and tokenizer so that the folder is either whole or absent.
+def save_model(
+    model: Any, tokenizer: Any, place: Path, adapter_start: Path | None = None, *, merged: bool = False
+) -> None:
+    """Write weights (safetensors) and tokenizer so that the folder is either whole or absent; every process takes part.
 
-    An adapter that began with parts of the weights (`adapter_start`) is written as one of the weights as they were.
+    Args:
+        model: The model, or one with an adapter, of which the adapter alone is written.
+        tokenizer: Its tokenizer.
+        place: The folder.
+        adapter_start: What the adapter began with, where these were parts of the weights; it is then written as one
+            of the weights as they were.
+        merged: Put an adapter into the weights first, and write these.
     """
+    adapted = hasattr(model, "merge_and_unload")
+    model = gathered(model, trained_only=adapted and not merged)
     if is_main_process():
+        if adapted and merged:
+            model = model.merge_and_unload()
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:

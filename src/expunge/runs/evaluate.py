@@ -19,6 +19,7 @@ from expunge.data.templates import Template
 from expunge.errors import UserError
 from expunge.modeling import distributed
 from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.sharding import placed
 from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir
 from expunge.runs.evaluation import Evaluator, Measured, make_result, store
@@ -145,12 +146,10 @@ def _reference_rows(config: Evaluation, evaluator: Evaluator, measured: Measured
 
 
 def _open(config: Evaluation, name: str, revision: str | None) -> Any:
-    return load_model(
-        name,
-        config=config.model,
-        revision=revision,
-        dtype=getattr(torch, config.model.dtype),
-        device=device_of(config.model),
+    dtype = getattr(torch, config.model.dtype)
+    return placed(
+        lambda device: load_model(name, config=config.model, revision=revision, dtype=dtype, device=device),
+        device_of(config.model),
     )
 
 

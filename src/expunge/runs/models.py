@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from expunge.modeling.adapters import add_lora
 from expunge.modeling.distributed import agreed, world_size
 from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer
 from expunge.modeling.reference import causal_lm
+from expunge.modeling.sharding import placed
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint
@@ -54,11 +56,38 @@ def reference_path(run: Run) -> str | None:
     return str(_fine_tuned(run, "reference", run.recipe.reference, rows))
 
 
-def open_model(run: Run, name: str, *, revision: str | None = None, training: bool = False) -> Any:
-    """Load a model for scoring in the recipe's precision, or for training with float32 master weights."""
+def open_model(
+    run: Run,
+    name: str,
+    *,
+    revision: str | None = None,
+    training: bool = False,
+    change: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Load a model for scoring in the recipe's precision, or for training with float32 master weights.
+
+    Args:
+        run: The run.
+        name: Folder or hub id.
+        revision: Revision on the hub.
+        training: Whether the weights will be trained.
+        change: What is done to the model before it is shared out over processes, such as adding an adapter.
+    """
+
+    def make(device: torch.device) -> Any:
+        model = open_whole(run, name, revision=revision, training=training, device=device)
+        return model if change is None else change(model)
+
+    return placed(make, run.device)
+
+
+def open_whole(
+    run: Run, name: str, *, revision: str | None = None, training: bool = False, device: torch.device | None = None
+) -> Any:
+    """A model that every process has for itself, also with FSDP: for what methods prepare, and for edits."""
     config = run.recipe.model
     dtype = torch.float32 if training and config.lora is None else getattr(torch, config.dtype)
-    model = load_model(name, config=config, revision=revision, dtype=dtype, device=run.device)
+    model = load_model(name, config=config, revision=revision, dtype=dtype, device=device or run.device)
     check_pair(model, run.tokenizer, name)
     return model
 
@@ -183,13 +212,20 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
     if agreed(place.is_dir()):
         return place
     note(f"Training the {role} on {len(rows)} rows ({folder}).")
-    if recipe.model.scratch is not None:
-        model = build_scratch(recipe.model.scratch, run.tokenizer, recipe.seed, recipe.model.attention).to(run.device)
+    if (scratch := recipe.model.scratch) is not None:
+        model = placed(
+            lambda device: build_scratch(scratch, run.tokenizer, recipe.seed, recipe.model.attention).to(device),
+            run.device,
+        )
     else:
         assert recipe.model.name is not None
-        model = open_model(run, recipe.model.name, revision=recipe.model.revision, training=True)
-        if recipe.model.lora is not None:
-            model = model.float()
+        model = open_model(
+            run,
+            recipe.model.name,
+            revision=recipe.model.revision,
+            training=True,
+            change=lambda model: model.float() if recipe.model.lora is not None else model,
+        )
     _train_and_save(run, f"Training the {role}", model, run.template.encode_set(rows), config, folder)
     return place
 
@@ -209,12 +245,17 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
     }
     folder = run.shared / f"{name}-{fingerprint(facts)}"
     if not agreed((folder / "model").is_dir()):
-        model = open_model(run, target, revision=revision, training=True)
-        if run.recipe.model.lora is not None:
-            model = add_lora(model, run.recipe.model.lora, run.recipe.seed)
+        lora = run.recipe.model.lora
+        model = open_model(
+            run,
+            target,
+            revision=revision,
+            training=True,
+            change=lambda model: model if lora is None else add_lora(model, lora, run.recipe.seed),
+        )
         _train_and_save(run, f"Training {name}", model, rows, config, folder)
         del model
-    return open_model(run, str((folder / "model").resolve()), training=exact)
+    return open_whole(run, str((folder / "model").resolve()), training=exact)
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:
@@ -232,8 +273,7 @@ def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], confi
         gradient_checkpointing=run.recipe.model.gradient_checkpointing,
     )
     train(job)
-    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    save_model(whole, run.tokenizer, folder / "model")
+    save_model(model, run.tokenizer, folder / "model", merged=True)
     forget_state(folder)
 
 

@@ -12,7 +12,7 @@ from expunge.config.recipe import Recipe, Train
 from expunge.errors import UserError
 from expunge.modeling.gpus import USABLE, Gpu, gpus
 from expunge.modeling.known_models import known_models, meta_model
-from expunge.modeling.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate
+from expunge.modeling.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate, reference_bytes
 from expunge.modeling.shape import Shape, shape_of
 from expunge.modeling.speed import UTILISATION, step_flops, step_seconds
 from expunge.records import Record
@@ -117,7 +117,7 @@ class Planner:
             stored_answers=stored,
             num_gpus=num_gpus,
         )
-        whole = memory.parts["reference"] * num_gpus >= 4 * shape.num_parameters
+        whole = reference_bytes(shape, compared, stored) >= 4 * shape.num_parameters
         copied = whole or (bool(compared) and shape.trained == "adapter")
         flops = step_flops(
             shape,

@@ -19,14 +19,14 @@ from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.methods._base import Method, Preparation
 from expunge.modeling.adapters import add_lora, fill_adapter, start_from
-from expunge.modeling.distributed import agreed, wait
+from expunge.modeling.distributed import agreed, refuse_shards, wait
 from expunge.modeling.load import check_rows
 from expunge.modeling.reference import causal_lm, make_reference, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
 from expunge.runs.context import Run, replace_folder, save_model
 from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
-from expunge.runs.models import Reference, batch_plan, checked_reference, fine_tune_target, open_model
+from expunge.runs.models import Reference, batch_plan, checked_reference, fine_tune_target, open_model, open_whole
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.trainer import Job, forget_state, train
@@ -76,13 +76,12 @@ def unlearn(
     recipe, method = run.recipe, run.recipe.method
     if recipe.train is None:
         return _edit(run, evaluator, benchmarks, target, reference)
+    needs = method.needs()
+    if needs.adapter_parts:
+        refuse_shards(method.name, "starts its adapter from parts of whole weights")
     # Before the model is loaded: what a method prepares may need models of its own.
     made = method.prepare(_preparation(run, target))
-    model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
-    if recipe.model.lora is not None:
-        model = add_lora(model, recipe.model.lora, recipe.seed)
-    _freeze_all_but(model, method.trainable(causal_lm(model)))
-    needs = method.needs()
+    model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, made)
     check_rows(causal_lm(model), sets)
     plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
@@ -119,12 +118,26 @@ def unlearn(
     return keeper.results()
 
 
+def _open_for_training(run: Run, target: str) -> Any:
+    """The target, with a fresh adapter where the recipe asks for one, and gradients where the method trains."""
+    recipe, method = run.recipe, run.recipe.method
+
+    def change(model: Any) -> Any:
+        if recipe.model.lora is not None:
+            model = add_lora(model, recipe.model.lora, recipe.seed)
+        _freeze_all_but(model, method.trainable(causal_lm(model)))
+        return model
+
+    revision = recipe.model.revision if recipe.target is None else None
+    return open_model(run, target, revision=revision, training=True, change=change)
+
+
 def _edit(
     run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], target: str, reference: Reference | None
 ) -> list[BenchmarkResult]:
     """Change the target's weights without training; the whole edit counts as one step."""
     recipe = run.recipe
-    model = open_model(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
+    model = open_whole(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
     recipe.method.apply(model, _preparation(run, target))
     keeper = Keeper(run, evaluator, benchmarks, reference, model, Edit())
     keeper.measure(1)
@@ -286,7 +299,7 @@ def _preparation(run: Run, target: str) -> Preparation:
         template=run.template,
         folder=run.folder / "prepared",
         seed=run.recipe.seed,
-        open_target=lambda: open_model(run, target, revision=revision),
+        open_target=lambda: open_whole(run, target, revision=revision),
         batch_tokens=run.recipe.evaluate.batch_tokens,
         fine_tune=lambda name, rows, config, exact=False: fine_tune_target(run, target, name, rows, config, exact),
     )

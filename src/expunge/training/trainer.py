@@ -31,11 +31,12 @@ from expunge.modeling.distributed import agreed, shards, wait
 from expunge.modeling.logprobs import TensorBatch
 from expunge.modeling.packing import can_pack
 from expunge.modeling.reference import FrozenReference, StoredReference, causal_lm
+from expunge.modeling.sharding import rest, root_of
 from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
-from expunge.training.sharding import SHARDED_WEIGHTS, Root, Twins, shard_with
+from expunge.training.sharding import keep_shards
 
 _LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
 UNUSED = {
@@ -45,6 +46,8 @@ UNUSED = {
     "which are computed in chunks already",
 }
 """Fields of TrainingArguments that are refused, and why."""
+SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
+"""File that accelerate writes into a state saved with FSDP."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Job:
 
     title: str
     model: Any
+    """With FSDP, one in shards (`modeling.sharding.placed`)."""
     plan: BatchPlan
     objective: Objective
     """What is minimised."""
@@ -82,26 +86,27 @@ class StepTrainer(transformers.Trainer):
     processes; both are undone here. The invariance tests hold this to float32 rounding.
     """
 
-    def __init__(self, job: Job, arguments: transformers.TrainingArguments, model: Any) -> None:
+    def __init__(self, job: Job, arguments: transformers.TrainingArguments) -> None:
         self.job = job
         self._sums: dict[str, float] = {}
         self._metrics: dict[str, float] = {}
         self._num_tokens = 0
         self._packed = can_pack(causal_lm(job.model))
         self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
-        self._trained = model
-        low = torch.bfloat16 if job.bf16 else torch.float16 if job.fp16 else None
-        super().__init__(model=Root(model, low) if shards() else model, args=arguments, train_dataset=job.plan)
+        root = root_of(job.model)
+        if root is not None:
+            root.low = torch.bfloat16 if job.bf16 else torch.float16 if job.fp16 else None
+        super().__init__(model=root or job.model, args=arguments, train_dataset=job.plan)
         # Otherwise the Trainer rescales losses by token counts that it takes from a "labels" key.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.remove_callback(transformers.trainer_callback.ProgressCallback)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """The accelerator; where the launcher asks for FSDP, one that shards."""
+        """The accelerator; where the launcher asks for FSDP, one that leaves the model's shards alone."""
         super().create_accelerator_and_postprocess()
         if shards():
-            shard_with(self.accelerator, self._trained)
+            keep_shards(self.accelerator)
             self.is_fsdp_enabled = True
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -156,7 +161,7 @@ class StepTrainer(transformers.Trainer):
         """One micro-batch; after the last of an effective batch the objective sees the whole gradient."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self.job.objective.after_backward(self._trained)
+            self.job.objective.after_backward(self.job.model)
             self.last_step = self._pop_step()
             self.job.objective.after_step({**self.last_step["terms"], **self.last_step["metrics"]})
         return loss
@@ -213,15 +218,16 @@ def train(job: Job) -> StepTrainer:
         state.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(job, state)
     _start(job, arguments.device)
-    twins = Twins(job.model, job.reference)
-    attach(causal_lm(twins.trained))
-    trainer = StepTrainer(job, arguments, twins.trained)
-    stop = _save_and_stop(job, trainer, twins)
+    attach(causal_lm(job.model))
+    trainer = StepTrainer(job, arguments)
+    stop = _save_and_stop(job, trainer)
     bar = Progress(job.title)
     trainer.add_callback(stop)
     trainer.add_callback(TrainLog(job.folder / "train.jsonl", plan.epoch_of, lambda: trainer.last_step))
     trainer.add_callback(bar)
     resume = _resume_from(state)
+    # The optimiser takes the parameters that are there: of what was gathered, those would not be the shares.
+    rest(job.model)
     try:
         with writing(state):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -231,7 +237,7 @@ def train(job: Job) -> StepTrainer:
         raise Interrupted
     if stop.gave_up:
         raise StoppedEarly
-    twins.gather()
+    rest(job.model)
     return trainer
 
 
@@ -247,14 +253,15 @@ def _start(job: Job, device: torch.device) -> None:
     )
 
 
-def _save_and_stop(job: Job, trainer: StepTrainer, twins: Twins) -> SaveAndStop:
+def _save_and_stop(job: Job, trainer: StepTrainer) -> SaveAndStop:
     plan = job.plan
     every = max(1, round(job.config.checkpoint_epochs * plan.num_rows / plan.batch_size))
 
     def measure(step: int) -> None:
         assert job.measure is not None
-        with twins.gathered():
-            job.measure(step)
+        job.measure(step)
+        # What is gathered is not what the optimiser changes.
+        rest(job.model)
 
     return SaveAndStop(
         {step for step in range(every, plan.steps + 1, every)} | {plan.steps},
@@ -301,8 +308,14 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         ConfigError: `trainer_extra` has a field that does not exist, that the recipe already sets, or that would do
             nothing here.
         MissingExtraError: The optimiser is bitsandbytes', which is not installed.
+        IncompatibleError: The optimiser is bitsandbytes', and the model is in shards.
     """
     config, plan = job.config, job.plan
+    if _is_of_bitsandbytes(config.optimizer) and shards():
+        raise IncompatibleError(
+            f"the optimiser {config.optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
+            fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",
+        )
     if _is_of_bitsandbytes(config.optimizer) and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", "8bit", f"the optimiser {config.optimizer}")
     settings: dict[str, Any] = {

@@ -176,6 +176,36 @@ def test_several_gpus_share_all_but_the_activations():
     assert shared.parts["activations"] == alone.parts["activations"]
 
 
+def test_several_gpus_gather_two_layers_and_what_is_outside_of_layers():
+    """In float32, of 2 layers, tied: 4 (2 p + V h) with p = (P - V h) / 2, and as much of gradients; never 4 P more.
+
+    A frozen copy of 4 P is shared as the model is, 4 P / 4, with its own V h whole.
+    """
+    recipe = load_recipe("quickstart", [])
+    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shared = estimate([], num_gpus=4)
+    outside = 4 * shape.head * (1 if shape.tied else 2)
+    gathered = 8 * shape.per_layer + outside
+    assert shared.parts["autocast"] == gathered
+    resident = sum(shared.parts[part] for part in ("weights", "optimizer", "reference", "runtime"))
+    tied = 4 * shape.head if shape.tied else 0
+    assert shared.moments["backward"] == resident + shared.parts["gradients"] + tied + 2 * gathered
+    positions = recipe.evaluate.batch_tokens
+    passing = max(positions * 12 * (shape.hidden + shape.inner), 8 * min(positions * shape.vocab, 2**25))
+    assert shared.moments["measured"] == resident + gathered + passing
+    kl = ["method={name: graddiff, retain: kl, kl_positions: all}"]
+    assert estimate(kl, num_gpus=4).parts["reference"] == shape.num_parameters + outside
+
+
+def test_checkpointing_keeps_half_precision_copies_of_one_layer_with_several_gpus():
+    low, checked = ["model.dtype=bfloat16"], ["model.dtype=bfloat16", "model.gradient_checkpointing=true"]
+    kept, fewer = (estimate(each, num_gpus=4) for each in (low, checked))
+    recipe = load_recipe("quickstart", low)
+    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    assert kept.parts["autocast"] - fewer.parts["autocast"] == 2 * (shape.layers - 1) * shape.per_layer
+    assert estimate(low).parts["autocast"] == estimate(checked).parts["autocast"]
+
+
 def test_eight_bit_optimizers_keep_a_quarter():
     small = estimate(["train.optimizer=adamw_bnb_8bit"])
     assert small.parts["optimizer"] == 2 * small.num_parameters

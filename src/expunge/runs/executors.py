@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Protocol
 
 from expunge.config.sweep import Sweep
+from expunge.modeling.peak import return_freed
 from expunge.report.sweep_record import Trial
 from expunge.runs.trials import run_trial
 
@@ -52,7 +52,7 @@ class InProcess:
     def submit(self, sweep: Sweep, trial: Trial, folder: Path) -> None:
         """Run the trial to its end."""
         self._ended.append(run_trial(sweep, trial, folder, self._runs))
-        gc.collect()
+        return_freed()
 
     def next(self) -> Trial:
         """The trial that was run."""

@@ -34,3 +34,14 @@ def test_without_proc_the_system_is_asked(monkeypatch, tmp_path):
     reset_peak()
     monkeypatch.setattr("expunge.modeling.peak.STATUS", tmp_path / "none")
     assert resident_peak() > 50 * MIB
+
+
+@pytest.mark.skipif(not CLEAR.exists(), reason="the C library of Linux is the one that keeps freed pieces")
+def test_freed_pieces_go_back_to_the_system():
+    """1,600 pieces of 100 KiB, below the size that is mapped on its own, of which every 16th stays."""
+    reset_peak()
+    before = peak_bytes()
+    kept = [torch.ones(25 * 1024) for _ in range(1600)][::16]
+    reset_peak()
+    assert peak_bytes() - before < 60 * MIB
+    assert len(kept) == 100

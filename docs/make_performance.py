@@ -167,6 +167,26 @@ def plan(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def row_store(record: dict[str, Any]) -> list[str]:
+    """Table of RMU's later passes."""
+    lines = [
+        "## RMU's later passes",
+        "",
+        "Hidden states below the lowest trained layer, and the start model's at the steered layer, are kept from a "
+        "row's first visit and read at later ones (`method.store_gib`). Seconds per step without over seconds with it, "
+        f"steps by turns, passes of {record['steps_per_pass']} steps; first passes are noise around 1.",
+        "",
+        "| method | rows that come again | first pass | later passes | MiB kept |",
+        "|---|---|---|---|---|",
+    ]
+    for item in record["methods"]:
+        lines.append(
+            f"| {item['method']} | {item['again']} | {item['first_ratio']:.2f}x | {item['later_ratio']:.2f}x | "
+            f"{item['kept_bytes'] / 2**20:.0f} |"
+        )
+    return [*lines, ""]
+
+
 def memory(record: dict[str, Any]) -> list[str]:
     """Slopes per setting, and the plot."""
     base = ", ".join(f"{name} {value}" for name, value in record["base"].items())
@@ -213,6 +233,7 @@ def plot(record: dict[str, Any], place: Path) -> None:
 SECTIONS = {
     "training": training,
     "training-trl": against_trl,
+    "row_store": row_store,
     "evaluation": evaluation,
     "memory": memory,
     "plan": plan,

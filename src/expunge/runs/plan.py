@@ -194,6 +194,13 @@ class Planner:
             if num_gpus <= train.batch_size:
                 yield [], num_gpus
                 yield self._of_one_process(least, section, num_gpus), num_gpus
+        if train.optimizer.startswith("adamw"):
+            # Bitsandbytes' optimisers do not know of shards; torchao's do.
+            for num_gpus in (count for count in _GPUS if count <= train.batch_size):
+                yield (
+                    [*self._of_one_process(least, section, num_gpus), f"{section}.optimizer=adamw_torch_8bit"],
+                    num_gpus,
+                )
         if section == "train" and self.recipe.model.lora is None and not self._shape(section, self.recipe).num_steered:
             yield ["model.lora={rank: 8}"], 1
             yield [*least, "model.lora={rank: 8}"], 1

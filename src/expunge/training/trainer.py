@@ -311,13 +311,8 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         IncompatibleError: The optimiser is bitsandbytes', and the model is in shards.
     """
     config, plan = job.config, job.plan
-    if _is_of_bitsandbytes(config.optimizer) and shards():
-        raise IncompatibleError(
-            f"the optimiser {config.optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
-            fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",
-        )
-    if _is_of_bitsandbytes(config.optimizer) and importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "8bit", f"the optimiser {config.optimizer}")
+    if _is_of_bitsandbytes(config.optimizer):
+        _check_bitsandbytes(config.optimizer)
     settings: dict[str, Any] = {
         "output_dir": str(state),
         "per_device_train_batch_size": 1,
@@ -364,6 +359,16 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     # Several visible GPUs in one process would split our whole micro-batches: more GPUs means more processes.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def _check_bitsandbytes(optimizer: str) -> None:
+    if shards():
+        raise IncompatibleError(
+            f"the optimiser {optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
+            fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "8bit", f"the optimiser {optimizer}")
 
 
 def _is_of_bitsandbytes(optimizer: str) -> bool:

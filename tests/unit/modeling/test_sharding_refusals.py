@@ -9,6 +9,7 @@ from expunge.errors import IncompatibleError, UserError
 from expunge.methods._base import Start
 from expunge.methods.rmulat import RMULAT
 from expunge.modeling import distributed
+from expunge.training import trainer
 
 
 @pytest.fixture
@@ -55,3 +56,23 @@ def test_rmulat_is_refused(asked):
     objective = RMULAT(layer=1, update_layers=[1]).objective(1, 1.0)
     with pytest.raises(IncompatibleError, match=r"rmulat .* FSDP"):
         objective.start(Start(torch.nn.Linear(1, 1), ("",), 0, lambda name, step: None))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_32bit"])
+def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
+    with pytest.raises(IncompatibleError, match=f"{optimizer} .* shards.*adamw_torch_8bit"):
+        trainer._check_bitsandbytes(optimizer)
+
+
+def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
+    """The error goes through `agreed`, as the value would."""
+    sent = []
+    monkeypatch.setattr(distributed, "agreed", lambda value: sent.append(value) or value)
+
+    def fails():
+        raise UserError("no such model.")
+
+    with pytest.raises(UserError, match="no such model"):
+        distributed.from_main(fails)
+    assert isinstance(sent[0][1], UserError)
+    assert distributed.from_main(lambda: 3) == 3

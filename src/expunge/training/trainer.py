@@ -36,14 +36,14 @@ from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
+from expunge.training.liger import KERNELS, check_liger
 from expunge.training.sharding import keep_shards
 
 _LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
 UNUSED = {
     "fsdp": _LAUNCH,
     "fsdp_config": _LAUNCH,
-    "use_liger_kernel": "would not save memory: its gain is a fused loss, and losses here come from log-probabilities, "
-    "which are computed in chunks already",
+    "liger_kernel_config": "is ours where use_liger_kernel is set",
 }
 """Fields of TrainingArguments that are refused, and why."""
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
@@ -340,6 +340,9 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": False,
     }
+    if config.trainer_extra.get("use_liger_kernel"):
+        check_liger(job.model)
+        settings["liger_kernel_config"] = KERNELS
     known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
     problems = [
         f"train.trainer_extra.{key}: "

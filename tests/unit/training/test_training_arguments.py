@@ -43,7 +43,7 @@ def test_other_optimisers_need_no_extra(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("extra", "reason"),
-    [({"fsdp": True}, "launcher"), ({"fsdp_config": {}}, "launcher"), ({"use_liger_kernel": True}, "fused loss")],
+    [({"fsdp": True}, "launcher"), ({"fsdp_config": {}}, "launcher"), ({"liger_kernel_config": {}}, "ours")],
 )
 def test_fields_that_would_do_nothing_are_refused(tmp_path, extra, reason):
     with pytest.raises(ConfigError, match=rf"train.trainer_extra.{next(iter(extra))}: .*{reason}"):

@@ -41,6 +41,10 @@ def _print(name: str, cost: TrainingCost) -> None:
     )
     rows = [[part, format_bytes(size)] for part, size in memory.parts.items() if size]
     print_columns(["Memory", ""], [*rows, [f"widest moment ({widest})", format_bytes(memory.total_bytes)]])
+    if work.stored_bytes:
+        print_result(
+            f"Beside it, in main memory: {format_bytes(work.stored_bytes)} of hidden states (method.store_gib)"
+        )
     print_result("")
     print_columns(["GPU", "Fits", "Each card", "Seconds per step", "Change"], [_row(fit) for fit in cost.gpus])
     print_result("")

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from expunge.config.recipe import FilesData, Recipe, TofuData, Train
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Encoded
 from expunge.data.tofu import NUM_ROWS
+from expunge.modeling.row_store import GIB, store_bytes
 from expunge.modeling.shape import MicroBatch, Shape, micro_batch
 from expunge.records import Record
 from expunge.runs import context
@@ -46,6 +48,8 @@ class Workload(Record):
     """Answer tokens of all rows, by set."""
     num_scored: int
     """Tokens of the forget set, for scores that are computed once."""
+    stored_bytes: int
+    """Main memory for hidden states of rows that come again (`method.store_gib`), at most."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,23 @@ def workload(
         steps=plan.steps if counted or train.steps is not None else None,
         num_answers={name: sum(row.num_answer for row in part) for name, part in rows.items()},
         num_scored=sum(len(row.ids) for row in rows.get("forget", [])),
+        stored_bytes=_stored(recipe, plan, rows, shape) if steered and num_gpus == 1 else 0,
+    )
+
+
+def _stored(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
+    method: Any = recipe.method
+    visits = plan.visits()
+    if shape.first == 0 or method.name == "rmulat":
+        visits.pop("forget")  # nothing lies below layer 0, and an attack needs its rows computed
+    return store_bytes(
+        {name: [len(row.ids) for row in found] for name, found in rows.items()},
+        map(plan.rows_of, range(plan.steps)),
+        visits,
+        hidden_size=shape.hidden,
+        first=shape.first,
+        num_bytes=method.store_gib * GIB,
+        padding=method.positions == "all",
     )
 
 

@@ -99,3 +99,17 @@ def test_mistakes_are_told_as_check_tells_them():
         plan("quickstart", ["method.beat=1"])
     with pytest.raises(ConfigError, match="optimizer"):
         plan("quickstart", ["train.optimizer=adamv"])
+
+
+@pytest.mark.parametrize("room", [2, 0.001, 0])
+def test_a_store_is_planned_where_rows_come_again(room):
+    """400 forget rows over five epochs, 2,000 of 3,600 retain rows once: 4 bytes x width x the forget rows' tokens.
+
+    One state stands for all of a row's padding.
+    """
+    settings = ["method.positions=all", f"method.store_gib={room}", "method.update_layers=[5,6,7]", "train.epochs=5"]
+    planner = Planner(load_recipe("tofu-forget10-rmu", settings))
+    case = planner.case("train")
+    rows = training_rows(planner.recipe, "train", planner.material)
+    tokens = sum(len(row.ids) + 1 for row in rows["forget"])
+    assert case.work.stored_bytes == min(4 * case.shape.hidden * tokens, int(room * 2**30))

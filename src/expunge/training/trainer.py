@@ -307,12 +307,11 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     Raises:
         ConfigError: `trainer_extra` has a field that does not exist, that the recipe already sets, or that would do
             nothing here.
-        MissingExtraError: The optimiser is bitsandbytes', which is not installed.
+        MissingExtraError: The optimiser is bitsandbytes' or torchao's, which is not installed.
         IncompatibleError: The optimiser is bitsandbytes', and the model is in shards.
     """
     config, plan = job.config, job.plan
-    if _is_of_bitsandbytes(config.optimizer):
-        _check_bitsandbytes(config.optimizer)
+    _check_optimizer(config.optimizer)
     settings: dict[str, Any] = {
         "output_dir": str(state),
         "per_device_train_batch_size": 1,
@@ -364,14 +363,18 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     return arguments
 
 
-def _check_bitsandbytes(optimizer: str) -> None:
-    if shards():
+def _check_optimizer(optimizer: str) -> None:
+    bitsandbytes = _is_of_bitsandbytes(optimizer)
+    if bitsandbytes and shards():
         raise IncompatibleError(
             f"the optimiser {optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
             fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "8bit", f"the optimiser {optimizer}")
+    package = (
+        "bitsandbytes" if bitsandbytes else "torchao" if optimizer in {"adamw_torch_8bit", "adamw_torch_4bit"} else ""
+    )
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, "8bit", f"the optimiser {optimizer}")
 
 
 def _is_of_bitsandbytes(optimizer: str) -> bool:

@@ -29,6 +29,12 @@ def test_bitsandbytes_optimisers_name_their_extra(tmp_path, monkeypatch, name):
         trainer.training_arguments(job(tmp_path, optimizer=name), tmp_path)
 
 
+def test_torchao_optimisers_name_their_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(MissingExtraError, match=r"'torchao'.*expunge\[8bit\]"):
+        trainer.training_arguments(job(tmp_path, optimizer="adamw_torch_8bit"), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["paged_adamw_8bit", "adamw_bnb_8bit"])
 def test_bitsandbytes_optimisers_reach_transformers(tmp_path, monkeypatch, name):
     """Where the package is there, the name goes through as it is."""

@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("stem", ["methods", "results"])
+@pytest.mark.parametrize("stem", ["methods", "results", "performance"])
 def test_generated_page_is_up_to_date(stem: str) -> None:
     spec = importlib.util.spec_from_file_location(f"make_{stem}", DOCS / f"make_{stem}.py")
     module = importlib.util.module_from_spec(spec)

@@ -40,6 +40,11 @@ def batch_token_logp(model: Any, batch: TensorBatch) -> Tensor:
     return token_logp(head_of(inner), hidden, batch.labels, inner.config.vocab_size)
 
 
+ONCE_TOKENS = 2048
+"""Padded tokens per forward pass for what is computed once. More would gain nothing on a processor, whose cache they
+leave, and on a GPU they could come to need more memory than the training does."""
+
+
 def length_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
     """Indices of rows in batches of similar length, each of at most `max_tokens` padded tokens."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids), reverse=True)
@@ -53,7 +58,9 @@ def length_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def reference_logp(model: Any, rows: Sequence[Encoded], pad_id: int, max_tokens: int = 8192) -> np.ndarray[Any, Any]:
+def reference_logp(
+    model: Any, rows: Sequence[Encoded], pad_id: int, max_tokens: int = ONCE_TOKENS
+) -> np.ndarray[Any, Any]:
     """Summed log-probability of every row's answer under the start model: all that NPO needs of its reference.
 
     Returns:
@@ -121,7 +128,9 @@ class StoredReference:
     """
 
     @torch.no_grad()
-    def __init__(self, model: Any, sets: Mapping[str, Sequence[Encoded]], pad_id: int, max_tokens: int = 2048) -> None:
+    def __init__(
+        self, model: Any, sets: Mapping[str, Sequence[Encoded]], pad_id: int, max_tokens: int = ONCE_TOKENS
+    ) -> None:
         from expunge.modeling.sharding import copied_layer
 
         inner = causal_lm(model)

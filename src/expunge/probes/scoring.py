@@ -14,16 +14,13 @@ from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.modeling.logprobs import TensorBatch, decode, head_of
-from expunge.modeling.reference import causal_lm, length_batches
+from expunge.modeling.reference import ONCE_TOKENS, causal_lm, length_batches
 from expunge.probes.packing import MAX_ROW, Branches, branch_hidden, group
 from expunge.probes.requests import Array, TokenScores
 
 SCORED_ELEMENTS = 2**22
 """Logits that exist at one time: 16 MiB in float32. Moments take several copies of them, and small ones stay in the
 processor's cache; without gradients there is nothing that larger pieces would save."""
-
-CPU_TOKENS = 2048
-"""Tokens per forward pass on a processor: more gain nothing there, and their states no longer fit into its cache."""
 
 Scored = list[tuple[int, TokenScores]]
 
@@ -49,7 +46,7 @@ def score(
         model: A causal language model; its mode is restored afterwards.
         items: Encoded rows.
         pad_id: Id written into padding.
-        batch_tokens: Padded tokens per forward pass, at most; on a processor no more than `CPU_TOKENS`.
+        batch_tokens: Padded tokens per forward pass, at most; on a processor no more than `ONCE_TOKENS`.
         detail: Whether top-1 hits and vocabulary moments are wanted too, per item; None for nowhere.
         hidden: Whether the last hidden states are wanted too.
         title: What the progress bar says.
@@ -71,7 +68,7 @@ def score(
         with progress(title, len(unique), "texts") as advance:
             shared = share_prompts and _can_share(job)
             run: Callable[[Any], Scored] = job.together if shared else job.apart
-            tokens = min(batch_tokens, CPU_TOKENS) if job.model.device.type == "cpu" else batch_tokens
+            tokens = min(batch_tokens, ONCE_TOKENS) if job.model.device.type == "cpu" else batch_tokens
             batches: Sequence[Any] = (_packed if shared else length_batches)(unique, tokens)
             for batch in batches:
                 found = run(batch)

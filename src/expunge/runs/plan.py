@@ -13,6 +13,7 @@ from expunge.errors import UserError
 from expunge.modeling.gpus import USABLE, Gpu, gpus
 from expunge.modeling.known_models import known_models, meta_model
 from expunge.modeling.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate, reference_bytes
+from expunge.modeling.reference import ONCE_TOKENS
 from expunge.modeling.shape import Shape, shape_of
 from expunge.modeling.speed import UTILISATION, step_flops, step_seconds
 from expunge.records import Record
@@ -21,8 +22,6 @@ from expunge.runs.doctor import hub_reachable
 from expunge.runs.workload import Material, Rows, Workload, material, training_rows, workload
 
 _GPUS = (2, 4, 8, 16)
-_STORED_TOKENS = 2048
-"""Tokens per forward pass when hidden states of the start model are stored."""
 
 
 class Fit(Record):
@@ -107,7 +106,7 @@ class Planner:
         compared = needs.reference if section == "train" else False
         names = [] if not compared else (list(rows) if isinstance(compared, bool) else compared)
         stored = sum(work.num_answers[name] for name in names)
-        tokens = recipe.evaluate.batch_tokens if needs.reference_logp else _STORED_TOKENS if compared else 0
+        tokens = ONCE_TOKENS if compared or needs.reference_logp else 0
         memory = memory_estimate(
             recipe,
             shape,

@@ -349,7 +349,7 @@ def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> 
     place: Path = run.folder / f"reference_logp/{name}.npy"
     if not agreed(place.is_file()):
         note(f"Computing the start model's log-probability of {len(rows)} {name} rows, once.")
-        values = reference_logp(model, rows, run.pad_id, run.recipe.evaluate.batch_tokens)
+        values = reference_logp(model, rows, run.pad_id)
         if is_main_process():
             buffer = io.BytesIO()
             np.save(buffer, values, allow_pickle=False)

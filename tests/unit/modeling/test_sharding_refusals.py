@@ -61,7 +61,7 @@ def test_rmulat_is_refused(asked):
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_32bit"])
 def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
     with pytest.raises(IncompatibleError, match=f"{optimizer} .* shards.*adamw_torch_8bit"):
-        trainer._check_bitsandbytes(optimizer)
+        trainer._check_optimizer(optimizer)
 
 
 def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):

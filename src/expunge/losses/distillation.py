@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from expunge.losses.divergence import soft_cross_entropy
 
 
 def undial(logits: Tensor, labels: Tensor, reference_logits: Tensor, beta: float) -> Tensor:
@@ -30,7 +31,7 @@ def undial(logits: Tensor, labels: Tensor, reference_logits: Tensor, beta: float
     lowered = reference_logits.detach().clone()
     penalty = torch.where(labels >= 0, -beta, 0.0).to(lowered.dtype)
     lowered.scatter_add_(1, labels.clamp(min=0)[:, None], penalty[:, None])
-    return F.cross_entropy(logits, lowered.softmax(-1), reduction="none")
+    return soft_cross_entropy(logits, lowered.softmax(-1))
 
 
 def ce_u(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,4 +58,4 @@ def ce_u(logits: Tensor, labels: Tensor) -> Tensor:
         Yang 2025, arXiv:2503.01224.
     """
     others = logits.detach().scatter(1, labels[:, None], -torch.inf).softmax(-1)
-    return F.cross_entropy(logits, others, reduction="none")
+    return soft_cross_entropy(logits, others)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.losses.distillation import ce_u, undial
-from expunge.losses.divergence import kl_divergence
+from expunge.losses.divergence import kl_divergence, soft_cross_entropy
 from expunge.losses.margins import inverted_hinge, logit_margin
 
 
@@ -109,3 +109,16 @@ def test_kl_of_equal_predictions_is_zero_with_zero_gradient():
 def test_kl_by_hand_and_in_the_right_direction():
     """KL((1/2, 1/2) || (3/4, 1/4)) = 1/2 log(2/3) + 1/2 log 2 = 1/2 log(4/3)."""
     assert kl_divergence(logits([0.5, 0.5]), logits([0.75, 0.25])).item() == pytest.approx(0.5 * math.log(4 / 3))
+
+
+def test_soft_cross_entropy_equals_plain_operations():
+    """Value and gradient of -sum q log p, for weights that differ by row; a second loss shares the logits."""
+    torch.manual_seed(0)
+    z = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.randn(4, 7, dtype=torch.float64).softmax(-1)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    plain = (-(targets * z.log_softmax(-1)).sum(-1) * weights).sum() + z.square().sum()
+    ours = (soft_cross_entropy(z, targets) * weights).sum() + z.square().sum()
+    assert ours.item() == pytest.approx(plain.item())
+    expected, found = (torch.autograd.grad(loss, z)[0] for loss in (plain, ours))
+    assert torch.allclose(expected, found, atol=1e-12)

@@ -23,7 +23,7 @@ from benchmarks._measure import alternate, machine, peak_apart
 from benchmarks._model import METHODS, Shape, rows_of, tofu_rows
 from benchmarks._trl import TrlSpeed, measure_trl, missing
 from expunge.records import Record
-from expunge.rundir import write_record
+from expunge.rundir import read_record, write_record
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = (*METHODS, "dpo")
@@ -192,9 +192,19 @@ def main() -> None:
         )
         console.print(table(record))
         if not given.quick:
-            write_record(RESULTS / f"{given.out}.json", record)
+            place = RESULTS / f"{given.out}.json"
+            write_record(place, beside(read_record(place, TrainingSpeed), record) if place.is_file() else record)
     if "dpo" in given.names:
         against_trl(given, shape, rows, console)
+
+
+def beside(old: TrainingSpeed, new: TrainingSpeed) -> TrainingSpeed:
+    """The new record with the old one's other methods, if both were made alike."""
+    alike = {name: getattr(new, name) for name in ("shape", "batch_size", "pairs", "machine")}
+    if any(getattr(old, name) != value for name, value in alike.items()):
+        return new
+    methods = {item.method: item for item in (*old.methods, *new.methods)}
+    return new.model_copy(update={"methods": [methods[name] for name in METHODS if name in methods]})
 
 
 def against_trl(given: argparse.Namespace, shape: Shape, rows: Any, console: Console) -> None:

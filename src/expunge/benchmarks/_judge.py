@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,14 +16,13 @@ from expunge.config.checks import changed
 from expunge.config.recipe import Model, Prompt, Section
 from expunge.console import is_main_process, note, progress
 from expunge.data.chat_service import ChatReply, ChatService, Messages, ReplyError, ReplyFile, patiently
-from expunge.errors import Interrupted, UserError
+from expunge.errors import UserError
 from expunge.probes.requests import GenerationRequest
 from expunge.rundir import fingerprint
 
 if TYPE_CHECKING:
     from expunge.probes.session import Session
 
-T = TypeVar("T")
 
 _CHARACTERS_PER_TOKEN = 4
 _LOCAL_CHUNK = 16
@@ -96,14 +95,16 @@ def judged(judge: Judge, prompts: Sequence[Messages], session: Session) -> list[
     def kept() -> dict[str, str]:
         return {str(entry.get("prompt")): str(entry["reply"]) for entry in file if "reply" in entry}
 
-    known = _from_main(kept)
+    from expunge.modeling.distributed import from_main
+
+    known = from_main(kept)
     missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
     _announce(judge, missing, len(set(keys)) - len(missing), file)
     if missing and loaded is None:
-        _from_main(functools.partial(_ask_service, judge, missing, file))
+        from_main(functools.partial(_ask_service, judge, missing, file))
     elif missing and loaded is not None:
         _ask_local(judge, missing, file, session, *loaded[:2])
-    known = _from_main(kept)
+    known = from_main(kept)
     return [known.get(key) for key in keys]
 
 
@@ -227,19 +228,3 @@ def _takes_system(tokenizer: Any, system: str) -> bool:
         return system.strip() in str(tokenizer.apply_chat_template(messages, tokenize=False))
     except TemplateError:
         return False
-
-
-def _from_main(work: Callable[[], T]) -> T:
-    """What the main process found, for every process; its error, too, so that nobody is left waiting."""
-    from expunge.modeling.distributed import agreed
-
-    outcome: tuple[T | None, Exception | None] = (None, None)
-    if is_main_process():
-        try:
-            outcome = (work(), None)
-        except (UserError, Interrupted) as error:
-            outcome = (None, error)
-    value, failure = agreed(outcome)
-    if failure is not None:
-        raise failure
-    return value  # type: ignore[return-value]

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from benchmarks._plain import Plain
 from expunge.config.recipe import Train
 from expunge.data.templates import Encoded
 from expunge.methods._base import Method, Objective, Start
+from expunge.modeling.peak import resident_peak
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.modeling.step import LossTerms, Step
 from expunge.training.batching import BatchPlan
@@ -157,16 +157,6 @@ def alternate(
     }
 
 
-def resident_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Linux hands getrusage's maximum on from the parent to a new process.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
 def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:
     """Bytes above imports and rows that some steps take at their widest; for a process of its own.
 
@@ -180,7 +170,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
     """
     everything = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
     rows = rows_of(METHODS[name], everything)
-    before = resident_bytes()
+    before = resident_peak()
     if side == "plain":
         plain = make_plain(METHODS[name], shape, rows, batch_size)
         for _ in range(steps):
@@ -195,7 +185,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
                 raise Done
 
         run_ours(METHODS[name], shape, rows, batch_size, after)
-    return resident_bytes() - before
+    return resident_peak() - before
 
 
 def peak_apart(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks._measure import EPOCHS, LR, Done, machine, resident_bytes, run_ours
+from benchmarks._measure import EPOCHS, LR, Done, machine, run_ours
 from benchmarks._model import PAD, Shape, model
 from expunge.config.recipe import Train
 from expunge.data.templates import Encoded
@@ -34,6 +34,7 @@ from expunge.errors import MissingExtraError
 from expunge.methods._preference import PREFERRED
 from expunge.methods.idkdpo import IdkDPO
 from expunge.modeling.load import train_tokenizer
+from expunge.modeling.peak import resident_peak
 from expunge.records import Record
 
 DPO = IdkDPO(retain_weight=0.0, two_over_beta=False)
@@ -219,11 +220,11 @@ def take_turns(turn: Connection, side: str, shape: Shape, rows: Rows, batch_size
     transformers.utils.logging.set_verbosity_error()
     if side != "ours":
         import trl.trainer.dpo_trainer  # noqa: F401 - so that memory is counted above it
-    before, began = resident_bytes(), [time.perf_counter(), time.process_time()]
+    before, began = resident_peak(), [time.perf_counter(), time.process_time()]
 
     def after() -> None:
         seconds, cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
-        turn.send((seconds, cpu_seconds, resident_bytes() - before))
+        turn.send((seconds, cpu_seconds, resident_peak() - before))
         if not turn.recv():
             raise Done
         began[:] = time.perf_counter(), time.process_time()

@@ -31,7 +31,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._measure import machine, resident_bytes
+from benchmarks._measure import machine
 from benchmarks._model import PAD, tofu_folder
 from benchmarks._plain_evaluation import PlainEvaluation
 from expunge.benchmarks.tofu import Tofu
@@ -40,6 +40,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.modeling.load import context_length, load_tokenizer
+from expunge.modeling.peak import resident_peak
 from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.evaluation import Evaluator
@@ -266,9 +267,9 @@ def peak(side: str, suite: str, num_rows: int) -> int:
         for name, rows in bench.rows.items()
         for i, row in enumerate(rows)
     ]
-    before = resident_bytes()
+    before = resident_peak()
     getattr(bench, side)(suite)
-    return resident_bytes() - before
+    return resident_peak() - before
 
 
 def table(record: EvaluationSpeed) -> Table:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks._measure import Done, make_job, resident_bytes
+from benchmarks._measure import Done, make_job
 from benchmarks._model import Shape as Size
 from benchmarks._model import fixed_rows, model, rows_of
 from expunge.config.load import load_recipe
@@ -36,6 +36,7 @@ from expunge.methods.rmu import RMU
 from expunge.methods.simnpo import SimNPO
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.gpus import Gpu, gpus
+from expunge.modeling.peak import resident_peak
 from expunge.modeling.shape import micro_batch, shape_of
 from expunge.modeling.speed import step_flops
 from expunge.records import Record
@@ -134,7 +135,7 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
     recipe = recipe_of(case)
     with torch.device("meta"):
         shape = shape_of(recipe, model(size), unlearning=True)
-    before = resident_bytes()
+    before = resident_peak()
     with torch.device("cuda" if cuda else "cpu"):
         built = model(size)
     if case.lora is not None:
@@ -175,7 +176,7 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
         tokens_per_second=sum(len(row.ids) for part in whole.values() for row in part) / median,
         flops_per_step=flops,
         peak_share=flops / median / (known.bf16_tflops * 1e12) if known else None,
-        peak_bytes=torch.cuda.max_memory_allocated() if cuda else resident_bytes() - before,
+        peak_bytes=torch.cuda.max_memory_allocated() if cuda else resident_peak() - before,
     )
 
 

@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measure import Done, machine, make_job, resident_bytes
+from benchmarks._measure import Done, machine, make_job
 from expunge.config.load import load_recipe
 from expunge.config.recipe import Recipe
 from expunge.data.prepare import prepare_sets
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.load import build_scratch
+from expunge.modeling.peak import resident_peak
 from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.context import make_template, tokenizer_of
@@ -90,14 +91,14 @@ def peak(recipe: Recipe) -> int:
             if count[0] > STEPS:
                 raise Done
 
-        before = resident_bytes()
+        before = resident_peak()
         model = build_scratch(recipe.model.scratch, tokenizer, recipe.seed)
         if recipe.model.lora is not None:
             model = add_lora(model, recipe.model.lora, recipe.seed)
         job = make_job(recipe.method, model, rows, Path(folder) / "job", recipe.train.batch_size, after)
         with contextlib.suppress(Done):
             train(job)
-    return resident_bytes() - before
+    return resident_peak() - before
 
 
 def peak_apart(case: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,15 @@ class SteeringMethod(Method):
                 chosen += [f"{prefix}.{index}.{name}" for name in found]
         return list(dict.fromkeys(chosen))
 
+    def stored_sets(self, first: int) -> list[str]:
+        """Sets whose rows' hidden states are kept for their next visit.
+
+        Args:
+            first: The lowest trained layer. Below layer 0 there is nothing to keep of rows that are not compared with
+                the start model.
+        """
+        return ["forget", "retain"] if first > 0 else ["retain"]
+
     @staticmethod
     def layer_in(count: int) -> str:
         """The published choice, carried over to a model of another depth."""
@@ -108,9 +117,6 @@ class SteeringObjective(Objective):
     Args:
         method: The settings.
     """
-
-    stored: ClassVar[tuple[str, ...]] = ("forget", "retain")
-    """Sets whose rows' hidden states are kept for their next visit."""
 
     def __init__(self, method: SteeringMethod) -> None:
         self.method = method
@@ -147,8 +153,7 @@ class SteeringObjective(Objective):
         method, padding = self.method, self.method.positions == "all"
         if method.store_gib == 0:
             return None
-        # Below layer 0 there is nothing to keep of rows that are not compared with the start model.
-        names = [name for name in self.stored if name == "retain" or self.frozen.first > 0]
+        names = method.stored_sets(self.frozen.first)
         visits = {name: counts for name, counts in start.visits().items() if name in names}
         useless = ""
         if not any(count > 1 for counts in visits.values() for count in counts.values()):

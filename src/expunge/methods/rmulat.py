@@ -40,6 +40,10 @@ class RMULAT(FixedLength):
     inner_lr: float = Field(default=5e-2, gt=0)
     """Adam's rate for the attacker."""
 
+    def stored_sets(self, first: int) -> list[str]:
+        """Retain rows only: the attack runs forget rows through all layers anyway, all of a micro-batch at once."""
+        return ["retain"]
+
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
         """RMU's objective with the attacker in it."""
         return _Objective(self)
@@ -47,8 +51,6 @@ class RMULAT(FixedLength):
 
 class _Objective(FixedLengthObjective):
     method: RMULAT
-    # The attack runs forget rows through all layers anyway, and has a vector for each row of the whole micro-batch.
-    stored = ("retain",)
 
     def start(self, start: Start) -> None:
         """Remember which model is attacked.

@@ -7,6 +7,7 @@ all. Nothing is computed in advance, so a training that visits no row twice pays
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,13 +119,13 @@ def stored_layer(
         packed: Run the rows without their padding.
     """
     known = store.known(name, rows, batch)
+    visit = _Visit(model, store, name, layer, frozen, packed)
     parts = []
-    for way, run in ((True, _read), (False, _computed)):
+    for way, run in ((True, visit.read), (False, visit.computed)):
         members = [index for index, each in enumerate(known) if each is way]
         if members:
             part = batch if len(members) == len(rows) else take(batch, members)
-            found = run(model, store, name, [rows[index] for index in members], part, layer, frozen, packed)
-            parts.append((members, *found))
+            parts.append((members, *run([rows[index] for index in members], part)))
     store.leave(name, rows)
     if len(parts) == 1:
         return parts[0][1:]
@@ -133,41 +134,34 @@ def stored_layer(
     return torch.cat(hidden)[order], None if frozen is None else torch.cat(start)[order]
 
 
-def _read(
-    model: Any,
-    store: RowStore,
-    name: str,
-    rows: Sequence[int],
-    batch: TensorBatch,
-    layer: int,
-    frozen: FrozenLayers | None,
-    packed: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The part of a batch whose states are known."""
-    states = store.read(name, rows, batch)
-    entering = states[0] if store.first else None
-    trace = layer_trace(model, batch, layer, packed=packed, first=store.first, entering=entering)
-    return trace.hidden, None if frozen is None else states[-1]
+@dataclass(frozen=True)
+class _Visit:
+    """What the rows of one micro-batch are run with."""
 
+    model: Any
+    store: RowStore
+    name: str
+    layer: int
+    frozen: FrozenLayers | None
+    packed: bool
 
-def _computed(
-    model: Any,
-    store: RowStore,
-    name: str,
-    rows: Sequence[int],
-    batch: TensorBatch,
-    layer: int,
-    frozen: FrozenLayers | None,
-    packed: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The part of a batch that is run from the start, and kept where it comes again."""
-    again = any(store.comes_again(name, row) for row in rows)
-    keep_from = None if frozen is None else frozen.first
-    trace = layer_trace(model, batch, layer, keep_from, packed, first=store.first if again else 0)
-    start = None if frozen is None else frozen.hidden(model, trace)
-    if again:
-        store.keep(name, rows, batch, [each for each in (trace.entering, start) if each is not None])
-    return trace.hidden, start
+    def read(self, rows: Sequence[int], batch: TensorBatch) -> tuple[Tensor, Tensor | None]:
+        """The part of a batch whose states are known."""
+        first, states = self.store.first, self.store.read(self.name, rows, batch)
+        entering = states[0] if first else None
+        trace = layer_trace(self.model, batch, self.layer, packed=self.packed, first=first, entering=entering)
+        return trace.hidden, None if self.frozen is None else states[-1]
+
+    def computed(self, rows: Sequence[int], batch: TensorBatch) -> tuple[Tensor, Tensor | None]:
+        """The part of a batch that is run from the start, and kept where it comes again."""
+        again = any(self.store.comes_again(self.name, row) for row in rows)
+        keep_from = None if self.frozen is None else self.frozen.first
+        first = self.store.first if again else 0
+        trace = layer_trace(self.model, batch, self.layer, keep_from, self.packed, first=first)
+        start = None if self.frozen is None else self.frozen.hidden(self.model, trace)
+        if again:
+            self.store.keep(self.name, rows, batch, [each for each in (trace.entering, start) if each is not None])
+        return trace.hidden, start
 
 
 @torch.no_grad()

@@ -158,9 +158,8 @@ def workload(
 
 def _stored(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
     method: Any = recipe.method
-    visits = plan.visits()
-    if shape.first == 0 or method.name == "rmulat":
-        visits.pop("forget")  # nothing lies below layer 0, and an attack needs its rows computed
+    kept = method.stored_sets(shape.first)
+    visits = {name: counts for name, counts in plan.visits().items() if name in kept}
     return store_bytes(
         {name: [len(row.ids) for row in found] for name, found in rows.items()},
         map(plan.rows_of, range(plan.steps)),

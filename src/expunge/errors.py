@@ -35,7 +35,11 @@ class IncompatibleError(UserError):
     """Two inputs, each fine alone, do not belong together."""
 
 
-class MissingExtraError(UserError):
+class NotHereError(UserError):
+    """This machine lacks what a recipe needs; another one may have it."""
+
+
+class MissingExtraError(NotHereError):
     """An optional dependency is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

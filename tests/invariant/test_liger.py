@@ -10,7 +10,9 @@ import tiny
 import torch
 from transformers.integrations.liger import apply_liger_kernel
 
+from expunge.config.load import load_recipe
 from expunge.errors import ConfigError, IncompatibleError, MissingExtraError
+from expunge.runs.check import check_settings
 from expunge.training import liger
 
 ON_GPU = SimpleNamespace(
@@ -18,35 +20,60 @@ ON_GPU = SimpleNamespace(
 )
 
 
-def test_a_processor_is_refused():
-    with pytest.raises(ConfigError, match="run on a GPU only"):
-        liger.check_liger(torch.nn.Linear(1, 1))
-
-
-def test_shards_are_refused(monkeypatch):
-    monkeypatch.setattr(liger, "shards", lambda: True)
-    with pytest.raises(ConfigError, match="in shards"):
-        liger.check_liger(ON_GPU)
+@pytest.fixture
+def package(monkeypatch):
+    """A stand-in for liger's table of architectures, in which there is 'odd' alone."""
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    table = {"odd": None}
+    monkeypatch.setitem(
+        sys.modules, "liger_kernel.transformers.monkey_patch", SimpleNamespace(MODEL_TYPE_TO_APPLY_LIGER_FN=table)
+    )
+    return table
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):
+    monkeypatch.setattr(liger.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(liger.importlib.util, "find_spec", lambda package: None)
     with pytest.raises(MissingExtraError, match=r"expunge\[liger\]"):
-        liger.check_liger(ON_GPU)
+        liger.need_liger()
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_an_architecture_without_kernels_is_refused(monkeypatch, known):
+def test_a_machine_that_can_is_asked_nothing_about_the_model(monkeypatch):
+    """`check` has no model yet, only a placeholder on the processor."""
+    monkeypatch.setattr(liger.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(liger.importlib.util, "find_spec", lambda package: package)
-    there = SimpleNamespace(MODEL_TYPE_TO_APPLY_LIGER_FN={"odd": None} if known else {"llama": None})
-    for name in ("liger_kernel", "liger_kernel.transformers"):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", there)
-    if known:
+    liger.need_liger()
+
+
+def test_a_model_with_kernels_is_taken(package):
+    liger.check_liger(ON_GPU)
+
+
+def test_a_model_on_the_processor_is_refused(package):
+    with pytest.raises(IncompatibleError, match="on the processor"):
+        liger.check_liger(torch.nn.Linear(1, 1))
+
+
+def test_shards_are_refused(package, monkeypatch):
+    monkeypatch.setattr(liger, "shards", lambda: True)
+    with pytest.raises(IncompatibleError, match="in shards"):
         liger.check_liger(ON_GPU)
-    else:
-        with pytest.raises(IncompatibleError, match="no kernels for odd models"):
-            liger.check_liger(ON_GPU)
+
+
+def test_an_architecture_without_kernels_is_refused(package):
+    package.clear()
+    with pytest.raises(IncompatibleError, match="none for odd models"):
+        liger.check_liger(ON_GPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU there is nothing to refuse")
+def test_a_plan_for_another_machine_takes_them():
+    """`check` asks whether the recipe runs here, `plan` does not."""
+    recipe = load_recipe("tofu-forget10-npo", ["train.trainer_extra={use_liger_kernel: true}"])
+    with pytest.raises(ConfigError, match="run on a GPU only"):
+        check_settings(recipe).raise_failed()
+    check_settings(recipe, here=False).raise_failed()
 
 
 @pytest.mark.skipif(

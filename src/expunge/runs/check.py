@@ -8,7 +8,7 @@ from typing import Literal
 
 from expunge.config.load import load_recipe, parse_recipe
 from expunge.config.recipe import FilesData, Recipe, Train
-from expunge.errors import ConfigError, IncompatibleError, MissingExtraError, UserError, nearest
+from expunge.errors import ConfigError, IncompatibleError, NotHereError, UserError, nearest
 from expunge.records import Record
 
 
@@ -99,7 +99,7 @@ def run_checks(checks: Sequence[tuple[str, Callable[[], str]]], here: bool = Tru
             items.append(CheckItem(name=name, status="ok", detail=function()))
         except NotChecked as error:
             items.append(CheckItem(name=name, status="not checked", detail=str(error)))
-        except MissingExtraError as error:
+        except NotHereError as error:
             items.append(CheckItem(name=name, status="failed" if here else "not checked", detail=str(error)))
         except UserError as error:
             items.append(CheckItem(name=name, status="failed", detail=str(error)))

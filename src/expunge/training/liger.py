@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from expunge.errors import ConfigError, IncompatibleError, MissingExtraError
+import torch
+
+from expunge.errors import IncompatibleError, MissingExtraError, NotHereError
 from expunge.modeling.distributed import shards
 
 KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -13,25 +15,32 @@ KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 positions, which are projected in chunks already."""
 
 
-def check_liger(model: Any) -> None:
-    """Refuse liger's kernels where they would do nothing or break.
+def need_liger() -> None:
+    """Refuse liger's kernels on a machine that cannot run them.
 
     Raises:
-        MissingExtraError: liger-kernel is not installed.
-        ConfigError: The model is not on a GPU, or in shards.
-        IncompatibleError: Liger has no kernels for the model's architecture.
+        NotHereError: There is no GPU, or liger-kernel is not installed.
     """
-    key = "train.trainer_extra.use_liger_kernel: "
-    if next(model.parameters()).device.type != "cuda":
-        raise ConfigError([f"{key}its kernels run on a GPU only; leave it out"])
-    if shards():
-        raise ConfigError([f"{key}transformers does not apply them to a model in shards; leave it out"])
+    if not torch.cuda.is_available():
+        raise NotHereError("train.trainer_extra.use_liger_kernel: its kernels run on a GPU only.", fix="Leave it out.")
     if importlib.util.find_spec("liger_kernel") is None:
         raise MissingExtraError("liger-kernel", "liger", "train.trainer_extra.use_liger_kernel")
+
+
+def check_liger(model: Any) -> None:
+    """Refuse liger's kernels for a model to which they would do nothing.
+
+    Raises:
+        IncompatibleError: The model is not on a GPU or in shards, or liger has no kernels for its architecture.
+    """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise IncompatibleError(
-            f"liger-kernel has no kernels for {model.config.model_type} models.",
-            fix="Leave train.trainer_extra.use_liger_kernel out.",
-        )
+    why = ""
+    if next(model.parameters()).device.type != "cuda":
+        why = "its kernels run on a GPU only, and the model is on the processor"
+    elif shards():
+        why = "transformers does not apply its kernels to a model in shards"
+    elif model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        why = f"liger-kernel has none for {model.config.model_type} models"
+    if why:
+        raise IncompatibleError(f"train.trainer_extra.use_liger_kernel: {why}.", fix="Leave it out.")

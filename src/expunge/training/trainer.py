@@ -36,7 +36,7 @@ from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
-from expunge.training.liger import KERNELS, check_liger
+from expunge.training.liger import KERNELS, check_liger, need_liger
 from expunge.training.sharding import keep_shards
 
 _LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
@@ -217,6 +217,8 @@ def train(job: Job) -> StepTrainer:
     with writing(state):
         state.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(job, state)
+    if arguments.use_liger_kernel:
+        check_liger(causal_lm(job.model))
     _start(job, arguments.device)
     attach(causal_lm(job.model))
     trainer = StepTrainer(job, arguments)
@@ -340,7 +342,7 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "ddp_find_unused_parameters": False,
     }
     if config.trainer_extra.get("use_liger_kernel"):
-        check_liger(job.model)
+        need_liger()
         settings["liger_kernel_config"] = KERNELS
     known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
     problems = [

@@ -93,7 +93,8 @@ def test_a_side_takes_the_steps_that_it_is_asked_for(side):
     _trl.take_turns(line, side, SHAPE, pairs(), 2)
     *steps, padding = line.sent
     assert len(steps) == 4
-    assert all(seconds > 0 and size >= 0 for seconds, _, size in steps)
+    # Nothing of the size: this process had its peak in other tests, and the kernel's count may fall by some pages.
+    assert all(seconds > 0 for seconds, _, _ in steps)
     assert 0 <= padding < 1
 
 

@@ -7,8 +7,8 @@ the same forward pass: only the layers that can have changed are run once more, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from expunge.errors import IncompatibleError
 from expunge.modeling.distributed import whole
+from expunge.modeling.layer_parts import giving, mlp_at, recording, replaying
 from expunge.modeling.logprobs import TensorBatch, packing_of, run_decoder
 from expunge.modeling.packing import Packing
 
@@ -32,6 +33,10 @@ class Trace:
     """How rows were packed."""
     entering: Tensor | None = None
     """(B, L, D) what went into the layer that was asked for it."""
+    unchanged: Mapping[str, Any] = field(default_factory=dict)
+    """What submodules of the lowest kept layer gave before its first trained weight."""
+    places: Tensor | None = None
+    """Where the last layer's MLP was computed (see `mlp_at`)."""
 
     def unpacked(self, hidden: Tensor) -> Tensor:
         """(B, L, D) from what a layer gave."""
@@ -71,7 +76,8 @@ def layer_trace(
         batch: B rows of L tokens.
         layer: The last layer that is run, counted from 0.
         keep_from: Also keep the arguments of the layers from here on, to run them again with other weights.
-        packed: Run the rows without their padding, whose hidden states then mean nothing.
+        packed: Run the rows without their padding, and the last layer's MLP at the answers' own tokens only: the hidden
+            states of all else then mean nothing.
         first: Unless it is 0, give what enters this layer too.
         entering: (B, L, D) what enters it, where that is known: the layers below are not run.
 
@@ -95,16 +101,25 @@ def layer_trace(
         hook = layers[layer].register_forward_hook(lambda module, args, output: outputs.append(_state(output)))
         stack.enter_context(_removed(hook))
         packing = packing_of(model, batch, packed)
+        places = _answer_places(batch, packing) if packed else None
+        stack.enter_context(mlp_at(layers[layer], places))
+        unchanged = {} if keep_from is None else stack.enter_context(recording(layers[keep_from]))
         if entering is not None:
             given = entering if packing is None else packing.pack(entering)
-            stack.enter_context(_giving(layers[:first], given))
+            stack.enter_context(giving((each, given) for each in layers[:first]))
         elif first:
             hook = layers[first - 1].register_forward_hook(lambda module, args, output: below.append(_state(output)))
             stack.enter_context(_removed(hook))
         stack.enter_context(_cut(model, layer + 1))
         run_decoder(model, batch, packing)
     hidden, *known = (each if packing is None else packing.unpack(each) for each in (outputs[0], *below))
-    return Trace(hidden, inputs, packing, known[0].detach() if known else None)
+    return Trace(hidden, inputs, packing, known[0].detach() if known else None, unchanged, places)
+
+
+def _answer_places(batch: TensorBatch, packing: Packing | None) -> Tensor:
+    """Flat indices of the answers' own tokens among the positions that are run."""
+    flat = batch.rows * batch.input_ids.shape[1] + batch.positions + 1
+    return flat if packing is None else packing.back[flat].sort().values
 
 
 class FrozenLayers:
@@ -151,7 +166,13 @@ class FrozenLayers:
             if hidden is not None:
                 args, kwargs = _with_hidden(args, kwargs, hidden)
             tensors = {f"layer.{name}": tensor for name, tensor in self._tensors.get(index, {}).items()}
-            with _evaluating(layers[index]), _unsharded(layers[index]):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(_evaluating(layers[index]))
+                stack.enter_context(_unsharded(layers[index]))
+                if index == self.first:
+                    stack.enter_context(replaying(layers[index], trace.unchanged))
+                if index == max(trace.inputs):
+                    stack.enter_context(mlp_at(layers[index], trace.places))
                 hidden = _state(torch.func.functional_call(_Bare(layers[index]), tensors, args, kwargs))
         return trace.hidden.detach() if hidden is None else trace.unpacked(hidden)
 
@@ -214,24 +235,6 @@ def _cut(model: Any, count: int) -> Iterator[None]:
         yield
     finally:
         setattr(parent, attribute, layers)
-
-
-@contextlib.contextmanager
-def _giving(layers: nn.ModuleList, hidden: Tensor) -> Iterator[None]:
-    """While this is open, layers give a known state instead of computing one.
-
-    They stay where they are, since models look up masks by a layer's number.
-    """
-    own = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = lambda *args, **kwargs: hidden
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
 
 
 @contextlib.contextmanager

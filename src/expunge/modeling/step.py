@@ -84,7 +84,7 @@ class Step:
         self._model = model
 
     def keep_padding(self) -> None:
-        """Run rows with their padding: for losses that look at it, or that reach into the forward pass.
+        """Run all rows as they are: for losses that look at padding or prompts, or that reach into the forward pass.
 
         Call it before anything else is asked; what was computed without padding is computed again.
         """
@@ -218,7 +218,7 @@ class Step:
         """(B, L, D) output of a decoder layer, and, given the start's layers, the same with the start's weights.
 
         Nothing above that layer is run, nothing below the first trained layer is run twice, and nothing is run that
-        the store knows. Padding means nothing, unless the step keeps it.
+        the store knows. Only the answers' own tokens mean something, unless the step keeps its padding.
         """
         if store is not None and name in self._row_ids:
             rows = self._row_ids[name].tolist()

@@ -21,7 +21,7 @@ from benchmarks._plain import Plain
 from expunge.config.recipe import Train
 from expunge.data.templates import Encoded
 from expunge.methods._base import Method, Objective, Start
-from expunge.modeling.peak import resident_peak
+from expunge.modeling.peak import reset_peak, resident_peak
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.modeling.step import LossTerms, Step
 from expunge.training.batching import BatchPlan
@@ -98,7 +98,7 @@ def make_job(
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(built, rows[name], PAD) for name in needs.reference_logp},
-        reference=make_reference(built, needs.reference, rows, PAD),
+        reference=make_reference(built, needs.reference, rows, PAD, folder=folder, chosen=plan.visits),
     )
 
 
@@ -170,6 +170,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
     """
     everything = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
     rows = rows_of(METHODS[name], everything)
+    reset_peak()
     before = resident_peak()
     if side == "plain":
         plain = make_plain(METHODS[name], shape, rows, batch_size)

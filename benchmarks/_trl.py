@@ -34,7 +34,7 @@ from expunge.errors import MissingExtraError
 from expunge.methods._preference import PREFERRED
 from expunge.methods.idkdpo import IdkDPO
 from expunge.modeling.load import train_tokenizer
-from expunge.modeling.peak import resident_peak
+from expunge.modeling.peak import reset_peak, resident_peak
 from expunge.records import Record
 
 DPO = IdkDPO(retain_weight=0.0, two_over_beta=False)
@@ -220,6 +220,7 @@ def take_turns(turn: Connection, side: str, shape: Shape, rows: Rows, batch_size
     transformers.utils.logging.set_verbosity_error()
     if side != "ours":
         import trl.trainer.dpo_trainer  # noqa: F401 - so that memory is counted above it
+    reset_peak()
     before, began = resident_peak(), [time.perf_counter(), time.process_time()]
 
     def after() -> None:

@@ -40,7 +40,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.modeling.load import context_length, load_tokenizer
-from expunge.modeling.peak import resident_peak
+from expunge.modeling.peak import reset_peak, resident_peak
 from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.evaluation import Evaluator
@@ -267,6 +267,7 @@ def peak(side: str, suite: str, num_rows: int) -> int:
         for name, rows in bench.rows.items()
         for i, row in enumerate(rows)
     ]
+    reset_peak()
     before = resident_peak()
     getattr(bench, side)(suite)
     return resident_peak() - before

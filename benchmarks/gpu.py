@@ -36,7 +36,7 @@ from expunge.methods.rmu import RMU
 from expunge.methods.simnpo import SimNPO
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.gpus import Gpu, gpus
-from expunge.modeling.peak import resident_peak
+from expunge.modeling.peak import reset_peak, resident_peak
 from expunge.modeling.shape import micro_batch, shape_of
 from expunge.modeling.speed import step_flops
 from expunge.records import Record
@@ -135,6 +135,7 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
     recipe = recipe_of(case)
     with torch.device("meta"):
         shape = shape_of(recipe, model(size), unlearning=True)
+    reset_peak()
     before = resident_peak()
     with torch.device("cuda" if cuda else "cpu"):
         built = model(size)

@@ -25,7 +25,7 @@ from expunge.config.recipe import Recipe
 from expunge.data.prepare import prepare_sets
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.load import build_scratch
-from expunge.modeling.peak import resident_peak
+from expunge.modeling.peak import reset_peak, resident_peak
 from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.context import make_template, tokenizer_of
@@ -91,6 +91,7 @@ def peak(recipe: Recipe) -> int:
             if count[0] > STEPS:
                 raise Done
 
+        reset_peak()
         before = resident_peak()
         model = build_scratch(recipe.model.scratch, tokenizer, recipe.seed)
         if recipe.model.lora is not None:

@@ -1,6 +1,7 @@
 """The start model's hidden states, computed once: the same losses, gradients and trainings as with a frozen copy."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from expunge.config.recipe import Lora
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.npo import NPO
 from expunge.methods.undial import UNDIAL
+from expunge.modeling import reference
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.reference import FrozenReference, StoredReference, make_reference
 from expunge.modeling.step import Step
@@ -23,14 +25,14 @@ METHODS = [GradDiff(retain="kl"), NPO(retain="kl"), UNDIAL(), UNDIAL(retain_weig
 
 @pytest.mark.parametrize("method", METHODS[:1] + METHODS[2:], ids=repr)
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite"])
-def test_losses_and_gradients(architecture, method):
+def test_losses_and_gradients(tmp_path, architecture, method):
     """Any rows in any order find their own hidden states; caps and scales of the output layer apply to them too."""
     start, model = tiny.model(architecture, seed=0), tiny.model(architecture, seed=1)
     needs = method.needs()
     rows = {name: np.array([5, 2, 9, 0]) for name in needs.sets}
     chosen = {name: [SETS[name][row] for row in rows[name]] for name in needs.sets}
     plain = method.loss(tiny.step(model, chosen, start=start))
-    stored = StoredReference(start, {name: SETS[name] for name in needs.reference}, 0, max_tokens=30)
+    stored = StoredReference(start, {name: SETS[name] for name in needs.reference}, 0, tmp_path, max_tokens=30)
     base = tiny.step(model, chosen)
     made = Step(base.batches, base.counts, None, stored, packed=True, row_ids=rows)
     made.bind(model)
@@ -49,7 +51,7 @@ def test_trainings(tmp_path, method):
         made = test_training.job(tmp_path / kind, method, recorder, plan={"device_batch_size": 2})
         if kind == "stored":
             needed = {name: SETS[name] for name in method.needs().reference}
-            object.__setattr__(made, "reference", StoredReference(tiny.model(seed=1), needed, 0))
+            object.__setattr__(made, "reference", StoredReference(tiny.model(seed=1), needed, 0, tmp_path))
         train(made)
         terms.append((tiny.log_lines(tmp_path / kind / "train.jsonl"), recorder.gradients))
     for one, other in zip(*(each for _, each in terms), strict=True):
@@ -57,10 +59,10 @@ def test_trainings(tmp_path, method):
     assert [line["loss"] for line in terms[0][0]] == pytest.approx([line["loss"] for line in terms[1][0]], rel=1e-5)
 
 
-def test_it_stays_at_the_start_and_needs_no_model():
+def test_it_stays_at_the_start_and_needs_no_model(tmp_path):
     """Neither the hidden states nor the output layer move with the model, and the model is as it was."""
     model = tiny.model().train()
-    stored = StoredReference(model, {"forget": SETS["forget"]}, 0)
+    stored = StoredReference(model, {"forget": SETS["forget"]}, 0, tmp_path)
     assert model.training
     batch = tiny.batch(SETS["forget"][:3])
     before = stored.head(stored.answers("forget", np.arange(3), batch, False)).clone()
@@ -72,15 +74,46 @@ def test_it_stays_at_the_start_and_needs_no_model():
     assert torch.equal(stored.head(stored.answers("forget", np.arange(3), batch, False)), before)
 
 
-def test_the_smaller_form_is_chosen():
-    """The small model has about ten thousand parameters: 20 answers of width 24 are fewer, 2,000 are not."""
-    model, many = tiny.model(), {"retain": SETS["retain"] * 100}
-    assert make_reference(model, False, SETS, 0) is None
-    assert isinstance(make_reference(model, ("retain",), SETS, 0), StoredReference)
-    assert isinstance(make_reference(model, ("retain",), many, 0), FrozenReference)
-    assert isinstance(make_reference(model, True, SETS, 0), FrozenReference)
-    adapted = add_lora(copy.deepcopy(model), Lora(rank=2), seed=0)
-    assert isinstance(make_reference(adapted, ("retain",), SETS, 0), FrozenReference)
+def test_only_the_rows_that_a_training_comes_to_are_run(tmp_path, monkeypatch):
+    """Those of two steps, each once, whatever else is in the sets; nothing of the file has a name."""
+    seen = []
+    plain = reference.decode
+    monkeypatch.setattr(
+        reference, "decode", lambda model, batch, *rest: seen.append(batch.num_rows) or plain(model, batch, *rest)
+    )
+    sets = {"forget": SETS["forget"], "retain": SETS["retain"] * 50}
+    plan = tiny.plan(sets, steps=2, batch_size=4)
+    model = tiny.model()
+    made = make_reference(model, ("retain",), sets, 0, folder=tmp_path, chosen=plan.visits)
+    assert sum(seen) == len(plan.visits()["retain"]) == 8
+    assert not list(tmp_path.iterdir())
+    rows = np.asarray(plan.rows_of(1)["retain"])
+    batch = tiny.batch([sets["retain"][row] for row in rows])
+    expected = FrozenReference(model).answers("retain", rows, batch, False)
+    torch.testing.assert_close(made.answers("retain", rows, batch, False), expected)
+    with pytest.raises(KeyError):
+        made.answers(
+            "retain", np.asarray([next(row for row in range(200) if row not in plan.visits()["retain"])]), batch, False
+        )
+
+
+def test_the_form_is_chosen(tmp_path, monkeypatch):
+    """States in a file where they are enough and there is room for twice as much; else the copy, or no adapter."""
+    model = tiny.model()
+
+    def kind(built, needed):
+        chosen = {name: range(len(rows)) for name, rows in SETS.items()}
+        made = make_reference(built, needed, SETS, 0, folder=tmp_path, chosen=lambda: chosen)
+        return None if made is None else type(made)
+
+    assert kind(model, False) is None
+    assert kind(model, ("retain",)) is StoredReference
+    assert kind(model, True) is FrozenReference
+    assert kind(add_lora(copy.deepcopy(model), Lora(rank=2), seed=0), ("retain",)) is FrozenReference
+    size = 4 * 24 * sum(row.num_answer for row in SETS["retain"])
+    for free, expected in ((2 * size, StoredReference), (2 * size - 1, FrozenReference)):
+        monkeypatch.setattr(reference.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        assert kind(model, ("retain",)) is expected
 
 
 def test_methods_that_look_at_padding_ask_for_the_whole_reference():

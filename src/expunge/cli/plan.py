@@ -45,6 +45,10 @@ def _print(name: str, cost: TrainingCost) -> None:
         print_result(
             f"Beside it, in main memory: {format_bytes(work.stored_bytes)} of hidden states (method.store_gib)"
         )
+    if work.file_bytes:
+        print_result(
+            f"In a file of the run's folder: {format_bytes(work.file_bytes)} of the start model's hidden states"
+        )
     print_result("")
     print_columns(["GPU", "Fits", "Each card", "Seconds per step", "Change"], [_row(fit) for fit in cost.gpus])
     print_result("")

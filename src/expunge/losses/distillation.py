@@ -31,7 +31,7 @@ def undial(logits: Tensor, labels: Tensor, reference_logits: Tensor, beta: float
     lowered = reference_logits.detach().clone()
     penalty = torch.where(labels >= 0, -beta, 0.0).to(lowered.dtype)
     lowered.scatter_add_(1, labels.clamp(min=0)[:, None], penalty[:, None])
-    return soft_cross_entropy(logits, lowered.softmax(-1))
+    return soft_cross_entropy(logits, lowered)
 
 
 def ce_u(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,5 +57,4 @@ def ce_u(logits: Tensor, labels: Tensor) -> Tensor:
     References:
         Yang 2025, arXiv:2503.01224.
     """
-    others = logits.detach().scatter(1, labels[:, None], -torch.inf).softmax(-1)
-    return soft_cross_entropy(logits, others)
+    return soft_cross_entropy(logits, logits.detach().scatter(1, labels[:, None], -torch.inf))

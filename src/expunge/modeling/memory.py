@@ -41,7 +41,6 @@ def memory_estimate(
     batch: MicroBatch,
     *,
     scored_positions: int = 0,
-    stored_answers: int = 0,
     num_gpus: int = 1,
 ) -> MemoryEstimate:
     """Memory of a training on one device at its widest moment.
@@ -68,10 +67,9 @@ def memory_estimate(
         train: The training: `recipe.train`, `recipe.target` or `recipe.reference`.
         batch: The widest micro-batch.
         scored_positions: Padded tokens per forward pass when references are computed; 0 where none are.
-        stored_answers: Answer tokens of all rows whose reference is needed at every step; 0 where it is not.
         num_gpus: Devices that share weights, gradients and optimiser.
     """
-    parts = _parts(recipe, shape, train, batch, stored_answers, num_gpus)
+    parts = _parts(recipe, shape, train, batch, num_gpus)
     half = recipe.model.dtype != "float32"
     moments = _moments(parts, shape, train, batch, half, scored_positions, num_gpus)
     if num_gpus > 1:
@@ -87,9 +85,7 @@ def memory_estimate(
     )
 
 
-def _parts(
-    recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, stored_answers: int, num_gpus: int
-) -> dict[str, int]:
+def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gpus: int) -> dict[str, int]:
     """Bytes of each part, as `memory_estimate` describes them."""
     half = recipe.model.dtype != "float32"
     compared = recipe.method.needs().reference if train is recipe.train else False
@@ -101,7 +97,7 @@ def _parts(
         "weights": weights // num_gpus,
         "gradients": 4 * shape.num_trainable // num_gpus,
         "optimizer": _state_bytes(train.optimizer) * shape.num_trainable // num_gpus,
-        "reference": reference_bytes(shape, compared, stored_answers, num_gpus) + 4 * shape.num_steered,
+        "reference": reference_bytes(shape, compared, num_gpus) + 4 * shape.num_steered,
         "autocast": _copies(shape, half, num_gpus, recipe.model.gradient_checkpointing),
         "activations": activation_bytes(
             shape,
@@ -205,23 +201,19 @@ def logits_bytes(shape: Shape, answers: list[int], *, compared: bool = False) ->
     return factor * (kept + passing)
 
 
-def reference_bytes(shape: Shape, compared: bool | tuple[str, ...], stored_answers: int, num_gpus: int = 1) -> int:
+def reference_bytes(shape: Shape, compared: bool | tuple[str, ...], num_gpus: int = 1) -> int:
     """The start model, kept beside the one that is trained where a loss compares predictions at every step.
 
-    For N answer tokens: 4 N h bytes of hidden states and 4 V h of the output layer where that is less than a frozen
-    copy of 4 P; nothing with LoRA, whose adapter can be switched off. Several GPUs share the copy, of which each has
-    the embeddings and the output layer whole besides; the other two each has for itself.
+    A frozen copy of 4 P bytes, or 4 V h of the output layer where hidden states at answer tokens are enough, which
+    are read from a file; nothing with LoRA, whose adapter can be switched off. Several GPUs share the copy, of which
+    each has the embeddings and the output layer whole besides; the output layer alone each has for itself.
     """
     if not compared or shape.trained == "adapter":
         return 0
+    if not isinstance(compared, bool):
+        return 4 * shape.head
     whole = 4 * shape.num_parameters
-    if num_gpus > 1:
-        whole = whole // num_gpus + 4 * _ends(shape)
-    if isinstance(compared, bool):
-        return whole
-    without_head = shape.num_parameters - (0 if shape.tied else shape.head)
-    stored = stored_answers * shape.hidden
-    return whole if stored > without_head else 4 * (stored + shape.head)
+    return whole if num_gpus == 1 else whole // num_gpus + 4 * _ends(shape)
 
 
 def format_bytes(number: float) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 import types
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.losses.likelihood import row_sums
+from expunge.modeling.distributed import agreed, world_size
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, token_logp
+from expunge.modeling.peak import return_freed
 
 
 @contextlib.contextmanager
@@ -39,6 +46,9 @@ def batch_token_logp(model: Any, batch: TensorBatch) -> Tensor:
     hidden = decode(inner, batch)[batch.rows, batch.positions]
     return token_logp(head_of(inner), hidden, batch.labels, inner.config.vocab_size)
 
+
+Chosen = Mapping[str, Collection[int]]
+"""Rows by set."""
 
 ONCE_TOKENS = 2048
 """Padded tokens per forward pass for what is computed once. More would gain nothing on a processor, whose cache they
@@ -76,6 +86,7 @@ def reference_logp(
             sums = row_sums(batch_token_logp(model, batch), batch.rows, batch.num_rows)
             result[indices] = sums.double().cpu().numpy()
     model.train(was_training)
+    return_freed()
     return result
 
 
@@ -119,35 +130,54 @@ class StoredReference:
     """The start model's last hidden states at answer positions, computed once, and a copy of its output layer.
 
     All that a loss needs which compares predictions at answer positions: no second model is kept, and none is run.
+    The states, 4 bytes x answer tokens x width, lie in a file without a name, which is gone when the process is.
 
     Args:
         model: The model about to be trained, at its start.
         sets: Encoded rows by set.
         pad_id: Id written into padding.
+        folder: Where the file is made.
+        chosen: Rows of each set that are asked for; None for all.
         max_tokens: Padded tokens per forward pass.
     """
 
     @torch.no_grad()
     def __init__(
-        self, model: Any, sets: Mapping[str, Sequence[Encoded]], pad_id: int, max_tokens: int = ONCE_TOKENS
+        self,
+        model: Any,
+        sets: Mapping[str, Sequence[Encoded]],
+        pad_id: int,
+        folder: Path,
+        chosen: Chosen | None = None,
+        max_tokens: int = ONCE_TOKENS,
     ) -> None:
         from expunge.modeling.sharding import copied_layer
 
         inner = causal_lm(model)
         layer = copied_layer(inner.get_output_embeddings())
         self.head = head_of(types.SimpleNamespace(get_output_embeddings=lambda: layer, config=inner.config))
-        self._states: dict[str, Tensor] = {}
-        self._ends: dict[str, np.ndarray[Any, Any]] = {}
+        self._width = inner.config.get_text_config().hidden_size
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this lives
+        weakref.finalize(self, self._file.close)
+        self._places: dict[tuple[str, int], tuple[int, int]] = {}
         training = model.training
         model.eval()
         for name, rows in sets.items():
-            self._ends[name] = np.cumsum([0, *(row.num_answer for row in rows)])
-            self._states[name] = torch.empty(int(self._ends[name][-1]), inner.config.get_text_config().hidden_size)
-            for indices in length_batches(rows, max_tokens):
-                batch = TensorBatch.of(collate([rows[i] for i in indices], pad_id), next(inner.parameters()).device)
-                hidden = decode(inner, batch)[batch.rows, batch.positions]
-                self._states[name][self._places(name, indices)] = hidden.float().cpu()
+            members = sorted(chosen[name]) if chosen is not None else range(len(rows))
+            with progress(f"Running the start model on {name} rows, once", len(members), "rows") as advance:
+                for batch_members in length_batches([rows[index] for index in members], max_tokens):
+                    self._compute(inner, name, {members[i]: rows[members[i]] for i in batch_members}, pad_id)
+                    advance(len(batch_members))
         model.train(training)
+        return_freed()
+
+    def _compute(self, model: Any, name: str, rows: Mapping[int, Encoded], pad_id: int) -> None:
+        batch = TensorBatch.of(collate(list(rows.values()), pad_id), next(model.parameters()).device)
+        hidden = decode(model, batch)[batch.rows, batch.positions].float().cpu()
+        parts = torch.split(hidden, [row.num_answer for row in rows.values()])  # type: ignore[no-untyped-call]
+        for index, states in zip(rows, parts, strict=True):
+            self._places[name, index] = (self._file.tell(), len(states))
+            self._file.write(states.numpy().tobytes())
 
     def hidden(self, batch: TensorBatch, packed: bool = False) -> Tensor:
         """Not kept; a method that looks beyond answer positions asks for the whole reference (`Needs.reference`)."""
@@ -156,34 +186,45 @@ class StoredReference:
     def answers(self, name: str, rows: np.ndarray[Any, Any] | None, batch: TensorBatch, packed: bool) -> Tensor:
         """(N, D) last hidden states that predict the answer tokens of a batch, found by its rows' indices."""
         assert rows is not None, "a step with a stored reference knows which rows it holds"
-        return self._states[name][self._places(name, rows)].to(batch.labels.device)
-
-    def _places(self, name: str, rows: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
-        ends = self._ends[name]
-        return torch.from_numpy(np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows]))
+        found = bytearray()
+        for row in rows.tolist():
+            place, count = self._places[name, row]
+            self._file.seek(place)
+            found += self._file.read(4 * count * self._width)
+        return torch.frombuffer(found, dtype=torch.float32).view(-1, self._width).to(batch.labels.device)
 
 
 def make_reference(
-    model: Any, needed: bool | tuple[str, ...], sets: Mapping[str, Sequence[Encoded]], pad_id: int
+    model: Any,
+    needed: bool | tuple[str, ...],
+    sets: Mapping[str, Sequence[Encoded]],
+    pad_id: int,
+    *,
+    folder: Path,
+    chosen: Callable[[], Chosen],
 ) -> FrozenReference | StoredReference | None:
     """The reference that a method's loss needs, in the form that takes less memory.
 
-    For N answer tokens of width D, stored hidden states take 4 N D bytes, a frozen copy of P parameters 4 P; with an
-    adapter the model itself serves, with the adapter off.
+    With an adapter the model itself serves, with the adapter off. Otherwise hidden states are stored where they are
+    enough, unless they would take more than half of what is free on the disk.
 
     Args:
         model: The model about to be trained, at its start.
         needed: `Needs.reference`: sets at whose answer positions it is needed, True for anywhere, or nothing.
         sets: Encoded rows by set.
         pad_id: Id written into padding.
+        folder: Where states are stored.
+        chosen: Gives the rows of each set that the training comes to.
     """
     if not needed:
         return None
     if isinstance(needed, bool) or hasattr(model, "disable_adapter"):
         return FrozenReference(model)
-    chosen = {name: sets[name] for name in needed}
-    num_answer = sum(row.num_answer for rows in chosen.values() for row in rows)
-    num_copied = sum(parameter.numel() for parameter in model.base_model.parameters())
-    if num_answer * causal_lm(model).config.get_text_config().hidden_size > num_copied:
+    rows = {name: chosen()[name] for name in needed}
+    num_answer = sum(sets[name][row].num_answer for name, members in rows.items() for row in members)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Every process keeps its own, perhaps on one disk, and all have to decide alike.
+    room = agreed(shutil.disk_usage(folder).free) / 2 / world_size()
+    if 4 * num_answer * causal_lm(model).config.get_text_config().hidden_size > room:
         return FrozenReference(model)
-    return StoredReference(model, chosen, pad_id)
+    return StoredReference(model, {name: sets[name] for name in needed}, pad_id, folder, rows)

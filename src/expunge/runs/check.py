@@ -187,7 +187,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     from transformers.training_args import OptimizerNames
 
     from expunge.data.templates import Encoded
-    from expunge.training import trainer
+    from expunge.training import arguments, trainer
     from expunge.training.batching import BatchPlan
 
     optimizers = [item.value for item in OptimizerNames]
@@ -221,7 +221,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
         seed=recipe.seed,
     )
     try:
-        trainer.training_arguments(job, Path("state"))
+        arguments.training_arguments(job, Path("state"))
     except ConfigError as error:
         raise UserError("; ".join(error.problems).replace("train.trainer_extra", f"{section}.trainer_extra")) from error
     except (ValueError, TypeError, ImportError) as error:

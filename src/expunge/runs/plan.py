@@ -12,7 +12,7 @@ from expunge.config.recipe import Recipe, Train
 from expunge.errors import UserError
 from expunge.modeling.gpus import USABLE, Gpu, gpus
 from expunge.modeling.known_models import known_models, meta_model
-from expunge.modeling.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate, reference_bytes
+from expunge.modeling.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate
 from expunge.modeling.reference import ONCE_TOKENS
 from expunge.modeling.shape import Shape, shape_of
 from expunge.modeling.speed import UTILISATION, step_flops, step_seconds
@@ -104,8 +104,6 @@ class Planner:
         work = workload(recipe, section, train, rows, shape, counted=counted, num_gpus=num_gpus)
         needs = recipe.method.needs()
         compared = needs.reference if section == "train" else False
-        names = [] if not compared else (list(rows) if isinstance(compared, bool) else compared)
-        stored = sum(work.num_answers[name] for name in names)
         tokens = ONCE_TOKENS if compared or needs.reference_logp else 0
         memory = memory_estimate(
             recipe,
@@ -113,11 +111,9 @@ class Planner:
             train,
             work.widest,
             scored_positions=min(tokens, work.num_scored) if section == "train" else 0,
-            stored_answers=stored,
             num_gpus=num_gpus,
         )
-        whole = reference_bytes(shape, compared, stored) >= 4 * shape.num_parameters
-        copied = whole or (bool(compared) and shape.trained == "adapter")
+        copied = compared is True or (bool(compared) and shape.trained == "adapter")
         flops = step_flops(
             shape,
             positions=work.positions_per_step,

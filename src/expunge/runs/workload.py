@@ -44,12 +44,12 @@ class Workload(Record):
     accumulation: int
     steps: int | None
     """None where the number of rows is not known."""
-    num_answers: dict[str, int]
-    """Answer tokens of all rows, by set."""
     num_scored: int
     """Tokens of the forget set, for scores that are computed once."""
     stored_bytes: int
     """Main memory for hidden states of rows that come again (`method.store_gib`), at most."""
+    file_bytes: int | None
+    """On disk, per process, for hidden states of the start model; None where the number of rows is not known."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ def workload(
         mean_width=statistics.fmean(batch.width for batch in batches),
         accumulation=plan.accumulation,
         steps=plan.steps if counted or train.steps is not None else None,
-        num_answers={name: sum(row.num_answer for row in part) for name, part in rows.items()},
         num_scored=sum(len(row.ids) for row in rows.get("forget", [])),
         stored_bytes=_stored(recipe, plan, rows, shape) if steered and num_gpus == 1 else 0,
+        file_bytes=_filed(recipe, plan, rows, shape) if unlearning and counted else None if unlearning else 0,
     )
 
 
@@ -169,6 +169,15 @@ def _stored(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
         num_bytes=method.store_gib * GIB,
         padding=method.positions == "all",
     )
+
+
+def _filed(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
+    """4 bytes x width x answer tokens of the rows that are compared with the start model."""
+    compared = recipe.method.needs().reference
+    if isinstance(compared, bool) or not compared or shape.trained == "adapter":
+        return 0
+    visits = plan.visits()
+    return 4 * shape.hidden * sum(rows[name][row].num_answer for name in compared for row in visits[name])
 
 
 def _part(rows: Sequence[Encoded], indices: Sequence[int], part: int, count: int) -> list[Encoded]:

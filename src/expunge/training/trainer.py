@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,14 +16,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
 from expunge.console import interrupt_requested, is_main_process
-from expunge.errors import (
-    ConfigError,
-    IncompatibleError,
-    Interrupted,
-    MissingExtraError,
-    NumericalError,
-    nearest,
-)
+from expunge.errors import IncompatibleError, Interrupted, NumericalError
 from expunge.methods._base import Objective, Start
 from expunge.modeling.distributed import agreed, shards, wait
 from expunge.modeling.logprobs import TensorBatch
@@ -34,18 +25,13 @@ from expunge.modeling.reference import FrozenReference, StoredReference, causal_
 from expunge.modeling.sharding import rest, root_of
 from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
+from expunge.training.arguments import training_arguments
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
-from expunge.training.liger import KERNELS, check_liger, need_liger
+from expunge.training.liger import check_liger
+from expunge.training.optimizer import fill_state
 from expunge.training.sharding import keep_shards
 
-_LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
-UNUSED = {
-    "fsdp": _LAUNCH,
-    "fsdp_config": _LAUNCH,
-    "liger_kernel_config": "is ours where use_liger_kernel is set",
-}
-"""Fields of TrainingArguments that are refused, and why."""
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 """File that accelerate writes into a state saved with FSDP."""
 
@@ -108,6 +94,13 @@ class StepTrainer(transformers.Trainer):
         if shards():
             keep_shards(self.accelerator)
             self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser, with its state where the training starts; one that goes on loads its own."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if last_complete(Path(self.args.output_dir)) is None:
+            fill_state(optimizer)
+        return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The weights of a saved state; with FSDP the state itself holds them, and once is enough."""
@@ -301,89 +294,6 @@ def _resume_from(state: Path) -> Path | None:
 def forget_state(folder: Path) -> None:
     """Delete the training states of a finished training; the results no longer need them."""
     shutil.rmtree(folder / "state", ignore_errors=True)
-
-
-def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
-    """The Trainer's arguments for a job.
-
-    Raises:
-        ConfigError: `trainer_extra` has a field that does not exist, that the recipe already sets, or that would do
-            nothing here.
-        MissingExtraError: The optimiser is bitsandbytes' or torchao's, which is not installed.
-        IncompatibleError: The optimiser is bitsandbytes', and the model is in shards.
-    """
-    config, plan = job.config, job.plan
-    _check_optimizer(config.optimizer)
-    settings: dict[str, Any] = {
-        "output_dir": str(state),
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": plan.accumulation,
-        "max_steps": plan.steps,
-        "learning_rate": config.lr,
-        "weight_decay": config.weight_decay,
-        "warmup_steps": plan.warmup_steps(config, job.title),
-        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
-        # The same update in one kernel, to rounding.
-        "optim": {"adamw_torch": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
-        "adam_beta1": config.betas[0],
-        "adam_beta2": config.betas[1],
-        "max_grad_norm": config.max_grad_norm,
-        "seed": job.seed,
-        "bf16": job.bf16,
-        "fp16": job.fp16,
-        "use_cpu": next(job.model.parameters()).device.type == "cpu",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "save_total_limit": 1,
-        "remove_unused_columns": False,
-        "disable_tqdm": True,
-        "report_to": config.report_to or "none",
-        "dataloader_pin_memory": False,
-        "ddp_find_unused_parameters": False,
-    }
-    if config.trainer_extra.get("use_liger_kernel"):
-        need_liger()
-        settings["liger_kernel_config"] = KERNELS
-    known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
-    problems = [
-        f"train.trainer_extra.{key}: "
-        + (
-            f"is already set by the recipe ({settings[key]!r})"
-            if key in settings
-            else UNUSED[key]
-            if key in UNUSED
-            else f"transformers.TrainingArguments has no such field. {nearest(key, known)}"
-        )
-        for key in config.trainer_extra
-        if key in settings or key in UNUSED or key not in known
-    ]
-    if problems:
-        raise ConfigError(problems)
-    arguments = transformers.TrainingArguments(**settings, **config.trainer_extra)
-    # Several visible GPUs in one process would split our whole micro-batches: more GPUs means more processes.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
-
-
-def _check_optimizer(optimizer: str) -> None:
-    bitsandbytes = _is_of_bitsandbytes(optimizer)
-    if bitsandbytes and shards():
-        raise IncompatibleError(
-            f"the optimiser {optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
-            fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",
-        )
-    package = (
-        "bitsandbytes" if bitsandbytes else "torchao" if optimizer in {"adamw_torch_8bit", "adamw_torch_4bit"} else ""
-    )
-    if package and importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, "8bit", f"the optimiser {optimizer}")
-
-
-def _is_of_bitsandbytes(optimizer: str) -> bool:
-    return optimizer.startswith(("paged_", "lion_", "ademamix", "rmsprop_bnb")) or optimizer in {
-        "adamw_8bit",
-        "adamw_bnb_8bit",
-    }
 
 
 def training_fingerprint(config: Train) -> str:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from expunge.losses import divergence
 from expunge.losses.distillation import ce_u, undial
 from expunge.losses.divergence import kl_divergence, soft_cross_entropy
 from expunge.losses.margins import inverted_hinge, logit_margin
@@ -111,14 +112,24 @@ def test_kl_by_hand_and_in_the_right_direction():
     assert kl_divergence(logits([0.5, 0.5]), logits([0.75, 0.25])).item() == pytest.approx(0.5 * math.log(4 / 3))
 
 
-def test_soft_cross_entropy_equals_plain_operations():
-    """Value and gradient of -sum q log p, for weights that differ by row; a second loss shares the logits."""
+@pytest.mark.parametrize("elements", [1, 14, 21, 2**22])
+def test_divergences_equal_plain_operations(monkeypatch, elements):
+    """Values and gradients of -sum q log p and sum q log(q / p), in pieces of 1, 2, 3 and all 4 rows.
+
+    The weights differ by row, and a second loss shares the logits.
+    """
+    monkeypatch.setattr(divergence, "PIECE_ELEMENTS", elements)
     torch.manual_seed(0)
-    z = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
-    targets = torch.randn(4, 7, dtype=torch.float64).softmax(-1)
-    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-    plain = (-(targets * z.log_softmax(-1)).sum(-1) * weights).sum() + z.square().sum()
-    ours = (soft_cross_entropy(z, targets) * weights).sum() + z.square().sum()
-    assert ours.item() == pytest.approx(plain.item())
-    expected, found = (torch.autograd.grad(loss, z)[0] for loss in (plain, ours))
-    assert torch.allclose(expected, found, atol=1e-12)
+    z = torch.randn(4, 7, requires_grad=True)
+    others = torch.randn(4, 7)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    q = others.softmax(-1)
+    for ours, plain in (
+        (soft_cross_entropy(z, others), -(q * z.log_softmax(-1)).sum(-1)),
+        (kl_divergence(others, z), (q * (q.log() - z.log_softmax(-1))).sum(-1)),
+    ):
+        torch.testing.assert_close(ours, plain)
+        found, expected = (
+            torch.autograd.grad((values * weights).sum() + z.square().sum(), z)[0] for values in (ours, plain)
+        )
+        torch.testing.assert_close(found, expected)

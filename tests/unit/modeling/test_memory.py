@@ -103,13 +103,14 @@ def test_logits_are_bounded_by_a_chunk():
     assert logits_bytes(SHAPE, [10], compared=True) == 24_000
 
 
-def test_a_reference_is_stored_where_that_is_smaller():
-    """1000 weights, no output layer of its own: 5 answer tokens of width 2 are stored, 600 are not."""
+def test_a_reference_is_a_copy_or_an_output_layer():
+    """1000 weights, a vocabulary of 50 and width 2; two cards share the copy, and have its ends whole besides."""
     shape = dataclasses.replace(SHAPE, hidden=2, vocab=50, tied=True)
-    assert reference_bytes(shape, ("retain",), 5) == 4 * (5 * 2 + 50 * 2)
-    assert reference_bytes(shape, ("retain",), 600) == reference_bytes(shape, True, 5) == 4 * 1000
-    assert reference_bytes(shape, False, 5) == 0
-    assert reference_bytes(dataclasses.replace(shape, trained="adapter"), True, 5) == 0
+    assert reference_bytes(shape, ("retain",)) == reference_bytes(shape, ("retain",), 2) == 4 * 50 * 2
+    assert reference_bytes(shape, True) == 4 * 1000
+    assert reference_bytes(shape, True, 2) == 4 * (500 + 50 * 2)
+    assert reference_bytes(shape, False) == 0
+    assert reference_bytes(dataclasses.replace(shape, trained="adapter"), True) == 0
 
 
 @pytest.mark.parametrize(
@@ -121,10 +122,10 @@ def test_known_models_have_their_published_sizes(part, count):
     assert shape_of(recipe, meta_model(recipe.model, online=False), unlearning=True).num_parameters == count
 
 
-def estimate(overrides: list[str], *, num_gpus: int = 1, answers: int = 10, batch: MicroBatch = BATCH):
+def estimate(overrides: list[str], *, num_gpus: int = 1, batch: MicroBatch = BATCH):
     recipe = load_recipe("quickstart", overrides)
     shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
-    return memory_estimate(recipe, shape, recipe.train, batch, stored_answers=answers, num_gpus=num_gpus)
+    return memory_estimate(recipe, shape, recipe.train, batch, num_gpus=num_gpus)
 
 
 def test_parts_of_full_training_and_of_lora():

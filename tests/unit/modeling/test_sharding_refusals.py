@@ -9,7 +9,7 @@ from expunge.errors import IncompatibleError, UserError
 from expunge.methods._base import Start
 from expunge.methods.rmulat import RMULAT
 from expunge.modeling import distributed
-from expunge.training import trainer
+from expunge.training.optimizer import check_optimizer
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_rmulat_is_refused(asked):
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_32bit"])
 def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
     with pytest.raises(IncompatibleError, match=f"{optimizer} .* shards.*adamw_torch_8bit"):
-        trainer._check_optimizer(optimizer)
+        check_optimizer(optimizer)
 
 
 def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):

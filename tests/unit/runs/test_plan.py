@@ -113,3 +113,20 @@ def test_a_store_is_planned_where_rows_come_again(room):
     rows = training_rows(planner.recipe, "train", planner.material)
     tokens = sum(len(row.ids) + 1 for row in rows["forget"])
     assert case.work.stored_bytes == min(4 * case.shape.hidden * tokens, int(room * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("retain", "name"), [("{retain: kl}", "retain"), ("{}", ""), ("{retain: kl, kl_positions: all}", "")]
+)
+def test_the_start_models_states_are_planned_on_disk(retain, name):
+    """4 bytes x width x the answer tokens of the retain rows of one pass: 400 of TOFU's 3,600."""
+    settings = [f"method={retain.replace('{', '{name: graddiff, ')}", "train={epochs: 1, lr: 1e-5, batch_size: 8}"]
+    planner = Planner(load_recipe("tofu-forget10-graddiff", settings))
+    case, rows = planner.case("train"), training_rows(planner.recipe, "train", planner.material)
+    few = 400 * min(row.num_answer for row in rows["retain"])
+    many = 400 * max(row.num_answer for row in rows["retain"])
+    assert (
+        few * 4 * case.shape.hidden <= case.work.file_bytes <= many * 4 * case.shape.hidden
+        if name
+        else (case.work.file_bytes == 0)
+    )

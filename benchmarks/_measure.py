@@ -71,7 +71,13 @@ class Paced(Objective):
 
 
 def make_job(
-    method: Method, built: Any, rows: Mapping[str, list[Encoded]], folder: Path, batch_size: int, after: Any
+    method: Method,
+    built: Any,
+    rows: Mapping[str, list[Encoded]],
+    folder: Path,
+    batch_size: int,
+    after: Any,
+    epochs: int = EPOCHS,
 ) -> Job:
     """Our training as the unlearning stage sets it up."""
     chosen = method.trainable(built)
@@ -82,7 +88,7 @@ def make_job(
     plan = BatchPlan(
         rows,
         pad_id=PAD,
-        epochs=EPOCHS,
+        epochs=epochs,
         steps=None,
         batch_size=batch_size,
         device_batch_size=batch_size,
@@ -94,7 +100,7 @@ def make_job(
         model=built,
         plan=plan,
         objective=Paced(method.objective(plan.steps, plan.num_rows / plan.batch_size), built, after),
-        config=Train(epochs=EPOCHS, lr=LR, batch_size=batch_size, checkpoint_epochs=EPOCHS),
+        config=Train(epochs=epochs, lr=LR, batch_size=batch_size, checkpoint_epochs=epochs),
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(built, rows[name], PAD) for name in needs.reference_logp},
@@ -103,7 +109,12 @@ def make_job(
 
 
 def run_ours(
-    method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], batch_size: int, after: Callable[[], None]
+    method: Method,
+    shape: Shape,
+    rows: Mapping[str, list[Encoded]],
+    batch_size: int,
+    after: Callable[[], None],
+    epochs: int = EPOCHS,
 ) -> tuple[Job, float]:
     """Train until `after` raises `Done`; returns the training and the seconds before the first step's gradient."""
     began, first = time.perf_counter(), [0.0]
@@ -113,7 +124,7 @@ def run_ours(
         after()
 
     with tempfile.TemporaryDirectory() as folder:
-        job = make_job(method, model(shape), rows, Path(folder), batch_size, noting)
+        job = make_job(method, model(shape), rows, Path(folder), batch_size, noting, epochs)
         with contextlib.suppress(Done):
             train(job)
     return job, first[0] - began
@@ -185,7 +196,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
             if count[0] > steps:
                 raise Done
 
-        run_ours(METHODS[name], shape, rows, batch_size, after)
+        run_ours(METHODS[name], shape, rows, batch_size, after, epochs=1)
     return resident_peak() - before
 
 

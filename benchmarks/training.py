@@ -3,7 +3,7 @@
 python -m benchmarks.training [--methods npo,rmu-4,dpo] [--pairs 7] [--quick] [--no-memory]
 
 Steps of both are taken by turns in one process, so that whatever else the machine does hits both; the ratio is that
-of the medians. Memory is the peak resident size above imports and rows, in a process of its own. `dpo` is measured
+of the medians. Memory is the peak resident size above imports and rows, the median of three processes. `dpo` is measured
 against trl's DPOTrainer where trl is installed, each in a process that waits for its turn.
 """
 
@@ -27,6 +27,7 @@ from expunge.rundir import read_record, write_record
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = (*METHODS, "dpo")
+MEMORY_RUNS = 3
 
 
 class Goal(Record):
@@ -60,7 +61,7 @@ class Measured(Record):
     """Share of padding among the tokens that the model was run on, ours."""
     plain_padding: float
     ours_bytes: int | None
-    """Peak resident memory above imports."""
+    """Peak resident memory above imports, the median of three processes: glibc's heap comes out differently."""
     plain_bytes: int | None
     memory_ratio: float | None
 
@@ -90,7 +91,12 @@ def measure(name: str, shape: Shape, batch_size: int, pairs: int, rows: Any, mem
     method = METHODS[name]
     found = alternate(method, shape, rows_of(method, rows), batch_size, pairs)
     ours, plain = (statistics.median(found[f"{side}_seconds"]) for side in ("ours", "plain"))
-    sizes = {s: peak_apart(s, name, shape, batch_size, 5) if memory else None for s in ("ours", "plain")}
+    sizes: dict[str, int | None] = {"ours": None, "plain": None}
+    if memory:
+        sizes = {
+            side: round(statistics.median(peak_apart(side, name, shape, batch_size, 5) for _ in range(MEMORY_RUNS)))
+            for side in sizes
+        }
     both = sizes["ours"] is not None and sizes["plain"] is not None
     return Measured(
         method=name,

@@ -3,8 +3,8 @@
 python -m benchmarks.training [--methods npo,rmu-4,dpo] [--pairs 7] [--quick] [--no-memory]
 
 Steps of both are taken by turns in one process, so that whatever else the machine does hits both; the ratio is that
-of the medians. Memory is the peak resident size above imports and rows, the median of three processes. `dpo` is measured
-against trl's DPOTrainer where trl is installed, each in a process that waits for its turn.
+of the medians. Memory is the peak resident size above imports and rows, the median of three processes. `dpo` is
+measured against trl's DPOTrainer where trl is installed, each in a process that waits for its turn.
 """
 
 from __future__ import annotations

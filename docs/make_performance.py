@@ -28,10 +28,14 @@ What ours does instead, with equal results to rounding:
   rows share a batch stays random. Models that cannot take packed rows are found by trying, and padded.
 - Forget and retain rows go through the model together.
 - The vocabulary is projected at answer positions only, in chunks.
-- A reference is a number per row where that suffices (NPO, DPO), and a frozen copy only where its predictions count.
-- RMU's pass stops at the steered layer, gradients exist for the trained matrices only, and the frozen layers below are
-  run once for the model and its reference.
-- AdamW runs in one fused kernel.
+- A reference is a number per row where that suffices (NPO, DPO). Where predictions are compared (KL, UNDIAL), the start
+  model's hidden states at answer tokens are computed once, for the rows that the training comes to, and read from a
+  file; a frozen copy is kept only for losses that look at prompts or padding.
+- RMU's pass stops at the steered layer, and gradients exist for the trained matrices only. The reference's pass begins
+  at the first trained matrix, since everything before it is the same; where only answers are steered and held, the
+  steered layer's MLP runs at answer tokens only.
+- Divergences are computed a few rows at a time; what stays until the backward pass is one gradient per logit.
+- AdamW runs in one fused kernel, and its moments are made before the first step, not amid what that step frees.
 """
 
 
@@ -45,7 +49,8 @@ def training(record: dict[str, Any]) -> list[str]:
         f"random weights, TOFU forget10 and retain90, {record['batch_size']} rows of each set per step, float32, on "
         f"{machine['processor']} with {machine['threads']} threads, torch {machine['torch']}. Steps of both ways were "
         f"taken by turns in one process: medians of {record['pairs']} pairs. `with prep.` spreads what is prepared "
-        "once over the steps of ten passes. Memory is the peak resident size above imports, in a process each.",
+        "once over the steps of ten passes. Memory is the peak resident size above imports, the median of three "
+        "processes of five steps each.",
         "",
         "| method | plain s | ours s | ratio | with prep. | goal | tokens/s | plain | padding | plain | peak MiB "
         "| plain | ratio | goal |",

@@ -23,7 +23,7 @@ from expunge.methods.rmu import RMU
 from expunge.modeling import distributed, logprobs, sharding
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.load import model_hash
-from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
+from expunge.modeling.reference import causal_lm, make_reference, reference_logp
 from expunge.modeling.sharding import gathered, placed
 from expunge.probes.generation import generate
 from expunge.probes.scoring import score
@@ -37,19 +37,25 @@ CASES: dict[str, Any] = {
     "npo": {"method": NPO()},
     "tied": {"method": NPO(), "tied": True},
     "kl": {"method": NPO(retain="kl")},
+    # Needs the start model itself, where the one above is content with stored hidden states.
+    "kl-everywhere": {"method": NPO(retain="kl", kl_positions="all")},
     "lora": {"method": NPO(retain="kl"), "lora": True},
     "rmu": {"method": STEERING},
     "rmu-checkpointing": {"method": STEERING, "checkpointing": True},
 }
-LOW = ("npo", "rmu", "lora")
-"""Those that are also run in bfloat16."""
+LOW: dict[str, Any] = {
+    **{name: CASES[name] for name in ("npo", "rmu", "lora")},
+    # As a recipe in bfloat16 has it: the base in half precision, the adapter in float32.
+    "lora-half": {"method": NPO(retain="kl"), "lora": True, "half": True},
+}
+"""Those that are run in bfloat16."""
 CHUNK = 4 * tiny.VOCAB
 """Logits at a time: each micro-batch takes several chunks, so that the output layer is called again and again."""
 
 
-def start(method: Method, tied: bool = False, lora: bool = False) -> Any:
+def start(method: Method, tied: bool = False, lora: bool = False, half: bool = False) -> Any:
     """The whole model before its first step."""
-    model = tiny.model()
+    model = tiny.model().to(torch.bfloat16 if half else torch.float32)
     if tied:
         model.config.tie_word_embeddings = True
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -65,9 +71,16 @@ def start(method: Method, tied: bool = False, lora: bool = False) -> Any:
     return model
 
 
-def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, checkpointing: bool = False) -> Job:
+def job(
+    folder: Path,
+    method: Method,
+    tied: bool = False,
+    lora: bool = False,
+    half: bool = False,
+    checkpointing: bool = False,
+) -> Job:
     """Three steps of two micro-batches or more, clipped."""
-    model = placed(lambda device: start(method, tied, lora), CPU)
+    model = placed(lambda device: start(method, tied, lora, half), CPU)
     needs = method.needs()
     plan = tiny.plan(
         {name: SETS[name] for name in needs.sets}, steps=STEPS, device_batch_size=2, world_size=distributed.world_size()
@@ -82,7 +95,7 @@ def job(folder: Path, method: Method, tied: bool = False, lora: bool = False, ch
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(other, SETS[name], 0) for name in needs.reference_logp},
-        reference=FrozenReference(model if lora else other) if needs.reference else None,
+        reference=make_reference(model if lora else other, needs.reference, SETS, 0, folder=folder, chosen=plan.visits),
         gradient_checkpointing=checkpointing,
     )
 
@@ -163,8 +176,8 @@ def run(place: Path) -> None:
     measure(place)
     for name, settings in CASES.items():
         finish(job(place / name, **settings))
-    for name in LOW:
-        finish(dataclasses.replace(job(place / f"{name}-low", **CASES[name]), bf16=True))
+    for name, settings in LOW.items():
+        finish(dataclasses.replace(job(place / f"{name}-low", **settings), bf16=True))
     method = NPO()
     cut = dataclasses.replace(job(place / "resumed", method), objective=StopAfterTwo(method.loss))
     try:

@@ -64,9 +64,10 @@ def test_as_one_process(tmp_path, two, name):
 @pytest.mark.parametrize("name", sharded.LOW)
 def test_as_one_process_in_bfloat16(tmp_path, two, name):
     """Losses and gradient norms to bfloat16's rounding (2^-8), which depends on which rows share a micro-batch."""
-    train(dataclasses.replace(sharded.job(tmp_path, **sharded.CASES[name]), bf16=True))
+    train(dataclasses.replace(sharded.job(tmp_path, **sharded.LOW[name]), bf16=True))
     lines, others = (tiny.log_lines(folder / "train.jsonl") for folder in (tmp_path, two / f"{name}-low"))
-    assert lines[0]["loss"] != tiny.log_lines(two / name / "train.jsonl")[0]["loss"]
+    if name in sharded.CASES:
+        assert lines[0]["loss"] != tiny.log_lines(two / name / "train.jsonl")[0]["loss"]
     for line, other in zip(lines, others, strict=True):
         assert other["loss"] == pytest.approx(line["loss"], rel=4e-3)
         assert other["grad_norm"] == pytest.approx(line["grad_norm"], rel=2e-2)

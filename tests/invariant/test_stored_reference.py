@@ -116,6 +116,39 @@ def test_the_form_is_chosen(tmp_path, monkeypatch):
         assert kind(model, ("retain",)) is expected
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_copy_in_half_precision_is_what_autocast_makes_of_it(architecture):
+    """Its matrices take half the memory, and every number is that of a float32 copy run under autocast."""
+    model, batch = tiny.model(architecture), tiny.batch(SETS["retain"][:4])
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    copied, halved = FrozenReference(model), FrozenReference(model, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = copied.head(copied.answers("", None, batch, False))
+    found = halved.head(halved.answers("", None, batch, False))
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, copied.head(copied.answers("", None, batch, False)))
+    sizes = {name: weight.element_size() for name, weight in halved._copy.named_parameters()}
+    names = ("mlp.down_proj.weight", "embed_tokens.weight", "norm.weight", "lm_head.weight")
+    if architecture == "llama":
+        assert [next(sizes[name] for name in sizes if name.endswith(end)) for end in names] == [2, 4, 4, 2]
+
+
+def test_a_copy_in_float32_stays_so_under_autocast():
+    model, batch = tiny.model(), tiny.batch(SETS["retain"][:4])
+    copied, exact = FrozenReference(model), FrozenReference(model, torch.float32, torch.device("cpu"))
+    expected = copied.head(copied.answers("", None, batch, False))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(exact.head(exact.answers("", None, batch, False)), expected)
+
+
+def test_a_matrix_that_is_the_embedding_too_is_not_halved():
+    model = tiny.model("gpt2")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    halved = FrozenReference(model, torch.bfloat16)._copy
+    assert halved.lm_head.weight.dtype == torch.float32
+    assert halved.transformer.h[0].mlp.c_fc.weight.dtype == torch.bfloat16
+
+
 def test_methods_that_look_at_padding_ask_for_the_whole_reference():
     assert GradDiff(retain="kl").needs().reference == ("retain",)
     assert GradDiff(retain="kl", kl_positions="all").needs().reference is True

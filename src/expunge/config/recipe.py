@@ -64,6 +64,10 @@ class Model(Section):
     """Precision of forward and backward; trained weights always keep a float32 master copy."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    frozen_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the start model's copy, for losses that compare with it at every position; None: that of `dtype`."""
+    frozen_device: str | None = None
+    """Device of that copy, such as 'cuda:1'; None: that of the model which is trained."""
     lora: Lora | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
-from expunge.errors import DataError, IncompatibleError, UserError
+from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
 from expunge.modeling.distributed import whole
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -34,6 +34,24 @@ def device_of(config: Model) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device is 'cuda', but no CUDA device is visible here.", fix="Set model.device=auto.")
     return torch.device(config.device)
+
+
+def frozen_device(config: Model) -> torch.device | None:
+    """The device that a recipe asks for the start model's copy; None for that of the model.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    name = config.frozen_device
+    if name is None:
+        return None
+    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in known:
+        raise NotHereError(
+            f"model.frozen_device is '{name}', but there is no such device here.",
+            allowed=f"Allowed: {', '.join(known)}.",
+        )
+    return torch.device(name)
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -7,7 +7,7 @@ an answer token first, and the output layer sees a few thousand of them at a tim
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class TensorBatch:
             num_answer=move(batch.num_answer),
             spans=tuple((int(np.argmax(row)), int(np.argmax(row) + row.sum())) for row in batch.attention_mask),
         )
+
+    def to(self, device: torch.device) -> TensorBatch:
+        """The same on another device."""
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
     @property
     def num_rows(self) -> int:

@@ -97,7 +97,14 @@ def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gp
         "weights": weights // num_gpus,
         "gradients": 4 * shape.num_trainable // num_gpus,
         "optimizer": _state_bytes(train.optimizer) * shape.num_trainable // num_gpus,
-        "reference": reference_bytes(shape, compared, num_gpus) + 4 * shape.num_steered,
+        "reference": reference_bytes(
+            shape,
+            compared,
+            num_gpus,
+            half=(recipe.model.frozen_dtype or recipe.model.dtype) != "float32",
+            elsewhere=recipe.model.frozen_device is not None,
+        )
+        + 4 * shape.num_steered,
         "autocast": _copies(shape, half, num_gpus, recipe.model.gradient_checkpointing),
         "activations": activation_bytes(
             shape,
@@ -201,19 +208,32 @@ def logits_bytes(shape: Shape, answers: list[int], *, compared: bool = False) ->
     return factor * (kept + passing)
 
 
-def reference_bytes(shape: Shape, compared: bool | tuple[str, ...], num_gpus: int = 1) -> int:
+def reference_bytes(
+    shape: Shape, compared: bool | tuple[str, ...], num_gpus: int = 1, half: bool = False, elsewhere: bool = False
+) -> int:
     """The start model, kept beside the one that is trained where a loss compares predictions at every step.
 
     A frozen copy of 4 P bytes, or 4 V h of the output layer where hidden states at answer tokens are enough, which
-    are read from a file; nothing with LoRA, whose adapter can be switched off. Several GPUs share the copy, of which
-    each has the embeddings and the output layer whole besides; the output layer alone each has for itself.
+    are read from a file; nothing with LoRA, whose adapter can be switched off. In half precision the copy takes
+    2 P + 2 V h, since its embeddings stay in float32. Several GPUs share a copy in float32, of which each has the
+    embeddings and the output layer whole besides; the output layer alone each has for itself.
+
+    Args:
+        shape: Counts of the model.
+        compared: `Needs.reference`.
+        num_gpus: Devices that share the copy.
+        half: Whether the copy is in half precision.
+        elsewhere: Whether the copy is on a device of its own.
     """
     if not compared or shape.trained == "adapter":
         return 0
     if not isinstance(compared, bool):
         return 4 * shape.head
-    whole = 4 * shape.num_parameters
-    return whole if num_gpus == 1 else whole // num_gpus + 4 * _ends(shape)
+    if elsewhere:
+        return 0
+    if num_gpus > 1:
+        return 4 * shape.num_parameters // num_gpus + 4 * _ends(shape)
+    return 2 * (shape.num_parameters + shape.head) if half else 4 * shape.num_parameters
 
 
 def format_bytes(number: float) -> str:

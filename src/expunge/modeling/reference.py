@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from expunge.console import progress
 from expunge.data.collate import collate
@@ -95,20 +96,29 @@ class FrozenReference:
 
     Args:
         model: The model about to be trained, at its start.
+        dtype: Precision in which a copy is kept and run; None for float32, run as the model that is trained is.
+        device: Where a copy is kept and run; None for where the model is.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
         from expunge.modeling.sharding import copied
 
         self._adapted = model if hasattr(model, "disable_adapter") else None
+        self._dtype = None if self._adapted is not None else dtype
         if self._adapted is None:
             self._copy = copied(model)
+            if device is not None:
+                self._copy.to(device)
+            if dtype in {torch.bfloat16, torch.float16}:
+                _halve(self._copy, dtype)
 
     @torch.no_grad()
     def hidden(self, batch: TensorBatch, packed: bool = False) -> Tensor:
         """(B, L, D) last hidden states of the reference; with `packed`, those of padding mean nothing."""
         if self._adapted is None:
-            return decode(causal_lm(self._copy), batch, packed)
+            with self._precision():
+                hidden = decode(causal_lm(self._copy), batch.to(self._device), packed)
+            return hidden.to(batch.input_ids.device)
         training = self._adapted.training
         self._adapted.eval()
         with self._adapted.disable_adapter():
@@ -120,10 +130,39 @@ class FrozenReference:
         """(N, D) last hidden states that predict the answer tokens of a batch."""
         return self.hidden(batch, packed)[batch.rows, batch.positions]
 
-    @property
-    def head(self) -> Any:
+    def head(self, hidden: Tensor) -> Tensor:
         """Hidden states -> logits of the reference."""
-        return head_of(causal_lm(self._copy if self._adapted is None else self._adapted))
+        if self._adapted is not None:
+            return head_of(causal_lm(self._adapted))(hidden)
+        with self._precision():
+            return head_of(causal_lm(self._copy))(hidden.to(self._device)).to(hidden.device)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self._copy.parameters()).device
+        return device
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        if self._dtype is None:
+            yield
+            return
+        half = self._dtype != torch.float32
+        with torch.autocast(self._device.type, dtype=self._dtype if half else None, enabled=half):
+            yield
+
+
+def _halve(model: Any, dtype: torch.dtype) -> None:
+    """Keep matrices in half precision, which autocast would give them anyway: half the memory, the same numbers.
+
+    Norms and embeddings, and a matrix that is an embedding too, stay as they are.
+    """
+    embeddings = {
+        id(weight) for each in model.modules() if isinstance(each, nn.Embedding) for weight in each.parameters()
+    }
+    for module in model.modules():
+        if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in embeddings:
+            module.to(dtype)
 
 
 class StoredReference:
@@ -202,6 +241,8 @@ def make_reference(
     *,
     folder: Path,
     chosen: Callable[[], Chosen],
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> FrozenReference | StoredReference | None:
     """The reference that a method's loss needs, in the form that takes less memory.
 
@@ -215,16 +256,18 @@ def make_reference(
         pad_id: Id written into padding.
         folder: Where states are stored.
         chosen: Gives the rows of each set that the training comes to.
+        dtype: Precision of a frozen copy.
+        device: Device of a frozen copy.
     """
     if not needed:
         return None
     if isinstance(needed, bool) or hasattr(model, "disable_adapter"):
-        return FrozenReference(model)
+        return FrozenReference(model, dtype, device)
     rows = {name: chosen()[name] for name in needed}
     num_answer = sum(sets[name][row].num_answer for name, members in rows.items() for row in members)
     folder.mkdir(parents=True, exist_ok=True)
     # Every process keeps its own, perhaps on one disk, and all have to decide alike.
     room = agreed(shutil.disk_usage(folder).free) / 2 / world_size()
     if 4 * num_answer * causal_lm(model).config.get_text_config().hidden_size > room:
-        return FrozenReference(model)
+        return FrozenReference(model, dtype, device)
     return StoredReference(model, {name: sets[name] for name in needed}, pad_id, folder, rows)

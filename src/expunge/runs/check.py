@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from expunge.config.checks import changed
 from expunge.config.load import load_recipe, parse_recipe
 from expunge.config.recipe import FilesData, Recipe, Train
 from expunge.errors import ConfigError, IncompatibleError, NotHereError, UserError, nearest
@@ -83,6 +84,7 @@ def check_settings(recipe: Recipe, here: bool = True) -> CheckReport:
         ("settings", lambda: _settings(recipe)),
         ("method", lambda: _method(recipe)),
         ("selection", lambda: _selection(recipe)),
+        ("start model's copy", lambda: _frozen(recipe)),
     ]
     for section in ("train", "target", "reference"):
         train = getattr(recipe, section)
@@ -145,6 +147,24 @@ def _method(recipe: Recipe) -> str:
         )
     frozen = "; the start model as reference" if needs.reference or needs.reference_logp else ""
     return f"{method.name} works on {' and '.join(needs.sets)}{frozen}"
+
+
+def _frozen(recipe: Recipe) -> str:
+    from expunge.modeling.distributed import shards
+    from expunge.modeling.load import frozen_device
+
+    given = changed(recipe.model, "frozen_dtype", "frozen_device")
+    why = ""
+    if recipe.train is None or recipe.method.needs().reference is not True:
+        why = f"{recipe.method.name}, with these settings, keeps no copy of the start model"
+    elif recipe.model.lora is not None:
+        why = "with model.lora the start model is the model with its adapter off"
+    elif shards():
+        why = "with FSDP the copy is shared out like the model"
+    if given and why:
+        raise IncompatibleError(f"model.{given[0]} has no effect: {why}.", fix="Leave it out.")
+    frozen_device(recipe.model)
+    return "none" if why else f"in {recipe.model.frozen_dtype or recipe.model.dtype}"
 
 
 def _selection(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from expunge.benchmarks._base import Benchmark
 from expunge.config.recipe import Evaluate
@@ -19,8 +20,8 @@ from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.methods._base import Method, Preparation
 from expunge.modeling.adapters import add_lora, fill_adapter, start_from
-from expunge.modeling.distributed import agreed, refuse_shards, wait
-from expunge.modeling.load import check_rows
+from expunge.modeling.distributed import agreed, refuse_shards, shards, wait
+from expunge.modeling.load import check_rows, frozen_device
 from expunge.modeling.reference import causal_lm, make_reference, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
@@ -340,6 +341,22 @@ def _adapter_start(run: Run, model: Any, sets: Mapping[str, Sequence[Encoded]]) 
         fill_adapter(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
         save_model(model, run.tokenizer, place)
     return place
+
+
+def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: BatchPlan) -> Any:
+    """What the loss compares with at every step, if it does."""
+    config = run.recipe.model
+    return make_reference(
+        model,
+        run.recipe.method.needs().reference,
+        sets,
+        run.pad_id,
+        folder=run.folder.path,
+        chosen=plan.visits,
+        # A copy in shards is run as FSDP runs the model.
+        dtype=None if shards() else getattr(torch, config.frozen_dtype or config.dtype),
+        device=frozen_device(config),
+    )
 
 
 def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> np.ndarray[Any, Any]:

@@ -109,6 +109,8 @@ def test_a_reference_is_a_copy_or_an_output_layer():
     assert reference_bytes(shape, ("retain",)) == reference_bytes(shape, ("retain",), 2) == 4 * 50 * 2
     assert reference_bytes(shape, True) == 4 * 1000
     assert reference_bytes(shape, True, 2) == 4 * (500 + 50 * 2)
+    assert reference_bytes(shape, True, half=True) == 2 * 900 + 4 * 100
+    assert reference_bytes(shape, True, elsewhere=True) == 0
     assert reference_bytes(shape, False) == 0
     assert reference_bytes(dataclasses.replace(shape, trained="adapter"), True) == 0
 

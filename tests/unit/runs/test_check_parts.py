@@ -82,3 +82,42 @@ def test_one_failure_does_not_stop_the_others():
 def test_local_data():
     assert is_local(load_recipe("quickstart"))
     assert not is_local(load_recipe("tofu-forget10-npo"))
+
+
+COPIED = "method={name: graddiff, retain: kl, kl_positions: all}"
+
+
+def item(settings: list[str], here: bool = True):
+    """What is said of the start model's copy."""
+    report = check_settings(load_recipe("quickstart", settings), here)
+    return next(each for each in report.items if each.name == "start model's copy")
+
+
+def test_precision_and_device_of_the_start_models_copy():
+    assert item([COPIED]).detail == "in float32"
+    assert item([COPIED, "model.dtype=bfloat16"]).detail == "in bfloat16"
+    assert item([COPIED, "model.frozen_dtype=bfloat16", "model.frozen_device=cpu"]).detail == "in bfloat16"
+    assert item(["method={name: graddiff, retain: kl}"]).detail == "none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["method={name: graddiff, retain: kl}"], "graddiff, with these settings, keeps no copy"),
+        ([COPIED, "model.lora={rank: 2}"], "with model.lora the start model is the model with its adapter off"),
+    ],
+)
+def test_settings_of_a_copy_that_is_not_there_are_refused(settings, reason):
+    for setting in ("frozen_dtype=float16", "frozen_device=cpu"):
+        found = item([*settings, f"model.{setting}"])
+        assert found.status == "failed"
+        assert f"model.{setting.split('=')[0]} has no effect: {reason}" in found.detail
+
+
+def test_a_device_that_is_not_here():
+    """An error here; for a plan of another machine, something that cannot be told."""
+    settings = [COPIED, "model.frozen_device=cuda:99"]
+    assert item(settings).status == "failed"
+    assert "model.frozen_device is 'cuda:99', but there is no such device here" in item(settings).detail
+    assert "Allowed: cpu" in item(settings).detail
+    assert item(settings, here=False).status == "not checked"

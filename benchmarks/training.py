@@ -61,9 +61,11 @@ class Measured(Record):
     """Share of padding among the tokens that the model was run on, ours."""
     plain_padding: float
     ours_bytes: int | None
-    """Peak resident memory above imports, the median of three processes: glibc's heap comes out differently."""
+    """Peak resident memory above imports."""
     plain_bytes: int | None
     memory_ratio: float | None
+    memory_runs: int = 1
+    """Processes whose median the bytes are: glibc's heap comes out differently each time."""
 
 
 class TrainingSpeed(Record):
@@ -116,6 +118,7 @@ def measure(name: str, shape: Shape, batch_size: int, pairs: int, rows: Any, mem
         ours_bytes=sizes["ours"],
         plain_bytes=sizes["plain"],
         memory_ratio=sizes["ours"] / sizes["plain"] if both else None,  # type: ignore[operator]
+        memory_runs=MEMORY_RUNS,
     )
 
 

@@ -220,3 +220,17 @@ def test_runs_folder_without_permission(cli, recipe_file, tmp_path):
     outcome = cli("run", recipe_file, "--runs", "locked/runs")
     assert outcome.code == 2
     assert "permission is denied" in outcome.err
+
+
+def test_the_start_models_copy_has_the_precision_that_the_recipe_says(cli, recipe_file):
+    """KL from an equal copy is 0 in the first step; from one that is rounded to bfloat16 it is not."""
+    method, found = "method={name: graddiff, retain: kl, kl_positions: all}", []
+    for dtype in ("float32", "bfloat16"):
+        outcome = cli("run", recipe_file, method, "model.device=cpu", f"model.frozen_dtype={dtype}")
+        assert outcome.code == 0, outcome.err
+        logs = {log: json.loads(log.read_text().splitlines()[0]) for log in Path("runs").glob("mine-*/train.jsonl")}
+        found.append({log: line["terms"]["retain"] for log, line in logs.items()})
+    (exact,) = found[0].values()
+    (rounded,) = (value for log, value in found[1].items() if log not in found[0])
+    assert abs(exact) < 1e-9
+    assert rounded > 1e-8, "the small model's logits are small, and so is what rounding them does"

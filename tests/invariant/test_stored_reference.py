@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from expunge.config.recipe import Lora
+from expunge.errors import UserError
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.npo import NPO
 from expunge.methods.undial import UNDIAL
@@ -97,8 +98,8 @@ def test_only_the_rows_that_a_training_comes_to_are_run(tmp_path, monkeypatch):
         )
 
 
-def test_the_form_is_chosen(tmp_path, monkeypatch):
-    """States in a file where they are enough and there is room for twice as much; else the copy, or no adapter."""
+def test_the_form_is_chosen(tmp_path):
+    """States in a file where they are enough, else the copy, or no adapter."""
     model = tiny.model()
 
     def kind(built, needed):
@@ -110,10 +111,21 @@ def test_the_form_is_chosen(tmp_path, monkeypatch):
     assert kind(model, ("retain",)) is StoredReference
     assert kind(model, True) is FrozenReference
     assert kind(add_lora(copy.deepcopy(model), Lora(rank=2), seed=0), ("retain",)) is FrozenReference
+
+
+def test_states_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
+    """4 bytes x width x answer tokens, of each of two processes."""
     size = 4 * 24 * sum(row.num_answer for row in SETS["retain"])
-    for free, expected in ((2 * size, StoredReference), (2 * size - 1, FrozenReference)):
-        monkeypatch.setattr(reference.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
-        assert kind(model, ("retain",)) is expected
+
+    def make(free: int) -> None:
+        monkeypatch.setattr(reference.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+        chosen = {"retain": range(len(SETS["retain"]))}
+        make_reference(tiny.model(), ("retain",), SETS, 0, folder=tmp_path, chosen=lambda: chosen)
+
+    monkeypatch.setattr(reference, "world_size", lambda: 2)
+    make(2 * size)
+    with pytest.raises(UserError, match=r"hidden states take .* GiB per process .* Make room"):
+        make(2 * size - 1)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

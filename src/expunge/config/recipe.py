@@ -347,6 +347,7 @@ class Recipe(Section):
         data = self.resolved()
         for key in ("description", "targets", "name"):
             data.pop(key, None)
+        data["model"].pop("frozen_device", None)
         for part in ("train", "target", "reference"):
             data.get(part, {}).pop("report_to", None)
         return fingerprint(data)

@@ -102,7 +102,7 @@ def layer_trace(
         stack.enter_context(_removed(hook))
         packing = packing_of(model, batch, packed)
         places = _answer_places(batch, packing) if packed else None
-        stack.enter_context(mlp_at(layers[layer], places))
+        places = places if stack.enter_context(mlp_at(layers[layer], places)) else None
         unchanged = {} if keep_from is None else stack.enter_context(recording(layers[keep_from]))
         if entering is not None:
             given = entering if packing is None else packing.pack(entering)

@@ -70,7 +70,7 @@ def replaying(layer: nn.Module, outputs: Mapping[str, Any]) -> contextlib.Abstra
 
 
 @contextlib.contextmanager
-def mlp_at(layer: nn.Module, places: Tensor | None) -> Iterator[None]:
+def mlp_at(layer: nn.Module, places: Tensor | None) -> Iterator[bool]:
     """While this is open, a layer's MLP is computed at some positions only, and adds nothing at the others.
 
     Nothing changes for a layer whose MLP is not known to look at each position alone.
@@ -78,12 +78,15 @@ def mlp_at(layer: nn.Module, places: Tensor | None) -> Iterator[None]:
     Args:
         layer: A decoder layer that is run on hidden states (B, L, D).
         places: Flat indices into (B, L), ascending; None for all positions.
+
+    Yields:
+        Whether it is computed at these positions only.
     """
     mlp = getattr(layer, "mlp", None)
     # A checkpointed layer is run once more when this is no longer open.
     repeated = layer.training and getattr(layer, "gradient_checkpointing", False)
     if places is None or repeated or not isinstance(mlp, nn.Module) or not _is_positionwise(mlp):
-        yield
+        yield False
         return
     own = mlp.forward
 
@@ -94,7 +97,7 @@ def mlp_at(layer: nn.Module, places: Tensor | None) -> Iterator[None]:
         return whole.view_as(hidden)
 
     with _forward(mlp, forward):
-        yield
+        yield True
 
 
 @contextlib.contextmanager
@@ -121,9 +124,12 @@ def _trained(module: nn.Module, *, inside: bool) -> bool:
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether the same input gives another output each time."""
-    settings = ("p", "attention_dropout")
-    return module.training and any(getattr(each, name, 0) for each in module.modules() for name in settings)
+    """Whether the same input gives another output each time: with dropout, a module or a number of some name."""
+    return module.training and any(
+        isinstance(value, float) and value > 0 and (name == "p" or "drop" in name)
+        for each in module.modules()
+        for name, value in vars(each).items()
+    )
 
 
 def _detached(output: Any) -> Any:

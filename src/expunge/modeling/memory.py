@@ -102,7 +102,7 @@ def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gp
             compared,
             num_gpus,
             half=(recipe.model.frozen_dtype or recipe.model.dtype) != "float32",
-            elsewhere=recipe.model.frozen_device is not None,
+            elsewhere=recipe.model.frozen_device not in {None, "cuda:0", recipe.model.device},
         )
         + 4 * shape.num_steered,
         "autocast": _copies(shape, half, num_gpus, recipe.model.gradient_checkpointing),
@@ -229,10 +229,10 @@ def reference_bytes(
         return 0
     if not isinstance(compared, bool):
         return 4 * shape.head
-    if elsewhere:
-        return 0
     if num_gpus > 1:
         return 4 * shape.num_parameters // num_gpus + 4 * _ends(shape)
+    if elsewhere:
+        return 0
     return 2 * (shape.num_parameters + shape.head) if half else 4 * shape.num_parameters
 
 

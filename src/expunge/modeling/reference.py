@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
+from expunge.errors import UserError
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.distributed import agreed, world_size
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, token_logp
@@ -246,8 +247,8 @@ def make_reference(
 ) -> FrozenReference | StoredReference | None:
     """The reference that a method's loss needs, in the form that takes less memory.
 
-    With an adapter the model itself serves, with the adapter off. Otherwise hidden states are stored where they are
-    enough, unless they would take more than half of what is free on the disk.
+    With an adapter the model itself serves, with the adapter off; otherwise stored hidden states where these are
+    enough, and a frozen copy where they are not.
 
     Args:
         model: The model about to be trained, at its start.
@@ -258,6 +259,9 @@ def make_reference(
         chosen: Gives the rows of each set that the training comes to.
         dtype: Precision of a frozen copy.
         device: Device of a frozen copy.
+
+    Raises:
+        UserError: The states do not fit on the disk.
     """
     if not needed:
         return None
@@ -266,8 +270,13 @@ def make_reference(
     rows = {name: chosen()[name] for name in needed}
     num_answer = sum(sets[name][row].num_answer for name, members in rows.items() for row in members)
     folder.mkdir(parents=True, exist_ok=True)
-    # Every process keeps its own, perhaps on one disk, and all have to decide alike.
-    room = agreed(shutil.disk_usage(folder).free) / 2 / world_size()
-    if 4 * num_answer * causal_lm(model).config.get_text_config().hidden_size > room:
-        return FrozenReference(model, dtype, device)
+    # Every process keeps its own, perhaps on one disk, and none may go on where another cannot.
+    room = agreed(shutil.disk_usage(folder).free) / world_size()
+    size = 4 * num_answer * causal_lm(model).config.get_text_config().hidden_size
+    if size > room:
+        raise UserError(
+            f"the start model's hidden states take {size / 2**30:.3g} GiB per process in {folder}, where "
+            f"{room / 2**30:.3g} GiB are free for each.",
+            fix="Make room, or keep the runs on a larger disk.",
+        )
     return StoredReference(model, {name: sets[name] for name in needed}, pad_id, folder, rows)

@@ -150,21 +150,33 @@ def _method(recipe: Recipe) -> str:
 
 
 def _frozen(recipe: Recipe) -> str:
-    from expunge.modeling.distributed import shards
+    from expunge.modeling.distributed import shards, world_size
     from expunge.modeling.load import frozen_device
 
-    given = changed(recipe.model, "frozen_dtype", "frozen_device")
+    model = recipe.model
+    given = changed(model, "frozen_dtype", "frozen_device")
     why = ""
     if recipe.train is None or recipe.method.needs().reference is not True:
         why = f"{recipe.method.name}, with these settings, keeps no copy of the start model"
-    elif recipe.model.lora is not None:
+    elif model.lora is not None:
         why = "with model.lora the start model is the model with its adapter off"
-    elif shards():
-        why = "with FSDP the copy is shared out like the model"
-    if given and why:
+    if given and (why or shards()):
+        why = why or "with FSDP the copy is shared out like the model"
         raise IncompatibleError(f"model.{given[0]} has no effect: {why}.", fix="Leave it out.")
-    frozen_device(recipe.model)
-    return "none" if why else f"in {recipe.model.frozen_dtype or recipe.model.dtype}"
+    if model.frozen_device is not None and world_size() > 1:
+        raise IncompatibleError(
+            f"model.frozen_device: {world_size()} processes would all keep their copy on {model.frozen_device}.",
+            fix="Leave it out, or start one process.",
+        )
+    if model.attention == "flash_attention_2" and (model.frozen_dtype == "float32" or model.frozen_device == "cpu"):
+        raise IncompatibleError(
+            f"model.{given[-1]}: flash attention runs in half precision on a GPU only, and the copy uses it too.",
+            fix="Leave it out, or set model.attention=sdpa.",
+        )
+    frozen_device(model)
+    if why:
+        return "none"
+    return "in float32, in shards" if shards() else f"in {model.frozen_dtype or model.dtype}"
 
 
 def _selection(recipe: Recipe) -> str:

@@ -38,6 +38,10 @@ class Reference:
     measured: dict[str, Measured]
 
 
+_NOT_FINE_TUNED = ("reference", "reference_revision", "frozen_dtype", "frozen_device")
+"""Settings of the model that a fine-tuning does not look at."""
+
+
 def target_path(run: Run) -> str:
     """Folder or hub id of the target, fine-tuned first where the recipe says so."""
     recipe = run.recipe
@@ -198,7 +202,7 @@ def batch_plan(
 def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
     """Train the start model on rows, once for all runs that ask for the same."""
     recipe = run.recipe
-    model_settings = recipe.model.model_dump(mode="json", exclude={"reference", "reference_revision", "lora"})
+    model_settings = recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "lora"})
     facts = {
         "model": model_settings,
         "digest": local_digest(recipe.model.name),
@@ -238,7 +242,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
     revision = run.recipe.model.revision if run.recipe.target is None else None
     facts = {
         "target": [local_digest(target) or target, revision],
-        "model": run.recipe.model.model_dump(mode="json", exclude={"name", "reference", "reference_revision"}),
+        "model": run.recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "name"}),
         "train": config.model_dump(mode="json", exclude={"report_to"}),
         "rows": [[row.ids, row.answer_start, row.labels] for row in rows],
         "seed": run.recipe.seed,

@@ -101,7 +101,7 @@ def unlearn(
         bf16=recipe.model.dtype == "bfloat16",
         fp16=recipe.model.dtype == "float16",
         reference_logp=scalars,
-        reference=make_reference(model, needs.reference, sets, run.pad_id, folder=run.folder.path, chosen=plan.visits),
+        reference=_reference(run, model, sets, plan),
         measure=keeper.measure if recipe.evaluate.every_epoch else None,
         measured=keeper.measured,
         give_up=None if give_up is None else lambda step: agreed(give_up(keeper.reached(step))),

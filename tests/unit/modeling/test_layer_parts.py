@@ -90,8 +90,25 @@ def test_the_start_runs_only_what_can_have_changed(positions, packed):
     assert (trace.hidden[at] - expected[at]).abs().max() > 1e-3, "the model has moved"
 
 
+def test_with_gradient_checkpointing_the_start_is_run_as_the_model_was():
+    """The checkpointed pass computes the MLP everywhere; so does the start, from what was recorded there."""
+    built = llama("mlp.down_proj.weight")
+    frozen = FrozenLayers(built)
+    expected = layer_trace(built, batch(), 1).hidden.detach()
+    built.gradient_checkpointing_enable({"use_reentrant": False})
+    trace = layer_trace(built, batch(), 1, keep_from=1, packed=True)
+    assert trace.unchanged
+    at = batch().rows, batch().positions + 1
+    torch.testing.assert_close(frozen.hidden(built, trace)[at], expected[at], rtol=0, atol=1e-6)
+
+
 def test_a_layer_with_dropout_keeps_nothing():
+    """Whether attention drops by a number or a layer by one of its own, as OPT's does."""
     assert layer_trace(llama("mlp.down_proj.weight", attention_dropout=0.5), batch(), 1, keep_from=1).unchanged == {}
+    built = llama("mlp.down_proj.weight")
+    built.model.layers[1].dropout = 0.1
+    assert layer_trace(built, batch(), 1, keep_from=1).unchanged == {}
+    assert layer_trace(built.eval(), batch(), 1, keep_from=1).unchanged != {}
 
 
 class Layer(nn.Module):
@@ -175,7 +192,7 @@ def test_an_mlp_at_some_positions():
 def test_an_mlp_that_may_look_elsewhere_or_is_random_runs_whole(mlp):
     numbers = []
     mlp.register_forward_hook(lambda module, args, output: numbers.append(args[0].shape))
-    with mlp_at(Block(mlp), torch.tensor([1])) as nothing:
+    with mlp_at(Block(mlp), torch.tensor([1])) as only_there:
         Block(mlp)(torch.ones(2, 3, 4))
-    assert nothing is None
+    assert not only_there
     assert numbers == [(2, 3, 4)]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from expunge.config.load import load_recipe
-from expunge.errors import ConfigError, UserError
+from expunge.errors import ConfigError, IncompatibleError, UserError
+from expunge.runs import check as checks
 from expunge.runs.check import check, check_settings, run_checks
 from expunge.runs.check_inputs import is_local
 from expunge.runs.doctor import hub_reachable
@@ -121,3 +122,29 @@ def test_a_device_that_is_not_here():
     assert "model.frozen_device is 'cuda:99', but there is no such device here" in item(settings).detail
     assert "Allowed: cpu" in item(settings).detail
     assert item(settings, here=False).status == "not checked"
+
+
+def test_a_copy_beside_flash_attention():
+    device, flash = "model.frozen_device=cpu", "model.attention=flash_attention_2"
+    for settings in ([COPIED, flash, device], [COPIED, flash, "model.dtype=bfloat16", "model.frozen_dtype=float32"]):
+        assert "flash attention runs in half precision on a GPU only" in item(settings).detail
+
+
+def test_a_copy_beside_several_processes(monkeypatch):
+    """Asked alone: transformers would remember for good how many processes it was told of."""
+    alone, beside = (load_recipe("quickstart", [COPIED, *more]) for more in ([], ["model.frozen_device=cpu"]))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(IncompatibleError, match="2 processes would all keep their copy on cpu"):
+        checks._frozen(beside)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert checks._frozen(alone) == "in float32, in shards"
+    with pytest.raises(IncompatibleError, match=r"model.frozen_device has no effect: with FSDP"):
+        checks._frozen(beside)
+
+
+def test_where_the_copy_is_makes_no_other_run():
+    first, device, dtype = (
+        load_recipe("quickstart", [COPIED, *more])
+        for more in ([], ["model.frozen_device=cpu"], ["model.frozen_dtype=bfloat16"])
+    )
+    assert first.fingerprint() == device.fingerprint() != dtype.fingerprint()

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from expunge.config.recipe import Lora
-from expunge.errors import UserError
+from expunge.errors import IncompatibleError, UserError
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.npo import NPO
 from expunge.methods.undial import UNDIAL
@@ -96,6 +96,16 @@ def test_only_the_rows_that_a_training_comes_to_are_run(tmp_path, monkeypatch):
         made.answers(
             "retain", np.asarray([next(row for row in range(200) if row not in plan.visits()["retain"])]), batch, False
         )
+
+
+def test_a_method_that_asked_for_too_little_is_told_so(tmp_path):
+    """KL at every position, from a reference of which only answer tokens were asked for."""
+    made = tiny.step(tiny.model(), {"retain": SETS["retain"][:2]})
+    stored = StoredReference(tiny.model(), {"retain": SETS["retain"]}, 0, tmp_path)
+    step = Step(made.batches, made.counts, None, stored, row_ids={"retain": np.arange(2)})
+    step.bind(tiny.model())
+    with pytest.raises(IncompatibleError, match=r"beyond answer tokens.*reference=True"):
+        step.kl("retain", "all")
 
 
 def test_the_form_is_chosen(tmp_path):

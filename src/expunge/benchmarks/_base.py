@@ -79,7 +79,7 @@ class Benchmark(Member):
     def headlines(
         self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Metrics with intervals; a number that needs the absent reference says so."""
+        """Metrics with intervals; a number that needs the absent reference, or rows where there are none, says so."""
         raise NotImplementedError
 
     def check_reference(

@@ -27,6 +27,8 @@ COMPARED = ("forget", "holdout")
 _COLUMNS = {"loss": "nll", "zlib": "zlib", "min_k": "min_k", "min_k_plus": "min_k_plus"}
 """Membership score -> the column that holds it."""
 
+_PARTS = ("auc", "tpr_at_1_fpr")
+_NEEDS_ROWS = "forget rows"
 _NEEDS_LOSSES = "losses of a model that never saw these rows: model.reference=..."
 
 
@@ -47,12 +49,13 @@ class Membership:
         """'auc' and 'tpr_at_1_fpr' of one membership score."""
         if score == "reference":
             if self.reference is None:
-                return {name: Value.missing(_NEEDS_LOSSES) for name in ("auc", "tpr_at_1_fpr")}
+                return {name: Value.missing(_NEEDS_LOSSES) for name in _PARTS}
             forget, holdout = (self._beyond_reference(name) for name in COMPARED)
         else:
             column = _COLUMNS.get(score, score)
             forget, holdout = (_scored(self.rows, name, column) for name in COMPARED)
-        assert forget is not None
+        if forget is None:
+            return {name: Value.missing(_NEEDS_ROWS) for name in _PARTS}
         return separation_values(forget, holdout, self._called(score), self.resamples, self.seed)
 
     def all(self) -> dict[str, Value]:
@@ -63,7 +66,8 @@ class Membership:
     def privleak(self) -> Value:
         """PrivLeak of the Min-K% score."""
         forget, holdout = (_scored(self.rows, name, "min_k") for name in COMPARED)
-        assert forget is not None
+        if forget is None:
+            return Value.missing(_NEEDS_ROWS)
         reference = None
         if holdout is not None and self.reference is not None:
             sides = [_scored(self.reference, name, "min_k") for name in COMPARED]

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.errors import UserError
+from expunge.errors import IncompatibleError, UserError
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.distributed import agreed, world_size
 from expunge.modeling.logprobs import TensorBatch, decode, head_of, token_logp
@@ -220,8 +220,15 @@ class StoredReference:
             self._file.write(states.numpy().tobytes())
 
     def hidden(self, batch: TensorBatch, packed: bool = False) -> Tensor:
-        """Not kept; a method that looks beyond answer positions asks for the whole reference (`Needs.reference`)."""
-        raise NotImplementedError("declare needs.reference=True to look beyond answer positions")
+        """Not kept.
+
+        Raises:
+            IncompatibleError: Always: a method that looks beyond answer positions has to ask for the whole reference.
+        """
+        raise IncompatibleError(
+            "the method looks at the start model's states beyond answer tokens, but asked for those of answer tokens.",
+            fix="Let its `needs` say reference=True.",
+        )
 
     def answers(self, name: str, rows: np.ndarray[Any, Any] | None, batch: TensorBatch, packed: bool) -> Tensor:
         """(N, D) last hidden states that predict the answer tokens of a batch, found by its rows' indices."""

@@ -265,3 +265,13 @@ def test_a_stored_result_can_be_the_reference(tmp_path):
 def test_settings_without_meaning_are_refused(settings, problem):
     with pytest.raises(ValidationError, match=problem):
         Custom(**settings)
+
+
+@pytest.mark.parametrize("reference", [None, []])
+def test_without_rows_every_number_says_what_it_needs(reference):
+    """So that a sweep can refuse an unknown objective before anything is run."""
+    found = Custom(gradient_norm=True).headlines([], reference, resamples=0, seed=0)
+    assert set(found.headlines) >= {"forget_knowledge", "retain_knowledge", "membership_auc", "privleak"}
+    for name, value in {**found.headlines, **found.metrics}.items():
+        assert value.point is None, name
+        assert value.needs, name

@@ -19,8 +19,8 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install
-	$(BIN)/ruff check src tests docs
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests perf tools
+	$(BIN)/ruff format --check src tests perf tools
 	$(BIN)/mypy -p expunge
 	$(BIN)/lint-imports
 

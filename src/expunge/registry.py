@@ -1,7 +1,8 @@
 """Finds methods, benchmarks, metrics, audits, recipes and sweeps by file name, without importing them.
 
-The stem of a file is its name in YAML, on the command line, in the docs and in the tests. Nothing is
-registered by hand: a file in the room is a member of it. A path to a Python file works wherever a name does.
+The name of a file or folder is the member's name in YAML, on the command line, in the docs and in the tests. Nothing
+is registered by hand: a file or package in the room is a member of it. A path to a Python file works wherever a name
+does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from expunge.errors import ConfigError, DataError, nearest
 
 _ROOT = Path(__file__).parent
 _ROOMS = {"method": "methods", "benchmark": "benchmarks", "audit": "audits", "metric": "metrics"}
-_FILES = {"recipe": "recipes", "sweep": "sweeps"}
+_FILES = {"recipe": "recipes", "sweep": "recipes/sweeps"}
+_COMMON = {"__init__", "base", "bases", "shared"}
+"""Files and folders in a room that hold what its members have in common, and are no members."""
 KINDS = (*_ROOMS, *_FILES)
 
 
@@ -29,7 +32,8 @@ def names(kind: str) -> list[str]:
     if kind == "metric":
         return sorted(_metrics())
     room = _ROOT / _ROOMS[kind]
-    return sorted(path.stem for path in room.glob("*.py") if not path.stem.startswith("_"))
+    packages = [path.parent.name for path in room.glob("*/__init__.py")]
+    return sorted({*packages, *(path.stem for path in room.glob("*.py"))} - _COMMON)
 
 
 def summary(kind: str, name: str) -> str:
@@ -39,8 +43,10 @@ def summary(kind: str, name: str) -> str:
         return lines[0].lstrip("# ").strip() if lines and lines[0].startswith("#") else ""
     if kind == "metric":
         return _first_line(ast.get_docstring(_metrics()[name][1]))
-    tree = ast.parse((_ROOT / _ROOMS[kind] / f"{name}.py").read_text(encoding="utf-8"))
-    return _first_line(ast.get_docstring(tree))
+    file = _ROOT / _ROOMS[kind] / f"{name}.py"
+    if not file.is_file():
+        file = _ROOT / _ROOMS[kind] / name / "__init__.py"
+    return _first_line(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
 
 
 def packaged(kind: str, name: str) -> Path:
@@ -75,11 +81,13 @@ def get(kind: str, name: str) -> Any:
             [f"no {kind} is called '{name}'. {nearest(name, names(kind))} A path to a .py file works too."],
             source="the name",
         )
-    base = getattr(importlib.import_module(f"expunge.{_ROOMS[kind]}._base"), kind.capitalize())
+    base = getattr(importlib.import_module(f"expunge.{_ROOMS[kind]}.base"), kind.capitalize())
     members = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and (value.__module__ == module.__name__ or value.__module__.startswith(f"{module.__name__}."))
     ]
     public = [member for member in members if not member.__name__.startswith("_")]
     if len(public) != 1:

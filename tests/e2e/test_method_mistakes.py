@@ -93,7 +93,7 @@ def test_a_good_anchor_file_passes_check(cli, recipe_file, tmp_path):
 
 def test_a_service_that_answers_rubbish(cli, recipe_file, tmp_path, monkeypatch):
     """The reply is quoted, the tries are counted, and what earlier passages got stays on disk."""
-    from expunge.methods import _whp_prepare
+    from expunge.methods.whp import preparation as _whp_prepare
 
     asked = []
 

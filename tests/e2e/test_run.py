@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from expunge.records import BenchmarkResult, Manifest, RunSummary, TrainPoint
 from expunge.rundir import read_record
-from expunge.runs.evaluation import read_rows
+from expunge.runs.evaluator import read_rows
 
 # The quickstart with four people, one layer and a few steps.
 SMALL = """\

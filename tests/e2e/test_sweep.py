@@ -13,8 +13,8 @@ import pytest
 import torch
 from sweep_files import write_sweep
 
-from expunge.report.sweep import read_sweep
-from expunge.runs.sweep import sweep
+from expunge.report.sweeps.page import read_sweep
+from expunge.sweeps.sweep import sweep
 
 
 def start(folder: Path, *words: str) -> "subprocess.Popen[str]":

@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from expunge.benchmarks._tofu_logs import score_stored
+from expunge.commands.score_log import score_stored
 
 FULL = """
 0.7140410101260273 0.4418909327839169 0.4022990891723392 1.4927402784036505 0.5404435303248804

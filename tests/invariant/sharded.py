@@ -14,20 +14,22 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from expunge import console
+from expunge import console, distributed
 from expunge.config.recipe import Lora, Train
 from expunge.errors import Interrupted
-from expunge.methods._base import Method, Objective
+from expunge.methods.base import Method, Objective
 from expunge.methods.npo import NPO
 from expunge.methods.rmu import RMU
-from expunge.modeling import distributed, logprobs, sharding
-from expunge.modeling.adapters import add_lora
+from expunge.modeling import fsdp as sharding
+from expunge.modeling import logprobs
+from expunge.modeling.adapters import add_lora, causal_lm
+from expunge.modeling.fsdp import gathered, placed
 from expunge.modeling.load import model_hash
-from expunge.modeling.reference import causal_lm, make_reference, reference_logp
-from expunge.modeling.sharding import gathered, placed
+from expunge.modeling.reference import make_reference, reference_logp
 from expunge.probes.generation import generate
 from expunge.probes.scoring import score
-from expunge.training.trainer import Job, train
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 SETS = {"forget": tiny.rows(12, seed=1), "retain": tiny.rows(20, seed=2)}
 STEPS = 3

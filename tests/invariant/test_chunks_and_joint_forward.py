@@ -10,7 +10,7 @@ from expunge.config.recipe import Lora
 from expunge.methods.npo import NPO
 from expunge.modeling import logprobs
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.logprobs import join
+from expunge.modeling.batch import join
 from expunge.modeling.reference import FrozenReference, batch_token_logp, reference_logp
 from expunge.modeling.step import LossTerms
 

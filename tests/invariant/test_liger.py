@@ -10,9 +10,9 @@ import tiny
 import torch
 from transformers.integrations.liger import apply_liger_kernel
 
+from expunge.checks.settings import check_settings
 from expunge.config.load import load_recipe
 from expunge.errors import ConfigError, IncompatibleError, MissingExtraError
-from expunge.runs.check import check_settings
 from expunge.training import liger
 
 ON_GPU = SimpleNamespace(

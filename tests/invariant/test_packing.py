@@ -6,14 +6,15 @@ import tiny
 import torch
 import transformers
 
-from expunge.methods._base import Method, Start
+from expunge.methods.base import Method, Start
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.gru import GRU
 from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
 from expunge.methods.undial import UNDIAL
-from expunge.modeling.logprobs import decode
-from expunge.modeling.packing import can_pack, choose, pack
+from expunge.modeling.capabilities import can_pack
+from expunge.modeling.forward import decode
+from expunge.modeling.packing import choose, pack
 from expunge.modeling.step import LossTerms, Step
 from expunge.training.trainer import train
 

@@ -8,11 +8,11 @@ import tiny
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks._model import METHODS, _rmu
-from benchmarks._plain import Plain
+from perf.model import METHODS, _rmu
+from perf.plain import Plain
 
-from expunge.methods._base import Start
-from expunge.methods._preference import PREFERRED
+from expunge.methods.base import Start
+from expunge.methods.bases.preference import PREFERRED
 from expunge.methods.rmu import RMU
 
 SETS = {"forget": tiny.rows(5, seed=1), "retain": tiny.rows(5, seed=2), PREFERRED: tiny.rows(5, seed=3)}

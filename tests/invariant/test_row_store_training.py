@@ -11,12 +11,13 @@ import transformers
 
 from expunge.config.recipe import Train
 from expunge.errors import IncompatibleError
-from expunge.methods._steering import SteeringMethod
 from expunge.methods.adaptivermu import AdaptiveRMU
+from expunge.methods.bases.steering import SteeringMethod
 from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
-from expunge.modeling.row_store import RowStore
-from expunge.training.trainer import Job, train
+from expunge.modeling.hidden.row_store import RowStore
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 SETS = {"forget": tiny.rows(8, seed=1), "retain": tiny.rows(8, seed=2)}
 STEERED = {"layer": 2, "update_layers": [1, 2], "alpha": [3.0]}

@@ -11,14 +11,15 @@ import torch
 from expunge import console
 from expunge.config.recipe import Lora, Train
 from expunge.errors import Interrupted, NumericalError
-from expunge.methods._base import Method, Objective
+from expunge.methods.base import Method, Objective
 from expunge.methods.gradascent import GradAscent
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.npo import NPO
 from expunge.methods.simnpo import SimNPO
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.reference import FrozenReference, reference_logp
-from expunge.training.trainer import Job, train
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 SETS = {"forget": tiny.rows(12, seed=1), "retain": tiny.rows(20, seed=2)}
 CUTS = [(4, 2), (2, 4), (1, 8)]

@@ -11,12 +11,13 @@ import tiny
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks import _trl, training
-from benchmarks._measure import Done
-from benchmarks._model import Shape
+from perf import training
+from perf import trl as _trl
+from perf.measure import Done
+from perf.model import Shape
 
 from expunge.data.templates import Encoded
-from expunge.methods._preference import PREFERRED
+from expunge.methods.bases.preference import PREFERRED
 
 SHAPE = Shape(num_layers=1, hidden_size=16, intermediate_size=16, num_heads=2, vocab_size=300, max_length=64)
 
@@ -35,7 +36,7 @@ def pairs(num: int = 5) -> dict[str, list[Encoded]]:
 def page():
     """The script that writes the page of performance."""
     spec = importlib.util.spec_from_file_location(
-        "make_performance", Path(__file__).parents[2] / "docs/make_performance.py"
+        "make_performance", Path(__file__).parents[2] / "tools/docs/make_performance.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import expunge
-from expunge.runs.evaluation import read_rows
+from expunge.runs.evaluator import read_rows
 
 RECIPE = """\
 name: tiny

@@ -12,8 +12,9 @@ import transformers
 
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.logprobs import TensorBatch
-from expunge.modeling.reference import FrozenReference, causal_lm, reference_logp
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.reference import FrozenReference, reference_logp
 from expunge.modeling.step import Counts, LossTerms, Step
 from expunge.training.batching import BatchPlan
 

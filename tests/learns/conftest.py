@@ -60,7 +60,7 @@ class Memorised:
 def people() -> dict[str, list[Any]]:
     """Ten rows about one person to forget, about each of three to retain, and about one who was never seen."""
     from expunge.config.recipe import SyntheticData
-    from expunge.data.synthetic import load_synthetic
+    from expunge.data.synthetic.people import load_synthetic
 
     sets = load_synthetic(SyntheticData(num_people=4, forget_fraction=0.25))
     return {
@@ -76,7 +76,8 @@ def memorise(rows: list[Any], tokenizer: Any, folder: Path) -> None:
     from expunge.modeling.load import build_scratch
     from expunge.runs.models import fine_tuning
     from expunge.training.batching import BatchPlan
-    from expunge.training.trainer import Job, Objective, train
+    from expunge.training.job import Job
+    from expunge.training.trainer import Objective, train
 
     scratch = Scratch(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, vocab_size=500, max_length=128)
     model = build_scratch(scratch, tokenizer, seed=0)

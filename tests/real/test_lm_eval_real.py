@@ -10,11 +10,11 @@ import lm_eval
 import pytest
 
 import expunge
-from expunge.benchmarks._tasks import GENERAL
 from expunge.benchmarks.mmlu import Mmlu
+from expunge.benchmarks.shared.multiple_choice.tasks import GENERAL
 from expunge.benchmarks.wmdp import Wmdp
-from expunge.data.questions import find_file, read_questions
-from expunge.runs.evaluation import read_rows
+from expunge.data.mcq import find_file, read_questions
+from expunge.runs.evaluator import read_rows
 
 TASKS = ["arc_easy", "winogrande"]
 """One whose choices follow the prompt, and one whose choices stand in it."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from expunge.benchmarks._mt_bench_questions import PUBLISHED, load_material
-from expunge.benchmarks.mt_bench import MtBench
+from expunge.benchmarks.mt_bench.benchmark import MtBench
+from expunge.benchmarks.mt_bench.questions import PUBLISHED, load_material
 from expunge.data.sets import RowSet, Sets
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 
-from expunge.benchmarks.muse import Muse
+from expunge.benchmarks.muse.benchmark import Muse
 from expunge.config.recipe import Prompt
 from expunge.data.muse import load_muse
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.modeling.load import train_tokenizer
-from expunge.runs.evaluation import Evaluator
+from expunge.runs.evaluator import Evaluator
 
 NUM, CONTEXT = 6, 96
 NOTHING = Sets("", RowSet("forget", ()), None)

@@ -16,15 +16,16 @@ import torch
 
 from expunge.config.recipe import Prompt, Scratch, Source, Train
 from expunge.data.sets import Row, RowSet
-from expunge.data.sources import load_rows
+from expunge.data.sources.rows import load_rows
 from expunge.data.templates import Encoded, Template
-from expunge.methods._base import Objective
+from expunge.methods.base import Objective
 from expunge.methods.rmu import RMU
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.modeling.reference import reference_logp
 from expunge.runs.models import fine_tuning
 from expunge.training.batching import BatchPlan
-from expunge.training.trainer import Job, train
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 LENGTH = 96
 SCRATCH = Scratch(hidden_size=128, num_layers=4, num_heads=4, intermediate_size=320, vocab_size=1024, max_length=LENGTH)

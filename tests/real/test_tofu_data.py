@@ -7,7 +7,7 @@ import time
 import pytest
 
 from expunge.config.recipe import TofuData
-from expunge.data.overlap import find_overlap
+from expunge.data.duplicates import find_overlap
 from expunge.data.prepare import prepare_sets
 from expunge.errors import DataError
 

@@ -12,10 +12,11 @@ import math
 import pytest
 from scipy.stats import hmean
 
-from expunge.benchmarks._tofu_logs import read_tofu_log, score_stored
-from expunge.benchmarks.tofu import Tofu
+from expunge.benchmarks.tofu.benchmark import Tofu
+from expunge.benchmarks.tofu.stored import read_tofu_log
+from expunge.commands.score_log import score_stored
 from expunge.errors import IncompatibleError
-from expunge.metrics.overlap import rouge_recalls
+from expunge.metrics.rouge import rouge_recalls
 
 FULL = {
     "retain/probability": 0.98953,

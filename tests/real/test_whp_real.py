@@ -10,13 +10,13 @@ import torch
 import transformers
 
 from expunge.config.recipe import Prompt
-from expunge.data.anchor_mining import mine_anchors, stand_in_lists
-from expunge.data.anchors import find_anchors
+from expunge.data.anchors.dictionary import find_anchors
+from expunge.data.anchors.mining import mine_anchors, stand_in_lists
+from expunge.data.anchors.passages import anchor_passages
 from expunge.data.blocks import cut_blocks
-from expunge.data.passages import anchor_passages
 from expunge.data.sets import Row
 from expunge.data.templates import NO_LABEL, Template
-from expunge.methods._whp_labels import Speller, label_blocks, translate
+from expunge.methods.whp.labels import Speller, label_blocks, translate
 from expunge.modeling.load import train_tokenizer
 
 CONTEXT = 128

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from expunge.benchmarks._base import (
+from expunge.benchmarks.base import (
     Benchmark,
     GenerationRequest,
     Headlines,
@@ -20,11 +20,11 @@ from expunge.benchmarks._base import (
     ScoreRequest,
     TokenScores,
 )
-from expunge.data.anchor_mining import mine_anchors
-from expunge.data.anchor_service import split
-from expunge.data.anchors import Anchors, find_anchors, read_anchors
-from expunge.data.passages import anchor_passages
+from expunge.data.anchors.dictionary import Anchors, find_anchors, read_anchors
+from expunge.data.anchors.mining import mine_anchors
+from expunge.data.anchors.passages import anchor_passages
 from expunge.data.sets import Row, RowSet, Sets
+from expunge.data.text import split
 from expunge.errors import DataError
 from expunge.metrics.familiarity import familiarity_completion
 from expunge.metrics.intervals import cluster_bootstrap, mean_interval, weighted_mean

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from expunge.benchmarks._mcq import MultipleChoice, known
-from expunge.benchmarks._tasks import GENERAL, Task
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.tasks import GENERAL, Task
 
 
 class General(MultipleChoice):

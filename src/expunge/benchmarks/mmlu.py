@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from expunge.benchmarks._mcq import MultipleChoice, known
-from expunge.benchmarks._tasks import Task, mmlu_task
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.tasks import Task, mmlu_task
 
 SUBJECTS = [
     "abstract_algebra",

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from expunge.benchmarks._base import Headlines, SampleRow
-from expunge.benchmarks._mcq import MultipleChoice, known
-from expunge.benchmarks._tasks import Task, wmdp_task
+from expunge.benchmarks.base import Headlines, SampleRow
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.tasks import Task, wmdp_task
 from expunge.records import Value
 
 TOPICS = ["bio", "chem", "cyber"]

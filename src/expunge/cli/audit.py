@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from expunge.cli.evaluate import split_settings
+from expunge.cli.logging import stay_local
 from expunge.cli.output import AsJson, print_columns, print_json, results_only
-from expunge.cli.quiet import stay_local
 from expunge.console import print_result
 from expunge.errors import Interrupted
 
@@ -32,7 +32,7 @@ def audit(
     """Attack a model, and run the same attack on its controls."""
     if any(place is not None and not Path(place).exists() for place in (model, target, reference, base, data)):
         stay_local()
-    from expunge.runs.audit import audit as attack
+    from expunge.commands.audit import audit as attack
 
     own, sections = split_settings(settings or [])
     with results_only():

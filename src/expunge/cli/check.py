@@ -14,7 +14,7 @@ def check(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = Fal
     Settings, data, tokenizer and the model's shape are really looked at; no weights are loaded.
     Exit code 2 if anything is wrong.
     """
-    from expunge.runs.check import check as check_recipe
+    from expunge.commands.check import check as check_recipe
 
     with results_only():
         report = check_recipe(recipe, overrides or [])

@@ -8,12 +8,12 @@ from expunge.cli.output import AsJson, RunsFolder, print_columns, print_json, re
 from expunge.console import print_result
 
 if TYPE_CHECKING:
-    from expunge.runs.doctor import Diagnosis
+    from expunge.commands.doctor import Diagnosis
 
 
 def doctor(runs: RunsFolder = "runs", as_json: AsJson = False) -> None:
     """Show what this machine has and lacks."""
-    from expunge.runs.doctor import doctor as look
+    from expunge.commands.doctor import doctor as look
 
     with results_only():
         found = look(runs)

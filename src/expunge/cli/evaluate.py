@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from expunge.cli.logging import stay_local
 from expunge.cli.output import AsJson, print_measured, print_values, results_only
-from expunge.cli.quiet import stay_local
 from expunge.console import print_result
 from expunge.errors import Interrupted
 
@@ -35,7 +35,7 @@ def evaluate(
     """Measure a model, and compare it with a reference."""
     if any(name is not None and not Path(name).exists() for name in (model, reference, data or "locuslab/TOFU")):
         stay_local()
-    from expunge.runs.evaluate import evaluate as measure
+    from expunge.commands.evaluate import evaluate as measure
 
     own, sections = split_settings(settings or [])
     with results_only():

@@ -15,7 +15,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a recipe with every setting explained."""
-    from expunge.runs.init import init as write
+    from expunge.commands.init import init as write
 
     place = write(path, source, force=force)
     print_result(f"Wrote {place}. Next: expunge check {place}")

@@ -16,7 +16,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List methods, benchmarks, metrics, audits, recipes and sweeps."""
-    from expunge.runs.show import ls as list_entries
+    from expunge.commands.show import ls as list_entries
 
     entries = list_entries(kind)
     if as_json:

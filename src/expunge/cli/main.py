@@ -26,8 +26,8 @@ from expunge.cli import (
     show_labels,
     sweep,
 )
-from expunge.cli.failures import explain
-from expunge.cli.quiet import quiet
+from expunge.cli.errors import explain
+from expunge.cli.logging import quiet
 from expunge.console import console
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from expunge.cli.output import AsJson, Overrides, RecipeName, print_columns, pri
 from expunge.console import print_result
 
 if TYPE_CHECKING:
-    from expunge.runs.plan import Fit, TrainingCost
+    from expunge.planning.planner import Fit, TrainingCost
 
 
 def plan(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -16,7 +16,7 @@ def plan(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = Fals
 
     Part by part, for several GPUs, and which setting to change where it does not fit. No weights are loaded.
     """
-    from expunge.runs.plan import plan as make_plan
+    from expunge.commands.plan import plan as make_plan
 
     with results_only():
         report = make_plan(recipe, overrides or [])
@@ -30,7 +30,7 @@ def plan(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = Fals
 
 
 def _print(name: str, cost: TrainingCost) -> None:
-    from expunge.modeling.memory import format_bytes
+    from expunge.planning.memory import format_bytes
 
     memory, work = cost.memory, cost.workload
     widest = max(memory.moments, key=lambda moment: memory.moments[moment])
@@ -55,7 +55,7 @@ def _print(name: str, cost: TrainingCost) -> None:
 
 
 def _row(fit: Fit) -> list[str]:
-    from expunge.modeling.memory import format_bytes
+    from expunge.planning.memory import format_bytes
 
     seconds = "-" if fit.seconds_per_step is None else f"{fit.seconds_per_step:.2g}"
     return [fit.gpu, "yes" if fit.fits else "no", format_bytes(fit.total_bytes), seconds, advice(fit)]

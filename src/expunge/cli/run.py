@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expunge.cli.logging import stay_local
 from expunge.cli.output import (
     AsJson,
     Overrides,
@@ -17,14 +18,13 @@ from expunge.cli.output import (
     print_table,
     results_only,
 )
-from expunge.cli.quiet import stay_local
 from expunge.console import is_main_process, print_result
 from expunge.errors import Interrupted
 
 if TYPE_CHECKING:
+    from expunge.commands.dry_run import DryRun
     from expunge.config.recipe import Recipe
     from expunge.records import RunSummary
-    from expunge.runs.dry_run import DryRun
 
 
 def run(
@@ -50,7 +50,7 @@ def execute(name: str, overrides: Sequence[str], runs: str, as_json: bool) -> No
     recipe = load_recipe(name, overrides)
     if asks_hub(recipe):
         stay_local()
-    from expunge.runs.check import check_settings
+    from expunge.checks.settings import check_settings
     from expunge.runs.run import run as run_recipe
 
     with results_only():
@@ -65,7 +65,7 @@ def execute(name: str, overrides: Sequence[str], runs: str, as_json: bool) -> No
 
 def show_dry_run(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Print what a run would do."""
-    from expunge.runs.dry_run import dry_run
+    from expunge.commands.dry_run import dry_run
 
     with results_only():
         result = dry_run(name, overrides)
@@ -96,7 +96,7 @@ def _print_summary(summary: RunSummary) -> None:
 def _print_dry_run(result: DryRun) -> None:
     import yaml
 
-    from expunge.modeling.memory import format_bytes
+    from expunge.planning.memory import format_bytes
 
     print_result(yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True))
     for name, plan in result.trainings.items():

@@ -7,7 +7,7 @@ from expunge.cli.output import print_json, results_only
 
 def schema() -> None:
     """Print the JSON schema of a recipe."""
-    from expunge.runs.show import schema as make
+    from expunge.commands.show import schema as make
 
     with results_only():
         result = make()

@@ -23,8 +23,8 @@ def score_log(
 
     Forget quality and model utility, without any model.
     """
+    from expunge.commands.score_log import score_log as score
     from expunge.config.load import override
-    from expunge.runs.score_log import score_log as score
 
     own: dict[str, object] = {}
     override(own, settings or [])

@@ -10,7 +10,7 @@ from expunge.cli.output import AsJson, print_columns, print_json, results_only
 from expunge.console import print_result
 
 if TYPE_CHECKING:
-    from expunge.runs.show import Shown
+    from expunge.commands.show import Shown
 
 
 def show(
@@ -21,7 +21,7 @@ def show(
 
     What it does, its formula, its settings, its paper; for a recipe or a sweep its YAML.
     """
-    from expunge.runs.show import show as find
+    from expunge.commands.show import show as find
 
     with results_only():
         found = find(name)

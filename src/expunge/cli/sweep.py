@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expunge.cli.logging import stay_local
 from expunge.cli.output import AsJson, Overrides, RunsFolder, print_columns, print_json, results_only
-from expunge.cli.quiet import stay_local
 from expunge.cli.run import asks_hub
 from expunge.console import print_result
 from expunge.errors import Interrupted
 
 if TYPE_CHECKING:
     from expunge.config.sweep import Sweep
-    from expunge.report.sweep_record import SweepRecord
+    from expunge.records.sweeps import SweepRecord
 
 
 def sweep(
@@ -42,7 +42,7 @@ def sweep(
         return
     if asks_hub(check_trials(loaded)[0]):
         stay_local()
-    from expunge.runs.sweep import sweep as run_sweep
+    from expunge.sweeps.sweep import sweep as run_sweep
 
     with results_only():
         try:
@@ -59,7 +59,7 @@ def _list_trials(sweep: Sweep, as_json: bool) -> None:
     if as_json:
         print_json({"sweep": sweep.resolved(), "num_recipes": len(recipes)})
         return
-    from expunge.report.sweep import plain
+    from expunge.report.sweeps.page import plain
 
     if sweep.sampler == "grid":
         rows = [[str(number), *map(plain, params.values())] for number, params in enumerate(sweep.grid())]
@@ -68,7 +68,7 @@ def _list_trials(sweep: Sweep, as_json: bool) -> None:
 
 
 def _print(record: SweepRecord) -> None:
-    from expunge.report.sweep import header, rank_rows, sentence
+    from expunge.report.sweeps.page import header, rank_rows, sentence
 
     print_columns(header(record), rank_rows(record))
     print_result("")

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from expunge import registry
-from expunge.config.member import AuditField, BenchmarkField, MemberError, MethodField
+from expunge.config.members import AuditField, BenchmarkField, MemberError, MethodField
 from expunge.config.recipe import Recipe, Section
 from expunge.errors import ConfigError, nearest
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from expunge.config.checks import changed
-from expunge.config.member import BenchmarkField, MethodField
+from expunge.config.defaults import changed
+from expunge.config.members import BenchmarkField, MethodField
 from expunge.rundir import fingerprint
 
 

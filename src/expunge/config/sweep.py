@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from expunge import registry
 from expunge.config.axes import Axis
 from expunge.config.load import override, parse, parse_recipe, read_yaml
-from expunge.config.member import BenchmarkField
+from expunge.config.members import BenchmarkField
 from expunge.config.recipe import Recipe, Section
-from expunge.config.rules import Rule, read_rule
+from expunge.config.selection_rule import Rule, read_rule
 from expunge.errors import ConfigError
 from expunge.rundir import fingerprint
 

@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.config.recipe import Source
-from expunge.data.readers import Record, local_path, read_records, read_text
 from expunge.data.sets import Row, RowSet, make_set
+from expunge.data.sources.readers import Record, local_path, read_records, read_text
 from expunge.errors import DataError
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")

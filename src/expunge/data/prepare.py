@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from expunge.config.recipe import DataConfig, FilesData, Source, SyntheticData, TofuData
+from expunge.config.recipe import DataConfig, FilesData, Recipe, Source, SyntheticData, TofuData
 from expunge.data.sets import Row, RowSet, Sets, make_set
-from expunge.data.sources import load_rows
-from expunge.data.synthetic import load_synthetic
+from expunge.data.sources.readers import local_path
+from expunge.data.sources.rows import load_rows
+from expunge.data.synthetic.people import load_synthetic
 from expunge.data.tofu import load_tofu
 from expunge.rundir import fingerprint
 
@@ -55,3 +56,15 @@ def _forget_rows(config: FilesData) -> list[Row]:
 
 def _optional(source: Source | None, name: str) -> RowSet | None:
     return None if source is None else make_set(name, load_rows(source, name))
+
+
+def is_local(recipe: Recipe) -> bool:
+    """Whether all data of a recipe is on this machine.
+
+    Raises:
+        DataError: A path looks local and does not exist.
+    """
+    data = recipe.data
+    if isinstance(data, FilesData):
+        return all([local_path(source.path) is not None for source in data.sources])
+    return not isinstance(data, TofuData) or local_path(data.path) is not None

@@ -109,3 +109,19 @@ def make_set(name: str, rows: Sequence[Row]) -> RowSet:
             raise DataError(f"two rows of the set '{name}' have the id {row.id}.")
         seen.add(row.id)
     return RowSet(name=name, rows=tuple(rows))
+
+
+def data_hashes(sets: Sets) -> dict[str, str]:
+    """Content hash of every set."""
+    return {name: rows.hash for name, rows in _named(sets)}
+
+
+def num_rows(sets: Sets) -> dict[str, int]:
+    """Rows of every set."""
+    return {name: len(rows) for name, rows in _named(sets)}
+
+
+def _named(sets: Sets) -> list[tuple[str, RowSet]]:
+    base = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
+    found = [(name, rows) for name, rows in base.items() if rows is not None]
+    return found + [(f"evaluation/{name}", rows) for name, rows in sets.evaluation.items()]

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from expunge.config.recipe import Source, TofuData
 from expunge.console import note
-from expunge.data.readers import local_path
 from expunge.data.sets import Row, RowSet, Sets, make_set
-from expunge.data.sources import load_rows
+from expunge.data.sources.readers import local_path
+from expunge.data.sources.rows import load_rows
 from expunge.errors import DataError
 
 NUM_ROWS = 4000

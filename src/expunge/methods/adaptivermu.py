@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from expunge.methods._base import Objective, Start
-from expunge.methods._steering import SteeringMethod, SteeringObjective
+from expunge.methods.base import Objective, Start
+from expunge.methods.bases.steering import SteeringMethod, SteeringObjective
 
 
 class AdaptiveRMU(SteeringMethod):
@@ -41,7 +41,7 @@ class _Objective(SteeringObjective):
         """Scale times the mean length of the start's hidden states on the topic's first batch."""
         import torch
 
-        from expunge.modeling.activations import layer_trace
+        from expunge.modeling.hidden.trace import layer_trace
 
         with torch.no_grad():
             hidden = layer_trace(start.model, start.batch("forget", topic), self.method.layer).hidden

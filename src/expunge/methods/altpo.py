@@ -11,10 +11,10 @@ from pydantic import Field
 
 from expunge.console import is_main_process
 from expunge.data.sets import Row, RowSet, make_set
+from expunge.distributed import sharded, wait
 from expunge.errors import DataError, IncompatibleError
-from expunge.methods._base import Preparation
-from expunge.methods._preference import PREFERRED, PreferenceMethod
-from expunge.modeling.distributed import sharded, wait
+from expunge.methods.base import Preparation
+from expunge.methods.bases.preference import PREFERRED, PreferenceMethod
 from expunge.modeling.load import pad_id_of
 from expunge.probes.generation import generate
 from expunge.rundir import fingerprint, write_atomic

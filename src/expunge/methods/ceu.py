@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from expunge.losses.distillation import ce_u
-from expunge.methods._base import Method
+from expunge.methods.base import Method
 
 if TYPE_CHECKING:
     from expunge.modeling.step import LossTerms, Step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from expunge.methods._base import Method
+from expunge.methods.base import Method
 
 if TYPE_CHECKING:
     from expunge.modeling.step import LossTerms, Step

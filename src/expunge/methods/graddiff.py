@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from expunge.methods._base import RetainMethod
+from expunge.methods.base import RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 
-from expunge.config.checks import changed
+from expunge.config.defaults import changed
+from expunge.distributed import world_size
 from expunge.errors import IncompatibleError
 from expunge.losses.gradients import rectify
 from expunge.losses.preference import npo
-from expunge.methods._base import Method, Needs, Objective
-from expunge.modeling.distributed import world_size
+from expunge.methods.base import Method, Needs, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor

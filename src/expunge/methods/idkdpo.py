@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from expunge.data.refusals import refused
-from expunge.methods._base import Preparation
-from expunge.methods._preference import PREFERRED, PreferenceMethod
+from expunge.methods.base import Preparation
+from expunge.methods.bases.preference import PREFERRED, PreferenceMethod
 
 if TYPE_CHECKING:
     from expunge.data.sets import RowSet

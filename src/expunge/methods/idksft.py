@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from expunge.data.refusals import refused
-from expunge.methods._base import Method, Needs, Preparation
+from expunge.methods.base import Method, Needs, Preparation
 
 if TYPE_CHECKING:
     from expunge.data.sets import RowSet

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from expunge.losses.preference import npo
-from expunge.methods._base import Needs, RetainMethod
+from expunge.methods.base import Needs, RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

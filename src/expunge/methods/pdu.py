@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from expunge.config.checks import changed
+from expunge.config.defaults import changed
 from expunge.errors import IncompatibleError
 from expunge.losses.margins import logit_margin
-from expunge.methods._base import Method, Needs, Objective
+from expunge.methods.base import Method, Needs, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from expunge.methods._steering import FixedLength
+from expunge.methods.bases.steering import FixedLength
 
 
 class RMU(FixedLength):

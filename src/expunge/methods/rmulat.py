@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from expunge.distributed import refuse_shards
 from expunge.errors import IncompatibleError
-from expunge.methods._base import Objective, Start
-from expunge.methods._steering import FixedLength, FixedLengthObjective
-from expunge.modeling.distributed import refuse_shards
+from expunge.methods.base import Objective, Start
+from expunge.methods.bases.steering import FixedLength, FixedLengthObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ class _Objective(FixedLengthObjective):
     def steered(self, step: Step) -> Tensor:
         """Hidden states of the forget rows under the attack, which has a vector for each padded position."""
         step.keep_padding()
-        from expunge.modeling.activations import added
+        from expunge.modeling.hidden.trace import added
 
         with added(self._model, self.method.layer, self.attack(step)):
             return super().steered(step)
@@ -81,7 +81,7 @@ class _Objective(FixedLengthObjective):
         import torch
 
         from expunge.losses.representation import project
-        from expunge.modeling.activations import added
+        from expunge.modeling.hidden.trace import added
 
         mask = step.batches["forget"].attention_mask[..., None]
         size = self._model.config.get_text_config().hidden_size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from expunge.losses.preference import simnpo
-from expunge.methods._base import RetainMethod
+from expunge.methods.base import RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

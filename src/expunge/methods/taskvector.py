@@ -8,7 +8,7 @@ from pydantic import Field
 
 from expunge.config.recipe import Train
 from expunge.errors import NumericalError
-from expunge.methods._base import Method, Preparation
+from expunge.methods.base import Method, Preparation
 
 if TYPE_CHECKING:
     from torch import Tensor

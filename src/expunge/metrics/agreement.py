@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import metric
+from expunge.metrics.base import metric
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import metric
+from expunge.metrics.base import metric
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import metric
-from expunge.metrics.overlap import rouge_scores
+from expunge.metrics.base import metric
+from expunge.metrics.rouge import rouge_scores
 
 Floats = NDArray[np.float64]
 

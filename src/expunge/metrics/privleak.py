@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.metrics._base import metric
+from expunge.metrics.base import metric
 from expunge.metrics.separation import NEEDS_HOLDOUT, Comparison, Scored, resampled_auc
 from expunge.records import Value
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import metric
+from expunge.metrics.base import metric
 
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import metric
+from expunge.metrics.base import metric
 
 Floats = NDArray[np.float64]
 

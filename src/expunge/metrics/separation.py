@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics._base import Better, Metric, metric
+from expunge.metrics.base import Better, Metric, metric
 from expunge.metrics.intervals import cluster_bootstrap
 from expunge.records import Value
 

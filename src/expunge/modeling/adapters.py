@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from expunge.config.recipe import Lora
 from expunge.errors import IncompatibleError
@@ -21,7 +25,6 @@ def add_lora(model: Any, config: Lora, seed: int) -> Any:
         IncompatibleError: A target module name matches nothing.
     """
     import peft
-    import torch
 
     settings = peft.LoraConfig(
         r=config.rank,
@@ -89,7 +92,6 @@ def subtract_start(folder: Path, start: Path) -> None:
         folder: Adapter to rewrite.
         start: Adapter that `start_from` began with.
     """
-    import torch
     from safetensors.torch import load_file, save_file
 
     before, after = (load_file(place / "adapter_model.safetensors") for place in (start, folder))
@@ -100,3 +102,18 @@ def subtract_start(folder: Path, start: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+@contextlib.contextmanager
+def adapter_off(model: Any) -> Iterator[Any]:
+    """The model as it was before its adapter, where it has one."""
+    if hasattr(model, "disable_adapter"):
+        with model.disable_adapter():
+            yield model
+    else:
+        yield model
+
+
+def causal_lm(model: Any) -> Any:
+    """The causal language model itself, without an adapter's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

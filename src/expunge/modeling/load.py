@@ -14,8 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
+from expunge.distributed import whole
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
-from expunge.modeling.distributed import whole
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -234,3 +234,16 @@ def _hub_help(name: str) -> str:
     if Path(name).exists():
         return "Check the folder's files."
     return "If the hub is out of reach or the model is gated, download it elsewhere and give the folder's path."
+
+
+def local_digest(name: str | None) -> str:
+    """Content hash of a local model folder or record file; empty for a hub id, which its revision names."""
+    if name is None or not Path(name).exists():
+        return ""
+    path, digest = Path(name), hashlib.sha256()
+    files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -19,26 +19,14 @@ from transformers.pytorch_utils import Conv1D
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
+from expunge.distributed import agreed, world_size
 from expunge.errors import IncompatibleError, UserError
 from expunge.losses.likelihood import row_sums
-from expunge.modeling.distributed import agreed, world_size
-from expunge.modeling.logprobs import TensorBatch, decode, head_of, token_logp
-from expunge.modeling.peak import return_freed
-
-
-@contextlib.contextmanager
-def adapter_off(model: Any) -> Iterator[Any]:
-    """The model as it was before its adapter, where it has one."""
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            yield model
-    else:
-        yield model
-
-
-def causal_lm(model: Any) -> Any:
-    """The causal language model itself, without an adapter's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+from expunge.modeling.adapters import adapter_off, causal_lm
+from expunge.modeling.batch import ONCE_TOKENS, TensorBatch, length_batches
+from expunge.modeling.forward import decode, head_of
+from expunge.modeling.logprobs import token_logp
+from expunge.modeling.peak_memory import return_freed
 
 
 @torch.no_grad()
@@ -51,23 +39,6 @@ def batch_token_logp(model: Any, batch: TensorBatch) -> Tensor:
 
 Chosen = Mapping[str, Collection[int]]
 """Rows by set."""
-
-ONCE_TOKENS = 2048
-"""Padded tokens per forward pass for what is computed once. More would gain nothing on a processor, whose cache they
-leave, and on a GPU they could come to need more memory than the training does."""
-
-
-def length_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
-    """Indices of rows in batches of similar length, each of at most `max_tokens` padded tokens."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids), reverse=True)
-    batches: list[list[int]] = []
-    for index in order:
-        width = len(rows[batches[-1][0]].ids) if batches else 0
-        if batches and width * (len(batches[-1]) + 1) <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def reference_logp(
@@ -102,7 +73,7 @@ class FrozenReference:
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
-        from expunge.modeling.sharding import copied
+        from expunge.modeling.fsdp import copied
 
         self._adapted = model if hasattr(model, "disable_adapter") else None
         self._dtype = None if self._adapted is not None else dtype
@@ -191,7 +162,7 @@ class StoredReference:
         chosen: Chosen | None = None,
         max_tokens: int = ONCE_TOKENS,
     ) -> None:
-        from expunge.modeling.sharding import copied_layer
+        from expunge.modeling.fsdp import copied_layer
 
         inner = causal_lm(model)
         layer = copied_layer(inner.get_output_embeddings())

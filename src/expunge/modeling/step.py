@@ -18,10 +18,12 @@ from torch import Tensor
 
 from expunge.losses.divergence import kl_divergence
 from expunge.losses.likelihood import row_sums
-from expunge.modeling.activations import FrozenLayers, layer_trace
-from expunge.modeling.logprobs import TensorBatch, decode, head_of, in_chunks, join, token_logp
+from expunge.modeling.batch import TensorBatch, join
+from expunge.modeling.forward import decode, head_of
+from expunge.modeling.hidden.row_store import RowStore, stored_layer
+from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.logprobs import in_chunks, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
-from expunge.modeling.row_store import RowStore, stored_layer
 
 Positions = Literal["labels", "all", "answers"]
 """Where a loss looks: positions that predict answer tokens, every position, or the answer tokens' own positions."""

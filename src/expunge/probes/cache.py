@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.console import is_main_process
-from expunge.modeling.distributed import agreed, wait
+from expunge.distributed import agreed, wait
 from expunge.probes.requests import TokenScores
 from expunge.rundir import fingerprint, write_atomic
 

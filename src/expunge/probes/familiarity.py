@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from expunge.console import progress
-from expunge.data.anchors import Anchors
+from expunge.data.anchors.dictionary import Anchors
+from expunge.data.anchors.passages import Passage
 from expunge.data.collate import collate
-from expunge.data.passages import Passage
 from expunge.data.templates import Encoded, Template
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.batch import TensorBatch, length_batches
+from expunge.modeling.forward import decode, head_of
 from expunge.modeling.load import context_length, pad_id_of
-from expunge.modeling.logprobs import TensorBatch, decode, head_of
-from expunge.modeling.reference import causal_lm, length_batches
 from expunge.probes.generation import generate
 
 COMMON = 1e-4

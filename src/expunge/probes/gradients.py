@@ -10,8 +10,10 @@ import torch
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.logprobs import TensorBatch, decode, head_of, token_logp
-from expunge.modeling.reference import causal_lm
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.forward import decode, head_of
+from expunge.modeling.logprobs import token_logp
 
 
 def gradient_norms(model: Any, items: Sequence[Encoded], *, pad_id: int, title: str = "Gradients") -> list[float]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.logprobs import TensorBatch, decode, head_of
-from expunge.modeling.reference import ONCE_TOKENS, causal_lm, length_batches
-from expunge.probes.packing import MAX_ROW, Branches, branch_hidden, group
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.batch import ONCE_TOKENS, TensorBatch, length_batches
+from expunge.modeling.forward import decode, head_of
+from expunge.probes.prefix_tree import MAX_ROW, Branches, branch_hidden, group
 from expunge.probes.requests import Array, TokenScores
 
 SCORED_ELEMENTS = 2**22

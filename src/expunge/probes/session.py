@@ -10,11 +10,11 @@ import numpy as np
 
 from expunge.data.sets import Sets
 from expunge.data.templates import Encoded, Template
+from expunge.distributed import sharded
 from expunge.errors import IncompatibleError
-from expunge.modeling.distributed import sharded
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.fsdp import root_of
 from expunge.modeling.load import context_length, pad_id_of
-from expunge.modeling.reference import causal_lm
-from expunge.modeling.sharding import root_of
 from expunge.probes.cache import ProbeCache
 from expunge.probes.generation import generate_from
 from expunge.probes.gradients import gradient_norms

@@ -9,25 +9,25 @@ from typing import Any
 
 import torch
 
-from expunge.benchmarks._base import Benchmark, SampleRow
+from expunge.benchmarks.base import Benchmark, SampleRow
 from expunge.config.recipe import Train
 from expunge.console import note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded, Template
+from expunge.distributed import agreed, world_size
 from expunge.errors import IncompatibleError
-from expunge.methods._base import Objective
-from expunge.modeling.adapters import add_lora
-from expunge.modeling.distributed import agreed, world_size
-from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer
-from expunge.modeling.reference import causal_lm
-from expunge.modeling.sharding import placed
+from expunge.methods.base import Objective
+from expunge.modeling.adapters import add_lora, causal_lm
+from expunge.modeling.fsdp import placed
+from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer, local_digest
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint
-from expunge.runs.context import Run, joined, local_digest, save_model
-from expunge.runs.evaluation import Evaluator, Measured, make_result, say, store, stored
+from expunge.runs.context import Run, joined, save_model
+from expunge.runs.evaluator import Evaluator, Measured, make_result, say, store, stored
 from expunge.training.batching import BatchPlan
-from expunge.training.trainer import Job, forget_state, train
+from expunge.training.job import Job
+from expunge.training.trainer import forget_state, train
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,21 @@ from typing import Any
 import torch
 import yaml
 
-import expunge
+from expunge import distributed
+from expunge.checks.settings import check_settings
 from expunge.config.load import load_recipe
 from expunge.config.recipe import Recipe
 from expunge.console import interruptible, is_main_process, note
-from expunge.modeling import distributed
-from expunge.modeling.peak import peak_bytes, reset_peak
+from expunge.data.sets import data_hashes, num_rows
+from expunge.modeling.peak_memory import peak_bytes, reset_peak
 from expunge.records import BenchmarkResult, Manifest, RunSummary, Stage, Value
 from expunge.report.card import write_card
 from expunge.report.html import write_report
 from expunge.report.load import load_run
 from expunge.report.verdict import make_verdict
 from expunge.rundir import read_record, write_atomic, write_record
-from expunge.runs.check import check_settings
-from expunge.runs.context import Run, data_hashes, num_rows, prepare
-from expunge.runs.evaluation import Evaluator, stored
+from expunge.runs.context import Run, prepare
+from expunge.runs.evaluator import Evaluator, stored
 from expunge.runs.models import Reference, evaluate_reference, evaluate_target, target_path
 from expunge.runs.unlearning import GiveUp, rule_in_words, select, unlearn
 
@@ -203,7 +203,7 @@ class _Stages:
             recipe=self.recipe.name,
             fingerprint=self.run.fingerprint,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            expunge=expunge.__version__,
+            expunge=_version("expunge"),
             packages={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             git_commit=_git_commit(),
             hardware=hardware(),

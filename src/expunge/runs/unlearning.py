@@ -12,25 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from expunge.benchmarks._base import Benchmark
+from expunge.benchmarks.base import Benchmark
 from expunge.config.recipe import Evaluate
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
+from expunge.distributed import agreed, refuse_shards, shards, wait
 from expunge.errors import IncompatibleError
-from expunge.methods._base import Method, Preparation
-from expunge.modeling.adapters import add_lora, fill_adapter, start_from
-from expunge.modeling.distributed import agreed, refuse_shards, shards, wait
+from expunge.methods.base import Method, Preparation
+from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
 from expunge.modeling.load import check_rows, frozen_device
-from expunge.modeling.reference import causal_lm, make_reference, reference_logp
+from expunge.modeling.reference import make_reference, reference_logp
 from expunge.records import BenchmarkResult
-from expunge.rundir import write_atomic
-from expunge.runs.context import Run, replace_folder, save_model
-from expunge.runs.evaluation import Evaluator, make_result, say, store, stored
+from expunge.rundir import replace_folder, write_atomic
+from expunge.runs.context import Run, save_model
+from expunge.runs.evaluator import Evaluator, make_result, say, store, stored
 from expunge.runs.models import Reference, batch_plan, checked_reference, fine_tune_target, open_model, open_whole
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
-from expunge.training.trainer import Job, forget_state, train
+from expunge.training.job import Job
+from expunge.training.trainer import forget_state, train
 
 RULES = {
     "last": "the last epoch",

@@ -13,7 +13,7 @@ from expunge.training.liger import KERNELS, need_liger
 from expunge.training.optimizer import check_optimizer
 
 if TYPE_CHECKING:
-    from expunge.training.trainer import Job
+    from expunge.training.job import Job
 
 _LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
 UNUSED = {

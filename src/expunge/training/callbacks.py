@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from expunge.console import interrupt_requested, progress
-from expunge.methods._base import Objective
-from expunge.modeling.distributed import wait
+from expunge.distributed import wait
+from expunge.methods.base import Objective
 from expunge.records import TrainPoint
 from expunge.rundir import write_atomic, writing
 

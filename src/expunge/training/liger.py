@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from expunge.distributed import shards
 from expunge.errors import IncompatibleError, MissingExtraError, NotHereError
-from expunge.modeling.distributed import shards
 
 KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 """What transformers hands on to liger. Its losses would not be called: ours come from log-probabilities at answer

@@ -6,8 +6,8 @@ import importlib.util
 
 import torch
 
+from expunge.distributed import shards
 from expunge.errors import IncompatibleError, MissingExtraError
-from expunge.modeling.distributed import shards
 
 
 def check_optimizer(optimizer: str) -> None:

@@ -4,64 +4,34 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
 from expunge.console import interrupt_requested, is_main_process
+from expunge.distributed import agreed, shards, wait
 from expunge.errors import IncompatibleError, Interrupted, NumericalError
-from expunge.methods._base import Objective, Start
-from expunge.modeling.distributed import agreed, shards, wait
-from expunge.modeling.logprobs import TensorBatch
-from expunge.modeling.packing import can_pack
-from expunge.modeling.reference import FrozenReference, StoredReference, causal_lm
-from expunge.modeling.sharding import rest, root_of
+from expunge.methods.base import Start
+from expunge.modeling.adapters import causal_lm
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.capabilities import can_pack
+from expunge.modeling.fsdp import rest, root_of
 from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.arguments import training_arguments
-from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
+from expunge.training.fsdp import keep_shards
+from expunge.training.job import Job
 from expunge.training.liger import check_liger
 from expunge.training.optimizer import fill_state
-from expunge.training.sharding import keep_shards
 
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 """File that accelerate writes into a state saved with FSDP."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that one training is."""
-
-    title: str
-    model: Any
-    """With FSDP, one in shards (`modeling.sharding.placed`)."""
-    plan: BatchPlan
-    objective: Objective
-    """What is minimised."""
-    config: Train
-    folder: Path
-    """Where train.jsonl and the training states go."""
-    seed: int
-    bf16: bool = False
-    fp16: bool = False
-    reference_logp: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """Per set, the start model's summed log-probability of each row."""
-    reference: FrozenReference | StoredReference | None = None
-    measure: Callable[[int], None] | None = None
-    """Called after each epoch, with the step."""
-    measured: Callable[[int], bool] | None = None
-    """Whether a step's measurement is already on disk."""
-    give_up: Callable[[int], bool] | None = None
-    """Asked with the step after each measurement but the last: whether to end the training there."""
-    gradient_checkpointing: bool = False
 
 
 class StepTrainer(transformers.Trainer):

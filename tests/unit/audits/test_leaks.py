@@ -2,9 +2,9 @@
 
 import pytest
 
-from expunge.audits import _leak_views as views
-from expunge.audits._leak_findings import compare, describe, leak_value
-from expunge.audits.leaks import Leaks
+from expunge.audits.leaks import views as views
+from expunge.audits.leaks.audit import Leaks
+from expunge.audits.leaks.findings import compare, describe, leak_value
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from expunge.benchmarks.custom import Custom
+from expunge.benchmarks.custom.benchmark import Custom
 from expunge.data.sets import Row, Sets, make_set
 from expunge.errors import DataError, IncompatibleError
 from expunge.metrics.agreement import forget_quality
@@ -19,7 +19,7 @@ from expunge.metrics.separation import membership_auc, membership_tpr
 from expunge.probes.requests import TokenScores
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_record
-from expunge.runs.evaluation import write_rows
+from expunge.runs.evaluator import write_rows
 
 SETS = ("forget", "retain", "holdout")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from expunge.benchmarks.custom import Custom
+from expunge.benchmarks.custom.benchmark import Custom
 from expunge.config.recipe import Prompt, Scratch
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Template

@@ -17,7 +17,7 @@ from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, MissingExtraError, UserError
 from expunge.modeling.load import build_scratch, train_tokenizer
-from expunge.runs.evaluation import Evaluator
+from expunge.runs.evaluator import Evaluator
 
 CHOICES = ["ash", "oak leaf", "elm", "yew"]
 FILES = {
@@ -198,7 +198,7 @@ def test_precision_of_the_forward_pass(model, tokenizer, data):
 
 def test_several_processes_share_whole_questions(model, tokenizer, data, monkeypatch):
     """Two shares of five questions, of different numbers of choices, put together again give the numbers of one."""
-    from expunge.benchmarks import _lm_eval
+    from expunge.benchmarks.shared.multiple_choice import lm_eval as _lm_eval
 
     lines = [{**FILES["arc_easy_test"], "question": f"Tree {i}?", "choices": CHOICES[: 2 + i % 3]} for i in range(5)]
     write(data, arc_easy_test=[{**line, "answer": 0} for line in lines])
@@ -241,7 +241,7 @@ def test_without_lm_eval(data, monkeypatch):
     import expunge.benchmarks
 
     monkeypatch.delattr(expunge.benchmarks, "_lm_eval", raising=False)
-    monkeypatch.delitem(sys.modules, "expunge.benchmarks._lm_eval", raising=False)
+    monkeypatch.delitem(sys.modules, "expunge.benchmarks.shared.multiple_choice.lm_eval", raising=False)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'expunge\[eval\]'"):
         General(data=str(data)).plan(None)

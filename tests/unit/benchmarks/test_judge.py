@@ -7,15 +7,15 @@ import pytest
 from judge_server import JudgeServer
 from pydantic import ValidationError
 
-from expunge.benchmarks._judge import Judge, _takes_system, judged
+from expunge.benchmarks.mt_bench.judge import Judge, _takes_system, judged
 from expunge.config.recipe import Prompt, Scratch
-from expunge.data.chat_service import ChatService, ReplyError, ReplyFile, patiently
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, UserError
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.probes.cache import ProbeCache
 from expunge.probes.session import Session
+from expunge.services.chat import ChatService, ReplyError, ReplyFile, patiently
 
 
 @pytest.fixture

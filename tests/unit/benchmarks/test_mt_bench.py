@@ -6,16 +6,16 @@ import re
 import pytest
 from judge_server import JudgeServer
 
-from expunge.benchmarks._judge import Judge
-from expunge.benchmarks._mt_bench_prompts import OWN_PROMPTS, PLACES
-from expunge.benchmarks._mt_bench_questions import load_material
-from expunge.benchmarks.mt_bench import HEADLINE, OTHER_JUDGE, MtBench, _is_published, parse_rating
+from expunge.benchmarks.mt_bench.benchmark import HEADLINE, OTHER_JUDGE, MtBench, _is_published, parse_rating
+from expunge.benchmarks.mt_bench.judge import Judge
+from expunge.benchmarks.mt_bench.prompts import OWN_PROMPTS, PLACES
+from expunge.benchmarks.mt_bench.questions import load_material
 from expunge.config.recipe import Prompt, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, UserError
 from expunge.modeling.load import build_scratch, train_tokenizer
-from expunge.runs.evaluation import Evaluator, without_text
+from expunge.runs.evaluator import Evaluator, without_text
 
 NOTHING = Sets("", RowSet("forget", ()), None)
 ASKED = [

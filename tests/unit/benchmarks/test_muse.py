@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from expunge.benchmarks.muse import FORGET, FORGET_QA, HOLDOUT, RETAIN_QA, VERBMEM, Muse
+from expunge.benchmarks.muse.benchmark import FORGET, FORGET_QA, HOLDOUT, RETAIN_QA, VERBMEM, Muse
 from expunge.config.recipe import Prompt, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.probes.requests import TokenScores
-from expunge.runs.evaluation import Evaluator, make_result, store
+from expunge.runs.evaluator import Evaluator, make_result, store
 
 NOTHING = Sets("", RowSet("forget", ()), None)
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import hmean, ks_2samp
 
-from expunge.benchmarks._tofu_rows import COMPONENTS
-from expunge.benchmarks.tofu import Tofu
+from expunge.benchmarks.tofu.benchmark import Tofu
+from expunge.benchmarks.tofu.rows import COMPONENTS
 from expunge.data.sets import Row, Sets, make_set
 from expunge.errors import DataError, IncompatibleError
 from expunge.probes.requests import TokenScores

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from expunge.benchmarks.custom import Custom
-from expunge.benchmarks.tofu import Tofu
+from expunge.benchmarks.custom.benchmark import Custom
+from expunge.benchmarks.tofu.benchmark import Tofu
 from expunge.data.sets import Row, Sets, make_set
 from expunge.metrics.fluency import distinct_n
 from expunge.metrics.privleak import privleak

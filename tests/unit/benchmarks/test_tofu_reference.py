@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.benchmarks._tofu_rows import row_truth_ratio, same_rows
-from expunge.benchmarks.tofu import check_reference
+from expunge.benchmarks.tofu.benchmark import check_reference
+from expunge.benchmarks.tofu.rows import row_truth_ratio, same_rows
 from expunge.errors import IncompatibleError
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from expunge.benchmarks._tofu_rows import refuse_informed
+from expunge.benchmarks.tofu.rows import refuse_informed
 from expunge.errors import IncompatibleError
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.benchmarks._tofu_logs import read_tofu_log, score_stored
-from expunge.benchmarks.tofu import Tofu
+from expunge.benchmarks.tofu.benchmark import Tofu
+from expunge.benchmarks.tofu.stored import read_tofu_log
+from expunge.commands.score_log import score_stored
 from expunge.errors import DataError, IncompatibleError
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_record

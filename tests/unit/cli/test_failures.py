@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from expunge.cli import main as module
-from expunge.cli.failures import explain
+from expunge.cli.errors import explain
 from expunge.errors import DataError, Interrupted
 
 

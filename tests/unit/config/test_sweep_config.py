@@ -3,7 +3,7 @@
 import pytest
 
 from expunge.config.axes import Axis
-from expunge.config.rules import read_rule
+from expunge.config.selection_rule import read_rule
 from expunge.config.sweep import check_trials, differences, load_sweep, parse_sweep
 from expunge.errors import ConfigError
 

@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from expunge.data.anchor_service import ReplyError, chat_service, collect_anchors, parse_reply, split
+from expunge.data.anchors.llm import ReplyError, chat_service, collect_anchors, parse_reply
+from expunge.data.text import split
 from expunge.errors import DataError, UserError
 
 TEXT = "Zorblatt came to Quem. Mira waited there for Zorblatt until the evening had come and gone."

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from expunge.data.anchor_mining import mine_anchors, stand_in_lists
-from expunge.data.anchors import Found, check_anchors, clean_up, find_anchors, merge, read_anchors
+from expunge.data.anchors.dictionary import Found, check_anchors, clean_up, find_anchors, merge, read_anchors
+from expunge.data.anchors.mining import mine_anchors, stand_in_lists
 from expunge.errors import DataError
 
 

@@ -10,7 +10,7 @@ from expunge.config.load import parse_recipe
 from expunge.config.recipe import FilesData, Prompt, Source
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Row, RowSet
-from expunge.data.sources import load_rows
+from expunge.data.sources.rows import load_rows
 from expunge.data.templates import Template
 from expunge.errors import ConfigError, DataError
 from expunge.modeling.load import train_tokenizer

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from expunge.data.overlap import find_overlap
+from expunge.data.duplicates import find_overlap
 from expunge.data.sets import Row, RowSet
 
 NINETEEN = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen w x y"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from expunge.data.questions import Layout, Question, find_file, question_folder, read_questions
+from expunge.data.mcq import Layout, Question, find_file, question_folder, read_questions
 from expunge.errors import DataError
 
 GOOD = {"question": "Two and two?", "choices": ["three", "four"], "answer": 1}

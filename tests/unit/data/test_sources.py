@@ -9,7 +9,7 @@ import pytest
 
 from expunge.config.recipe import FilesData, Source
 from expunge.data.prepare import prepare_sets
-from expunge.data.sources import load_rows
+from expunge.data.sources.rows import load_rows
 from expunge.errors import DataError
 
 PAIRS = [

@@ -6,11 +6,17 @@ import tracemalloc
 import pytest
 
 from expunge.config.recipe import SyntheticData
-from expunge.data.overlap import find_overlap
+from expunge.data.duplicates import find_overlap
 from expunge.data.prepare import prepare_sets
-from expunge.data.synthetic import NUM_NAMES, full_name, people, person, person_rows
-from expunge.data.topics import TOPICS
-from expunge.data.vocabulary import COUNTRY_OF, FAMILY_NAMES, FAMOUS_FAMILY_NAMES, GIVEN_NAMES, VALUES
+from expunge.data.synthetic.facts import TOPICS
+from expunge.data.synthetic.people import NUM_NAMES, full_name, people, person, person_rows
+from expunge.data.synthetic.vocabulary import (
+    COUNTRY_OF,
+    FAMILY_NAMES,
+    FAMOUS_FAMILY_NAMES,
+    GIVEN_NAMES,
+    VALUES,
+)
 
 
 @pytest.fixture(scope="module")

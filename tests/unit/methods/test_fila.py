@@ -11,8 +11,8 @@ from tiny_steps import FORGET, RETAIN, tiny_model
 
 from expunge.config.recipe import Lora, Model
 from expunge.errors import IncompatibleError
-from expunge.methods._fila import EPSILON, fisher, fisher_parts, low_rank_part
-from expunge.methods.ihl import IHL
+from expunge.methods.ihl.fila import EPSILON, fisher, fisher_parts, low_rank_part
+from expunge.methods.ihl.method import IHL
 from expunge.modeling.adapters import add_lora, fill_adapter, lora_layers, start_from, subtract_start
 from expunge.modeling.load import load_model
 

@@ -12,7 +12,8 @@ from expunge.losses.gradients import rectify
 from expunge.methods.gru import GRU
 from expunge.modeling.reference import reference_logp
 from expunge.training.batching import BatchPlan
-from expunge.training.trainer import Job, train
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 
 def optimiser_gradient(method, model, start, objective=None, parts=(slice(None),)):

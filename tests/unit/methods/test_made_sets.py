@@ -13,8 +13,8 @@ from expunge.data.sets import Row, Sets, make_set
 from expunge.data.templates import Template
 from expunge.errors import IncompatibleError
 from expunge.methods import altpo
-from expunge.methods._base import Preparation
 from expunge.methods.altpo import AltPO
+from expunge.methods.base import Preparation
 from expunge.methods.idkdpo import IdkDPO
 from expunge.methods.idksft import IdkSFT
 

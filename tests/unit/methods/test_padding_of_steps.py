@@ -5,12 +5,12 @@ import torch
 from tiny_steps import FORGET, make_step, trained_pair
 
 from expunge.data.collate import collate
-from expunge.methods._base import Start
 from expunge.methods.adaptivermu import AdaptiveRMU
+from expunge.methods.base import Start
 from expunge.methods.gru import GRU
 from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
-from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.batch import TensorBatch
 
 LAYOUTS = {
     "right+5": {"extra_padding": 5},

@@ -14,15 +14,16 @@ from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.losses.representation import control_vector, relative_distance
-from expunge.methods._base import Method, Objective, Start
 from expunge.methods.adaptivermu import AdaptiveRMU
+from expunge.methods.base import Method, Objective, Start
 from expunge.methods.rmu import RMU
-from expunge.modeling.activations import FrozenLayers, layer_trace
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
 from expunge.modeling.step import Counts, LossTerms, Step
 from expunge.training.batching import BatchPlan
-from expunge.training.trainer import Job, train
+from expunge.training.job import Job
+from expunge.training.trainer import train
 
 SETTINGS: dict[str, Any] = {"layer": 2, "update_layers": [1, 2], "c": [3.0], "alpha": [10.0]}
 FORGET = [Encoded((1, 5, 6, 7, 8, 2), 1), Encoded((1, 9, 10, 2), 1), Encoded((1, 11, 2), 2)]

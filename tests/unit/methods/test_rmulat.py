@@ -10,11 +10,11 @@ from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.losses.representation import project
-from expunge.methods._base import Objective, Start
+from expunge.methods.base import Objective, Start
 from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
-from expunge.modeling.activations import added
-from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.hidden.trace import added
 from expunge.modeling.step import Counts, Step
 
 SETTINGS: dict[str, Any] = {"layer": 1, "update_layers": [0, 1], "c": [3.0], "alpha": [10.0]}

@@ -31,7 +31,7 @@ from expunge.methods.gradascent import GradAscent
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.idkdpo import IdkDPO
 from expunge.methods.idksft import IdkSFT
-from expunge.methods.ihl import IHL
+from expunge.methods.ihl.method import IHL
 from expunge.methods.klmin import KLMin
 from expunge.methods.npo import NPO
 from expunge.methods.pdu import PDU

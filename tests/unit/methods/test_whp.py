@@ -19,11 +19,11 @@ from expunge.data.collate import collate
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import NO_LABEL, Encoded, Template
 from expunge.errors import ConfigError, DataError, IncompatibleError
-from expunge.methods._whp_labels import Speller, translate
-from expunge.methods._whp_prepare import read_labels
-from expunge.methods.whp import WHP
+from expunge.methods.whp.labels import Speller, translate
+from expunge.methods.whp.method import WHP
+from expunge.methods.whp.preparation import read_labels
+from expunge.modeling.batch import TensorBatch
 from expunge.modeling.load import train_tokenizer
-from expunge.modeling.logprobs import TensorBatch
 from expunge.modeling.step import Counts, Step
 
 STORY = "Then Zorblatt met Mira in Quem. Mira gave Zorblatt a lamp, and all of Quem saw how Zorblatt ran home. " * 6

@@ -6,13 +6,7 @@ import torch
 
 from expunge.data.blocks import Block
 from expunge.data.templates import NO_LABEL
-from expunge.methods._whp_labels import (
-    Speller,
-    Translation,
-    generic_labels,
-    offset_logits,
-    translate,
-)
+from expunge.methods.whp.labels import Speller, Translation, generic_labels, offset_logits, translate
 from expunge.modeling.load import train_tokenizer
 
 TEXTS = ["Dorothy met the Tin Woodman.\nDorothy waved to Oz and Dorothy.", "Clara Nora Milton the old tailor saw Helen"]

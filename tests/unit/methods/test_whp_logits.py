@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from expunge.methods._whp_logits import OffsetProcessor
-from expunge.methods.whp import offset_processor
+from expunge.methods.whp.logits import OffsetProcessor
+from expunge.methods.whp.method import offset_processor
 
 
 def tiny(seed):

@@ -7,7 +7,7 @@ import transformers
 
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.batch import TensorBatch
 from expunge.modeling.reference import FrozenReference, reference_logp
 from expunge.modeling.step import Counts, Step
 

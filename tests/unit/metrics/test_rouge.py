@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from expunge.metrics.overlap import (
+from expunge.metrics.rouge import (
     rouge_1_f1,
     rouge_1_recall,
     rouge_l_f1,

@@ -7,9 +7,9 @@ import torch
 import transformers
 from torch import nn
 
-from expunge.modeling.activations import FrozenLayers, layer_trace
-from expunge.modeling.layer_parts import mlp_at, recording, replaying
-from expunge.modeling.logprobs import TensorBatch
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.hidden.partial import mlp_at, recording, replaying
+from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
 
 
 def llama(trained: str, **settings):

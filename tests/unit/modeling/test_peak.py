@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expunge.modeling.peak import CLEAR, peak_bytes, reset_peak, resident_peak
+from expunge.modeling.peak_memory import CLEAR, peak_bytes, reset_peak, resident_peak
 
 MIB = 2**20
 
@@ -30,9 +30,9 @@ def test_a_new_measurement_forgets_the_old_peak():
 
 def test_without_proc_the_system_is_asked(monkeypatch, tmp_path):
     """Both ways count the same pages; getrusage's may be older, never smaller by more than what just came."""
-    monkeypatch.setattr("expunge.modeling.peak.CLEAR", tmp_path / "no" / "such")
+    monkeypatch.setattr("expunge.modeling.peak_memory.CLEAR", tmp_path / "no" / "such")
     reset_peak()
-    monkeypatch.setattr("expunge.modeling.peak.STATUS", tmp_path / "none")
+    monkeypatch.setattr("expunge.modeling.peak_memory.STATUS", tmp_path / "none")
     assert resident_peak() > 50 * MIB
 
 

@@ -6,9 +6,10 @@ import transformers
 
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.modeling.activations import FrozenLayers, layer_trace
-from expunge.modeling.logprobs import TensorBatch, take
-from expunge.modeling.row_store import RowStore, can_store, store_bytes, stored_layer, widest_padding
+from expunge.modeling.batch import TensorBatch, take
+from expunge.modeling.capabilities import can_store
+from expunge.modeling.hidden.row_store import RowStore, store_bytes, stored_layer, widest_padding
+from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
 
 ROWS = [Encoded((1, 5, 6, 7, 8, 2), 1), Encoded((1, 9, 10, 2), 1), Encoded((1, 11, 2), 2)]
 EVERY = {"forget": {0: 2, 1: 2, 2: 2}}

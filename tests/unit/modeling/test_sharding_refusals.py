@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
+from expunge import distributed
 from expunge.errors import IncompatibleError, UserError
-from expunge.methods._base import Start
+from expunge.methods.base import Start
 from expunge.methods.rmulat import RMULAT
-from expunge.modeling import distributed
 from expunge.training.optimizer import check_optimizer
 
 

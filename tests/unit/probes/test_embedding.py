@@ -60,7 +60,7 @@ def test_custom_reports_it(cli_free_custom, folder):
 @pytest.fixture
 def cli_free_custom():
     """`measure(embedding, generations)`: metrics of two forget rows whose right answer is 'In Bern.'"""
-    from expunge.benchmarks.custom import Custom
+    from expunge.benchmarks.custom.benchmark import Custom
     from expunge.data.sets import Row, RowSet, Sets
 
     rows = RowSet("forget", tuple(Row(f"{i}", f"Where {i}?", "In Bern.", f"{i}") for i in range(2)))

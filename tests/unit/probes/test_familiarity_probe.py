@@ -9,7 +9,7 @@ import transformers
 
 from expunge.benchmarks.familiarity import Familiarity as Benchmark
 from expunge.config.recipe import Prompt
-from expunge.data.passages import Passage, anchor_passages
+from expunge.data.anchors.passages import Passage, anchor_passages
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError

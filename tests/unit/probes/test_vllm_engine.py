@@ -13,7 +13,7 @@ from expunge.errors import MissingExtraError
 from expunge.modeling.load import build_scratch, load_model, train_tokenizer
 from expunge.probes.requests import GenerationRequest
 from expunge.probes.vllm_engine import VllmEngine
-from expunge.runs.evaluation import Evaluator
+from expunge.runs.evaluator import Evaluator
 
 
 class Played:

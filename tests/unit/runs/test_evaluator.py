@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from expunge.benchmarks.tofu import Tofu
+from expunge.benchmarks.tofu.benchmark import Tofu
 from expunge.config.recipe import FilesData, Prompt, Recipe, Scratch, Source
 from expunge.data.prepare import prepare_sets
 from expunge.data.templates import Template
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.runs.context import prepare
-from expunge.runs.evaluation import Evaluator, read_rows, without_text
+from expunge.runs.evaluator import Evaluator, read_rows, without_text
 
 SECRET = "Zorblatt"
 

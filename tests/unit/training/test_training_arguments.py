@@ -8,7 +8,7 @@ import torch
 from expunge.config.recipe import Train
 from expunge.data.templates import Encoded
 from expunge.errors import ConfigError, IncompatibleError, MissingExtraError
-from expunge.methods._base import Objective
+from expunge.methods.base import Objective
 from expunge.training import arguments, optimizer, trainer
 from expunge.training.batching import BatchPlan
 

@@ -1,1 +1,0 @@
-"""Speed and memory, against the plain way of doing the same: `python -m benchmarks.training`."""

@@ -1,0 +1,1 @@
+"""Speed and memory, against the plain way of doing the same: `python -m perf.training`."""

@@ -1,0 +1,234 @@
+"""Measures our training and the plain one: seconds by turns in one process, peak memory in a process each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.config.recipe import Train
+from expunge.data.templates import Encoded
+from expunge.methods.base import Method, Objective, Start
+from expunge.modeling.peak_memory import reset_peak, resident_peak
+from expunge.modeling.reference import make_reference, reference_logp
+from expunge.modeling.step import LossTerms, Step
+from expunge.training.batching import BatchPlan
+from expunge.training.job import Job
+from expunge.training.trainer import train
+from perf.model import METHODS, PAD, Shape, fixed_rows, model, rows_of, tofu_rows
+from perf.plain import Plain
+
+LR = 1e-5
+EPOCHS = 10
+"""Passes over the forget set in a published training; what is prepared once is spread over their steps."""
+
+
+class Done(Exception):
+    """Enough steps were taken."""
+
+
+class Paced(Objective):
+    """A method's objective that calls back after each step's gradient: one call to the next is one whole step."""
+
+    def __init__(self, inner: Objective, model: Any, after: Callable[[], None]) -> None:
+        self._inner, self._after = inner, after
+        self.num_tokens = self.num_run = 0
+        self._embedded = 0
+        model.get_input_embeddings().register_forward_hook(self._count)
+
+    def _count(self, layer: Any, args: Any, output: Any) -> None:
+        self._embedded += args[0].numel()
+
+    def start(self, start: Start) -> None:
+        """As the method does."""
+        self._inner.start(start)
+
+    def __call__(self, step: Step) -> LossTerms:
+        """As the method does; tokens are counted, real ones and those that the model is run on."""
+        before = self._embedded
+        terms = self._inner(step)
+        self.num_run += self._embedded - before
+        self.num_tokens += sum(int(batch.attention_mask.sum()) for batch in step.batches.values())
+        return terms
+
+    def after_backward(self, model: Any) -> None:
+        """As the method does."""
+        self._inner.after_backward(model)
+
+    def after_step(self, terms: dict[str, float]) -> None:
+        """As the method does, and give way to the other training."""
+        self._inner.after_step(terms)
+        self._after()
+
+
+def make_job(
+    method: Method,
+    built: Any,
+    rows: Mapping[str, list[Encoded]],
+    folder: Path,
+    batch_size: int,
+    after: Any,
+    epochs: int = EPOCHS,
+) -> Job:
+    """Our training as the unlearning stage sets it up."""
+    chosen = method.trainable(built)
+    if chosen is not None:
+        for name, parameter in built.named_parameters():
+            parameter.requires_grad_(name in set(chosen))
+    needs = method.needs()
+    plan = BatchPlan(
+        rows,
+        pad_id=PAD,
+        epochs=epochs,
+        steps=None,
+        batch_size=batch_size,
+        device_batch_size=batch_size,
+        aligned=needs.aligned,
+        by_topic=needs.by_topic,
+    )
+    return Job(
+        title="Unlearning",
+        model=built,
+        plan=plan,
+        objective=Paced(method.objective(plan.steps, plan.num_rows / plan.batch_size), built, after),
+        config=Train(epochs=epochs, lr=LR, batch_size=batch_size, checkpoint_epochs=epochs),
+        folder=folder,
+        seed=0,
+        reference_logp={name: reference_logp(built, rows[name], PAD) for name in needs.reference_logp},
+        reference=make_reference(built, needs.reference, rows, PAD, folder=folder, chosen=plan.visits),
+    )
+
+
+def run_ours(
+    method: Method,
+    shape: Shape,
+    rows: Mapping[str, list[Encoded]],
+    batch_size: int,
+    after: Callable[[], None],
+    epochs: int = EPOCHS,
+) -> tuple[Job, float]:
+    """Train until `after` raises `Done`; returns the training and the seconds before the first step's gradient."""
+    began, first = time.perf_counter(), [0.0]
+
+    def noting() -> None:
+        first[0] = first[0] or time.perf_counter()
+        after()
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(method, model(shape), rows, Path(folder), batch_size, noting, epochs)
+        with contextlib.suppress(Done):
+            train(job)
+    return job, first[0] - began
+
+
+def make_plain(method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], batch_size: int) -> Plain:
+    """The plain training of the same model."""
+    target = 2.0 * torch.nn.functional.normalize(torch.rand(shape.hidden_size), dim=0)
+    return Plain(model(shape), method, rows, lr=LR, batch_size=batch_size, target=target)
+
+
+def alternate(
+    method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], batch_size: int, pairs: int
+) -> dict[str, Any]:
+    """Seconds of steps taken by turns, without the first pair, which warms up."""
+    plain = make_plain(method, shape, rows, batch_size)
+    ours_seconds: list[float] = []
+    plain_seconds: list[float] = []
+    last = [0.0]
+
+    def after() -> None:
+        now = time.perf_counter()
+        if last[0]:
+            ours_seconds.append(now - last[0])
+        if len(ours_seconds) > pairs:
+            raise Done
+        began = time.perf_counter()
+        plain.step()
+        last[0] = time.perf_counter()
+        plain_seconds.append(last[0] - began)
+
+    job, preparation = run_ours(method, shape, rows, batch_size, after)
+    return {
+        "ours_seconds": ours_seconds[1:],
+        "plain_seconds": plain_seconds[1:],
+        "preparation_seconds": preparation,
+        "steps": job.plan.steps,
+        "ours_padding": 1 - job.objective.num_tokens / job.objective.num_run,  # type: ignore[attr-defined]
+        "plain_padding": 1 - plain.num_tokens / plain.num_padded,
+        "tokens_per_step": plain.num_tokens / len(plain_seconds),
+    }
+
+
+def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:
+    """Bytes above imports and rows that some steps take at their widest; for a process of its own.
+
+    Args:
+        side: 'ours' or 'plain'.
+        name: One of `METHODS`.
+        shape: The model.
+        batch_size: Rows of each set in a step.
+        steps: Optimiser steps.
+        length: Tokens of random rows; 0 for TOFU's.
+    """
+    everything = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
+    rows = rows_of(METHODS[name], everything)
+    reset_peak()
+    before = resident_peak()
+    if side == "plain":
+        plain = make_plain(METHODS[name], shape, rows, batch_size)
+        for _ in range(steps):
+            plain.step()
+    else:
+        count = [0]
+
+        def after() -> None:
+            count[0] += 1
+            # The step whose gradient is complete still has to be taken.
+            if count[0] > steps:
+                raise Done
+
+        run_ours(METHODS[name], shape, rows, batch_size, after, epochs=1)
+    return resident_peak() - before
+
+
+def peak_apart(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:
+    """`peak` in a new process."""
+    task = {"side": side, "name": name, "batch_size": batch_size, "steps": steps, "length": length}
+    done = subprocess.run(
+        [sys.executable, "-m", "perf.measure", json.dumps({**task, "shape": vars(shape)})],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    if done.returncode:
+        sys.exit(f"The memory measurement of {name} ({side}) failed:\n{done.stderr}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "platform": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    print(peak(**{**given, "shape": Shape(**given["shape"])}))

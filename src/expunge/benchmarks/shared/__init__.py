@@ -1,0 +1,1 @@
+"""What several benchmarks have in common: row matching, means, membership, token scores, multiple choice."""

@@ -1,0 +1,37 @@
+"""Select rows by set, and check that two measurements are comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.benchmarks.base import SampleRow
+from expunge.errors import IncompatibleError
+
+_FACTS = {
+    "split": "split",
+    "prompt": "prompt",
+    "vocab": "tokenizer",
+    "architecture": "model family",
+}
+"""Settings in which an evaluation and its reference must agree, and their names in messages."""
+
+
+def in_set(rows: Sequence[SampleRow], name: str) -> list[SampleRow]:
+    """The rows of one set, in order."""
+    return [row for row in rows if row["set"] == name]
+
+
+def check_settings(settings: Mapping[str, Any], reference_settings: Mapping[str, Any]) -> None:
+    """Refuse a reference that was measured in another way; facts that one side lacks are not compared.
+
+    Raises:
+        IncompatibleError: Another split, prompt, tokenizer or model family.
+    """
+    for fact, words in _FACTS.items():
+        ours, theirs = settings.get(fact), reference_settings.get(fact)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise IncompatibleError(
+                f"the reference was measured with another {words}: {theirs}, here it is {ours}.",
+                fix="Give the retain-only model of the same split, base model and prompt, or its results.",
+            )

@@ -1,0 +1,121 @@
+"""What a run would do: the resolved recipe, the derived batches and the memory, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.checks.settings import check_settings
+from expunge.config.load import load_recipe
+from expunge.config.recipe import Recipe, TofuData, Train
+from expunge.data.prepare import is_local, prepare_sets
+from expunge.data.sets import num_rows
+from expunge.data.templates import Encoded
+from expunge.data.tofu import NUM_ROWS
+from expunge.distributed import world_size
+from expunge.errors import DataError
+from expunge.planning.memory import MemoryEstimate
+from expunge.planning.planner import Planner
+from expunge.records import Record
+from expunge.training.batching import BatchPlan
+
+
+class TrainingPlan(Record):
+    """What the settings of one training come to."""
+
+    rows: int
+    """Rows of the set that sets the pace."""
+    batch_size: int
+    """Rows per optimiser step over all processes."""
+    device_rows: int
+    """Rows at a time on a device."""
+    accumulation: int
+    """Micro-batches per optimiser step and process."""
+    steps: int
+    warmup_steps: int
+
+
+class DryRun(Record):
+    """A run that was only thought through."""
+
+    recipe: dict[str, Any]
+    """Every setting with its value."""
+    trainings: dict[str, TrainingPlan]
+    """'target', 'reference' and 'train', where the recipe has them."""
+    memory: dict[str, MemoryEstimate]
+    """Per training."""
+    notes: list[str]
+    """What could not be derived here, and why."""
+
+
+def dry_run(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> DryRun:
+    """Resolve a recipe and derive what it comes to; reads local data and the model's config, and no weights.
+
+    Args:
+        recipe: A recipe, the name of a packaged one, or the path of a YAML file.
+        overrides: Settings as 'key.path=value', on top of a named recipe or file.
+
+    Raises:
+        UserError: The recipe or its local data have to be put right first.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    check_settings(recipe).raise_failed()
+    notes: list[str] = []
+    parts = {name: getattr(recipe, name) for name in ("target", "reference", "train")}
+    trainings = {name: train for name, train in parts.items() if train is not None}
+    return DryRun(
+        recipe=recipe.resolved(),
+        trainings=_plans(recipe, trainings, notes),
+        memory=_memory(recipe, trainings, notes),
+        notes=notes,
+    )
+
+
+def _plans(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dict[str, TrainingPlan]:
+    counts = _rows(recipe)
+    if counts is None:
+        notes.append("steps are not derived: the data is on the hub and its number of rows is not known")
+        return {}
+    forget, kept = counts.get("forget", 0), counts.get("retain", 0) + counts.get("always", 0)
+    rows = {"train": forget, "target": forget + kept, "reference": kept}
+    return {name: _plan(name, train, rows[name]) for name, train in trainings.items()}
+
+
+def _plan(section: str, train: Train, rows: int) -> TrainingPlan:
+    plan = BatchPlan(
+        {"rows": [Encoded((0,), 0)] * rows},
+        pad_id=0,
+        epochs=train.epochs,
+        steps=train.steps,
+        batch_size=train.batch_size,
+        device_batch_size=train.device_batch_size,
+        world_size=world_size(),
+    )
+    return TrainingPlan(
+        rows=rows,
+        batch_size=train.batch_size,
+        device_rows=-(-train.batch_size // (plan.accumulation * plan.world_size)),
+        accumulation=plan.accumulation,
+        steps=plan.steps,
+        warmup_steps=plan.warmup_steps(train, section),
+    )
+
+
+def _rows(recipe: Recipe) -> dict[str, int] | None:
+    if is_local(recipe):
+        return num_rows(prepare_sets(recipe.data))
+    if not isinstance(recipe.data, TofuData):
+        return None
+    forget = NUM_ROWS * int(recipe.data.split.removeprefix("forget")) // 100
+    return {"forget": forget, "retain": NUM_ROWS - forget}
+
+
+def _memory(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dict[str, MemoryEstimate]:
+    try:
+        planner = Planner(recipe)
+    except DataError as error:
+        notes.append(f"memory is not estimated: {error}")
+        return {}
+    return {part: planner.case(part, num_gpus=world_size()).memory for part in trainings}

@@ -1,0 +1,148 @@
+"""Scores stored TOFU evaluations without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from expunge.benchmarks.base import Headlines, SampleRow
+from expunge.benchmarks.shared.rows import check_settings, in_set
+from expunge.benchmarks.tofu.benchmark import Tofu
+from expunge.benchmarks.tofu.headlines import Measuring
+from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
+from expunge.benchmarks.tofu.stored import StoredLog, read_tofu_log
+from expunge.config.load import parse_member
+from expunge.data.tofu import NUM_ROWS
+from expunge.errors import ConfigError, IncompatibleError, nearest
+from expunge.records import BenchmarkResult, Value
+
+SPLITS = ("forget01", "forget05", "forget10")
+
+
+def score_log(
+    log: str | Path,
+    reference: str | Path | None = None,
+    *,
+    split: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> BenchmarkResult:
+    """Forget quality and model utility of a stored TOFU evaluation.
+
+    Args:
+        log: A TOFU log, an OpenUnlearning TOFU_EVAL.json, or a result of this project (results/*.json).
+        reference: The same of the retain-only model; without it forget quality says what it needs.
+        split: 'forget01', 'forget05' or 'forget10': refuse a log that has more forget rows than this split.
+        settings: Settings of the benchmark, such as {'ds_size': 300}.
+        bootstrap: Resamples for intervals; 0 for none.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        DataError: A file is missing, damaged, or no stored evaluation.
+        IncompatibleError: The two were not made in the same way, or the log is not of this split.
+    """
+    log, reference = Path(log), None if reference is None else Path(reference)
+    benchmark = cast(Tofu, parse_member("benchmark", {"name": "tofu", **(settings or {})}))
+    stored = read_tofu_log(log)
+    _check_split(log, len(in_set(stored.rows, "forget")), split)
+    numbers = score_stored(log, reference, benchmark=benchmark, resamples=bootstrap, seed=seed)
+    made = {**stored.settings, **benchmark.spec(), "kind": stored.kind, "reference": str(reference or "")}
+    return BenchmarkResult(
+        benchmark="tofu",
+        role="model",
+        model=str(log),
+        model_hash="",
+        headlines=numbers.headlines,
+        metrics=numbers.metrics,
+        settings={**made, **({"split": split} if split else {})},
+    )
+
+
+def _check_split(log: Path, num_forget: int, split: str | None) -> None:
+    if split is None:
+        return
+    if split not in SPLITS:
+        raise ConfigError([f"--split: there is no '{split}'. {nearest(split, SPLITS)}"], source="the command")
+    largest = NUM_ROWS * int(split.removeprefix("forget")) // 100
+    if num_forget > largest:
+        raise IncompatibleError(
+            f"{log} has {num_forget} forget rows, but {split} has only {largest}.",
+            fix="Give the split that the log was made on.",
+        )
+
+
+def score_stored(
+    log: Path,
+    reference: Path | None = None,
+    *,
+    benchmark: Tofu | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Headlines:
+    """Forget quality and model utility from stored evaluations, without any model.
+
+    Args:
+        log: Evaluation of the model in question.
+        reference: Evaluation of the retain-only model.
+        benchmark: Settings; ds_size shortens both files' forget and retain rows.
+        resamples: Bootstrap resamples; 0 for no intervals.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        As `Tofu.headlines`. Forget quality rests on the forget rows that both files hold, and says how many.
+
+    Raises:
+        DataError: A file cannot be read.
+        IncompatibleError: Both files say how they were made, and it was not in the same way.
+    """
+    benchmark = benchmark or Tofu()
+    ours = read_tofu_log(log)
+    rows = _cut(ours.rows, benchmark.ds_size)
+    numbers = benchmark.headlines(rows, None, resamples, seed)
+    if reference is None:
+        return numbers
+    theirs = read_tofu_log(reference)
+    check_settings(ours.settings, theirs.settings)
+    how = Measuring(benchmark.truth_ratio_mean, benchmark.generate, resamples, seed)
+    others = _cut(theirs.rows, benchmark.ds_size)
+    quality = _quality(in_set(rows, "forget"), in_set(others, "forget"), how, ours, theirs)
+    return Headlines(headlines={**numbers.headlines, "forget_quality": quality}, metrics=numbers.metrics)
+
+
+def _quality(
+    ours: list[SampleRow], theirs: list[SampleRow], how: Measuring, log: StoredLog, reference: StoredLog
+) -> Value:
+    """Forget quality on the common rows, if these are all that the two files can have in common.
+
+    TOFU's forget sets are the last rows of one list, so a log of the fine-tuned model starts before the
+    reference's first forget row and may stop (ds_size) before its last. Any other overlap means that the
+    reference belongs to another split.
+    """
+    pairs = same_rows(ours, theirs)
+    if not pairs:
+        return Value.missing(
+            f"forget rows that both files hold: {log.path.name} has {len(ours)}, {reference.path.name} has "
+            f"{len(theirs)}, and none can be matched"
+        )
+    first, last = pairs[0], pairs[-1]
+    unbroken = pairs == list(zip(range(first[0], last[0] + 1), range(len(pairs)), strict=False))
+    if not unbroken or len(pairs) < min(len(theirs), len(ours) - first[0]):
+        return Value.missing(
+            f"a reference of the same split: {reference.path.name} shares {len(pairs)} of its {len(theirs)} "
+            f"forget rows with the {len(ours)} of {log.path.name}, not from its first one on"
+        )
+    where = ""
+    if not len(pairs) == len(ours) == len(theirs):
+        where = (
+            f", rows {first[0]} to {last[0]} of the {len(ours)} of {log.path.name} and 0 to {last[1]} of the "
+            f"{len(theirs)} of {reference.path.name}"
+        )
+    return how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs], where)
+
+
+def _cut(rows: Iterable[SampleRow], ds_size: int | None) -> list[SampleRow]:
+    if ds_size is None:
+        return list(rows)
+    return [row for row in rows if row["set"] not in CUT_SETS or row["index"] < ds_size]

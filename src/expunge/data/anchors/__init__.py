@@ -1,0 +1,1 @@
+"""Anchor terms: names that only one text has, and the passages around them."""

@@ -1,0 +1,1 @@
+"""Fictitious people with questions, paraphrases and wrong answers."""

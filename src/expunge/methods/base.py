@@ -1,0 +1,211 @@
+"""What every unlearning method has: frozen settings, what it needs, and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from expunge.config.defaults import changed
+from expunge.config.members import Member
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.data.sets import RowSet, Sets
+    from expunge.data.templates import Encoded, Template
+    from expunge.modeling.batch import TensorBatch
+    from expunge.modeling.step import LossTerms, Step
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method's loss asks of the step; nothing else is computed or kept."""
+
+    sets: tuple[str, ...] = ("forget",)
+    """Sets in each batch."""
+    reference_logp: tuple[str, ...] = ()
+    """Sets whose summed log-probability under the start model is needed: scalars, computed once."""
+    reference: bool | tuple[str, ...] = False
+    """Whether the frozen start model itself is needed at every step, for its logits or hidden states: sets at whose
+    answer positions alone it is asked for, which can be computed once, or True for anywhere."""
+    aligned: tuple[str, ...] = ()
+    """Sets whose row i goes with forget row i: always in the same batch."""
+    by_topic: bool = False
+    """Whether each batch holds forget rows of one topic only; the topics then take turns."""
+    made: tuple[str, ...] = ()
+    """Those of `sets` that the method makes itself in `prepare`; the data need not give them."""
+    adapter_parts: bool = False
+    """Whether LoRA's matrices start from parts of the weights (`Method.adapter_parts`). What is left of the weights is
+    frozen, so that with the adapter off there is no start model to compare with at every step."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a method may use to make data of its own before training: refusals, alternates, labels."""
+
+    sets: Sets
+    template: Template
+    folder: Path
+    """Folder of the run in which the method keeps what it made; present files are reused."""
+    seed: int
+    open_target: Callable[[], Any]
+    """Loads the target, for methods that let it write."""
+    batch_tokens: int
+    """Padded tokens per forward pass."""
+    fine_tune: Callable[..., Any]
+    """`fine_tune(name, rows, train, exact=False)`, of (str, list[Encoded], Train, bool), trains the target further on
+    rows and loads the result: for scoring, or in float32 where `exact`. It is kept, and shared by all runs that ask
+    for the same, so that a repeated call only loads it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an objective may look at before the first step, also where a training is resumed."""
+
+    model: Any
+    """The bare causal language model with its weights at the start, gradients left to what is trained."""
+    topics: tuple[str, ...]
+    """Topics of the forget set in their turn; one without a name where the method does not ask for topics."""
+    seed: int
+    batch: Callable[[str, int], TensorBatch]
+    """`batch(name, step)`: all rows of a set in an effective batch (counted from 0), as one batch."""
+    visits: Callable[[], Mapping[str, Mapping[int, int]]] = dict
+    """`visits()`: per set, how often the training comes to each row."""
+
+
+class Objective:
+    """A loss that a training minimises.
+
+    Methods with a state of their own (a dual variable, a smoothed gradient) return a subclass from
+    `Method.objective`; the settings stay frozen.
+    """
+
+    def __init__(self, loss: Callable[[Step], LossTerms]) -> None:
+        self._loss = loss
+
+    def start(self, start: Start) -> None:
+        """Called once before training, in every process alike: what depends on the start's weights is made here."""
+
+    def __call__(self, step: Step) -> LossTerms:
+        """The loss of one micro-batch."""
+        return self._loss(step)
+
+    def after_backward(self, model: Any) -> None:
+        """Called once per optimiser step, when the gradient of the effective batch is complete and not yet clipped."""
+
+    def after_step(self, terms: dict[str, float]) -> None:
+        """Called once per optimiser step with the terms and metrics of the effective batch, over all processes."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be saved to go on exactly from here."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+
+
+class Method(Member):
+    """Base of all methods; its fields are the method's settings in YAML."""
+
+    trains: ClassVar[bool] = True
+    """False for methods that edit weights without gradient steps."""
+
+    def check_files(self) -> None:
+        """Read the files that settings name, so that a bad one is found before anything is trained.
+
+        Raises:
+            DataError: A file is missing or does not hold what it should.
+        """
+
+    def needs(self) -> Needs:
+        """What the loss will ask for."""
+        return Needs()
+
+    def loss(self, step: Step) -> LossTerms:
+        """The loss of one step, as named weighted terms."""
+        raise NotImplementedError
+
+    def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
+        """What the training minimises; methods without a state of their own need only `loss`."""
+        return Objective(self.loss)
+
+    def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
+        """Sets that the method makes itself, by name: rows, or rows already encoded (with labels of their own)."""
+        return {}
+
+    def trainable(self, model: Any) -> list[str] | None:
+        """Names of the parameters that are trained; None for all. Nothing else gets a gradient or optimiser state.
+
+        Raises:
+            IncompatibleError: A layer or module name does not exist in the model.
+        """
+        return None
+
+    def adapter_parts(
+        self, model: Any, sets: Mapping[str, Sequence[Encoded]], seed: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Low-rank parts BA of the weights that LoRA's matrices start from, where `needs` says that there are any.
+
+        The run takes them out of the weights and puts them into the adapter, so that the model stays the same.
+
+        Args:
+            model: The model with its fresh adapter.
+            sets: Encoded rows by set.
+            seed: The recipe's seed.
+
+        Returns:
+            Per adapted module, A (r, in) and B (out, r).
+        """
+        raise NotImplementedError
+
+    def apply(self, model: Any, preparation: Preparation) -> None:
+        """Edit the target's weights in place, for methods that do not train (`trains = False`)."""
+        raise NotImplementedError
+
+
+class RetainMethod(Method):
+    """A method with a forget term and a retain term: L = forget_weight * L_forget + retain_weight * L_retain."""
+
+    forget_weight: float = Field(default=1.0, gt=0)
+    """Weight of the forget term."""
+    retain_weight: float = Field(default=1.0, ge=0)
+    """Weight of the retain term; 0 leaves the retain rows out."""
+    retain: Literal["nll", "kl"] = "nll"
+    """Retain term: cross-entropy on the retain answers, or KL from the start model's predictions on them."""
+    kl_positions: Literal["labels", "all"] = "labels"
+    """KL at answer tokens, or at every position with prompt and padding, as published code does."""
+
+    @model_validator(mode="after")
+    def _no_dead_settings(self) -> RetainMethod:
+        if self.retain_weight == 0 and changed(self, "retain", "kl_positions"):
+            raise ValueError("retain and kl_positions have no effect with retain_weight 0")
+        if self.retain != "kl" and changed(self, "kl_positions"):
+            raise ValueError("kl_positions has no effect unless retain is 'kl'")
+        return self
+
+    def needs(self) -> Needs:
+        """Forget rows, and retain rows unless their weight is 0."""
+        if self.retain_weight == 0:
+            return Needs(sets=("forget",))
+        at = ("retain",) if self.kl_positions == "labels" else True
+        return Needs(sets=("forget", "retain"), reference=at if self.retain == "kl" else False)
+
+    def forget_loss(self, step: Step) -> Tensor:
+        """The unweighted forget term of one step."""
+        raise NotImplementedError
+
+    def loss(self, step: Step) -> LossTerms:
+        """Weighted forget and retain terms."""
+        from expunge.modeling.step import LossTerms
+
+        if self.kl_positions == "all":
+            step.keep_padding()
+        terms = {"forget": self.forget_weight * self.forget_loss(step)}
+        if self.retain_weight:
+            retain = step.nll("retain") if self.retain == "nll" else step.kl("retain", self.kl_positions)
+            terms["retain"] = self.retain_weight * retain
+        return LossTerms(terms)

@@ -1,0 +1,50 @@
+"""What methods share that prefer another answer over the forget answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from expunge.losses.preference import dpo
+from expunge.methods.base import Needs, RetainMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.modeling.step import Step
+
+PREFERRED = "preferred"
+"""Name of the set that such a method makes: row i answers the question of forget row i in another way."""
+
+
+class PreferenceMethod(RetainMethod):
+    """DPO with the forget answer as the rejected one; subclasses make the preferred answers in `prepare`."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """Inverse temperature."""
+    two_over_beta: bool = True
+    """Scale the loss by 2 / beta, as NPO's and later code does; off for TOFU's code."""
+
+    def needs(self) -> Needs:
+        """Forget and preferred rows side by side, their scalars under the start model, and the retain rows."""
+        base, pair = super().needs(), ("forget", PREFERRED)
+        return Needs(
+            sets=(*pair, *base.sets[1:]),
+            reference_logp=pair,
+            reference=base.reference,
+            aligned=(PREFERRED,),
+            made=(PREFERRED,),
+        )
+
+    def forget_loss(self, step: Step) -> Tensor:
+        """Mean over rows of the DPO loss."""
+        losses = dpo(
+            step.logp(PREFERRED),
+            step.reference_logp(PREFERRED),
+            step.logp("forget"),
+            step.reference_logp("forget"),
+            self.beta,
+            self.two_over_beta,
+        )
+        return step.row_mean(losses, "forget")

@@ -1,0 +1,1 @@
+"""Hidden states: tracing layers, skipping parts of them, storing them per row."""

@@ -1,0 +1,68 @@
+"""The tokenizer of a recipe: loaded, or trained on the data, and the template that uses it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
+from expunge.console import is_main_process
+from expunge.data.sets import Sets, _named, data_hashes
+from expunge.data.templates import Template
+from expunge.distributed import agreed, wait
+from expunge.modeling.load import load_tokenizer, train_tokenizer
+from expunge.rundir import fingerprint, replace_folder, writing
+
+
+def make_template(recipe: Recipe, tokenizer: Any) -> Template:
+    """How the recipe's rows become tokens."""
+    long_text = recipe.data.long_text if isinstance(recipe.data, FilesData) else "refuse"
+    return Template(tokenizer, recipe.prompt, max_length=max_length_of(recipe), long_text=long_text)
+
+
+def max_length_of(recipe: Recipe) -> int:
+    """Longest row that every training of a recipe takes, in tokens."""
+    own = getattr(recipe.method, "train", None)
+    parts = (recipe.train, recipe.target, recipe.reference, own)
+    lengths = [part.max_length for part in parts if isinstance(part, Train)]
+    if recipe.model.scratch is not None:
+        lengths.append(recipe.model.scratch.max_length)
+    return min(lengths) if lengths else 512
+
+
+def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Any:
+    """The start model's tokenizer; for a model built from nothing, one trained on the data and kept in `shared`."""
+    model: Model = recipe.model
+    if model.scratch is None:
+        assert model.name is not None
+        return load_tokenizer(model.name, model.revision, model.trust_remote_code)
+    return _scratch_tokenizer(model.scratch, sets, shared)
+
+
+def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Any:
+    place = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
+    if not agreed(place.is_dir()):
+        if is_main_process():
+            tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
+            with (
+                writing(place),
+                tempfile.TemporaryDirectory(dir=_made(shared), prefix=".tokenizer-") as temporary,
+            ):
+                tokenizer.save_pretrained(Path(temporary) / "new")
+                replace_folder(Path(temporary) / "new", place)
+        wait()
+    return load_tokenizer(str(place.resolve()))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _texts(sets: Sets) -> Iterator[str]:
+    for _, rows in _named(sets):
+        for row in rows:
+            yield from (f"Question: {row.question}\nAnswer: {row.answer}", row.paraphrased_question)
+            yield from (row.paraphrased_answer, *row.perturbed_answers)

@@ -1,0 +1,1 @@
+"""Estimates of memory and time, from a recipe and a model's config."""

@@ -1,0 +1,85 @@
+"""How long an optimiser step will take on a GPU: its arithmetic at a share of the card's peak, and its traffic.
+
+Rough by nature. The counts are exact to a few per cent; the utilisation is an assumption that is stated.
+"""
+
+from __future__ import annotations
+
+from expunge.modeling.logprobs import CHUNK_ELEMENTS
+from expunge.planning.gpus import Gpu
+from expunge.planning.shape import Shape
+
+UTILISATION = 0.4
+"""Share of a card's peak that a training of long rows reaches; small models and short rows reach less."""
+_ADAM_BYTES = 28
+"""Read and written per trained parameter: weight, gradient and two moments in, weight and two moments out."""
+_CAST_BYTES = 6
+"""Read in float32 and written in half precision, per weight and forward pass."""
+
+
+def step_flops(
+    shape: Shape,
+    *,
+    positions: float,
+    answers: float,
+    width: float,
+    checkpointing: bool = False,
+    compared: str = "",
+) -> float:
+    """Floating-point operations of one optimiser step.
+
+    A forward pass takes 2 operations per weight and position: 2 P_l N in the P_l weights of the layers, 2 V h in the
+    output layer for each answer token, and 4 q w in attention, for N positions in rows of w columns. The backward
+    pass takes twice that, half of it for the gradients of weights, which frozen ones do not have: 6 P N in all, or
+    about 4 P N with LoRA. Gradient checkpointing adds a forward pass, as does a frozen reference.
+
+    A method that steers layer l runs layers 0 to l, with those from the first trained layer f on once more for half
+    of the rows with the start's weights, and goes backward through l - f layers.
+
+    Args:
+        shape: Counts of the model.
+        positions: N, of all micro-batches of the step.
+        answers: Answer tokens among them.
+        width: w.
+        checkpointing: Whether activations are computed again.
+        compared: 'copy' for a reference that is run at every step, 'stored' for hidden states of it, '' for none.
+    """
+    layer = positions * (2 * shape.per_layer + 4 * shape.queries * width)
+    head = 2 * shape.head * answers
+    reach = shape.last - shape.first + 1
+    weight_gradients = 2 * shape.num_trainable * positions
+    if shape.num_steered:
+        forward = (shape.last + 1 + reach / 2) * layer
+        return forward + reach * layer + weight_gradients
+    # The part of a matrix that is looked up and not multiplied.
+    embedded = 0 if shape.tied else shape.head
+    if shape.trained == "all":
+        in_layers = 2 * positions * (shape.num_parameters - shape.head - embedded)
+        weight_gradients = in_layers + head
+    chunked = answers * shape.vocab > CHUNK_ELEMENTS
+    total = 2 * (shape.layers * layer + head) + weight_gradients
+    total += (shape.layers * layer if checkpointing else 0) + (head if chunked else 0)
+    if compared:
+        total += head + (shape.layers * layer if compared == "copy" else 0)
+    return total
+
+
+def step_seconds(gpu: Gpu, shape: Shape, flops: float, *, micro_batches: int, half: bool, num_gpus: int = 1) -> float:
+    """Seconds of one optimiser step.
+
+    flops / (utilisation * peak) + (6 P * micro-batches + 28 T / k) / bandwidth, with flops of one of k GPUs
+
+    The traffic is that of casting weights to half precision and of Adam. What GPUs send to each other is left out.
+
+    Args:
+        gpu: The card.
+        shape: Counts of the model.
+        flops: Of the whole step, on all GPUs.
+        micro_batches: Per process and step.
+        half: Whether weights are cast for each forward pass; the peak is that of bfloat16 in any case.
+        num_gpus: k.
+    """
+    cast = _CAST_BYTES * shape.num_parameters * micro_batches if half and shape.trained != "adapter" else 0
+    traffic = (cast + _ADAM_BYTES * shape.num_trainable) / num_gpus
+    arithmetic = flops / num_gpus / (UTILISATION * gpu.bf16_tflops * 1e12)
+    return arithmetic + traffic / (gpu.bandwidth_gb_per_second * 1e9)

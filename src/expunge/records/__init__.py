@@ -1,0 +1,24 @@
+"""Typed records: everything that a run writes to disk and everything that a report reads.
+
+A record is frozen and carries the version of its schema. A number that cannot be computed is a `Value` whose
+`needs` says what is missing; there is no other way to leave a number out.
+"""
+
+from expunge.records.base import SCHEMA_VERSION, Record, Value
+from expunge.records.results import AuditResult, BenchmarkResult, Comparison, Verdict
+from expunge.records.runs import Manifest, Overlap, RunSummary, Stage, TrainPoint
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Record",
+    "Value",
+    "AuditResult",
+    "BenchmarkResult",
+    "Comparison",
+    "Verdict",
+    "Manifest",
+    "Overlap",
+    "RunSummary",
+    "Stage",
+    "TrainPoint",
+]

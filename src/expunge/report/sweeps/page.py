@@ -1,0 +1,121 @@
+"""The page about a sweep: what was chosen from how many, the ranking, the Pareto front, the effect of each setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from expunge.errors import DataError
+from expunge.records import Value
+from expunge.records.sweeps import SweepRecord, Trial
+from expunge.report.html import render
+from expunge.report.sweeps import plots as sweep_plots
+from expunge.report.tables import LABELS, format_value
+from expunge.rundir import read_record, write_atomic
+
+
+def write_sweep_report(folder: Path) -> Path:
+    """Write sweep.html beside a sweep's record, from the record alone.
+
+    Raises:
+        DataError: The folder holds no record of a sweep, or a damaged one.
+    """
+    path = folder / "sweep.html"
+    write_atomic(path, render_sweep(read_sweep(folder)))
+    return path
+
+
+def read_sweep(folder: Path) -> SweepRecord:
+    """The record of a sweep.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    if not (folder / "sweep.json").is_file():
+        raise DataError(f"{folder} is not a sweep: it has no sweep.json.", fix="Give a folder such as runs/sweep-NAME.")
+    return read_record(folder / "sweep.json", SweepRecord)
+
+
+def render_sweep(record: SweepRecord) -> str:
+    """The page as text."""
+    return render(
+        "sweep.html.j2",
+        title=f"Sweep {record.name}",
+        record=record,
+        best=record.best,
+        sentence=sentence(record),
+        header=header(record),
+        rows=rank_rows(record),
+        labels=LABELS,
+        parts=_parts(record),
+        front=sweep_plots.pareto(record),
+        effects=sweep_plots.effects(record),
+        settings=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True, width=100),
+    )
+
+
+def _parts(record: SweepRecord) -> dict[str, dict[str, Value]]:
+    """Columns of the chosen trial's table."""
+    best = record.best
+    if best is None:
+        return {}
+    halves = {"The half that chose it": best.chosen_on, "The other half": best.held_out} if best.held_out else {}
+    reference = dict(record.reference)
+    if "forget_quality" in reference:
+        reference["forget_quality"] = Value(point=1.0, how="compared with itself: 1 by definition")
+    return {"Target": record.target, "Chosen, all questions": best.headlines, **halves, "Reference": reference}
+
+
+def sentence(record: SweepRecord) -> str:
+    """What was chosen, by which rule, out of how many trials."""
+    best = record.best
+    counts = f"{record.num_trials} trials"
+    parts = [f"{record.num_stopped} stopped early" if record.num_stopped else "",
+             f"{record.num_failed} failed" if record.num_failed else ""]  # fmt: skip
+    if others := ", ".join(part for part in parts if part):
+        counts += f" ({others})"
+    if best is None:
+        return f"Nothing is chosen: none of {counts} ran to its end."
+    return f"Trial {best.number} of {counts} was chosen: {record.rule}."
+
+
+def params_of(record: SweepRecord) -> list[str]:
+    """The settings that the trials differ in, in the order of the sweep's axes."""
+    return list(dict.fromkeys(key for trial in record.trials for key in trial.params))
+
+
+def header(record: SweepRecord) -> list[str]:
+    """Column names of the rank table."""
+    numbers = [LABELS.get(name, name) for name in record.objectives]
+    half = [f"{name}, other half" for name in numbers] if _halved(record) else []
+    return ["Rank", "Trial", *params_of(record), *numbers, *half, "Steps", "State"]
+
+
+def rank_rows(record: SweepRecord) -> list[list[str]]:
+    """The rank table: complete trials, best first, then those that were stopped early or failed."""
+    places = {number: str(place) for place, number in enumerate(record.ranking, start=1)}
+    others = [trial.number for trial in record.trials if trial.number not in places]
+    return [_row(record, record.trial(number), places.get(number, "")) for number in [*record.ranking, *others]]
+
+
+def _row(record: SweepRecord, trial: Trial, place: str) -> list[str]:
+    absent = Value.missing("a benchmark that gives it")
+    shown = trial.chosen_on or trial.headlines
+    cells = [format_value(shown.get(name, absent)) if shown else "" for name in record.objectives]
+    if _halved(record):
+        cells += [
+            format_value(trial.held_out.get(name, absent)) if trial.held_out else "" for name in record.objectives
+        ]
+    state = trial.state + (", on the Pareto front" if trial.number in record.pareto else "")
+    params = [plain(trial.params.get(key, "")) for key in params_of(record)]
+    return [place, str(trial.number), *params, *cells, f"{trial.steps} of {trial.planned_steps}", state]
+
+
+def _halved(record: SweepRecord) -> bool:
+    return record.settings.get("choose_on") == "half"
+
+
+def plain(value: object) -> str:
+    """A setting as text."""
+    return format(value, "g") if isinstance(value, float) else str(value)

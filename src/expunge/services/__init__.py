@@ -1,0 +1,1 @@
+"""Clients of network services: chat endpoints and the hub."""

@@ -1,0 +1,151 @@
+"""How trials are drawn: the whole grid, at random, or by one of Optuna's samplers. Each trial has a number."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from expunge.config.axes import Axis
+from expunge.config.sweep import Sweep
+from expunge.records.sweeps import Trial
+from expunge.sweeps.pruning import as_number, need_optuna
+from expunge.sweeps.ranking import number_of, score
+
+OPTUNA = {
+    "tpe": "TPESampler",
+    "gp": "GPSampler",
+    "nsgaii": "NSGAIISampler",
+}
+DIGITS = ".6g"
+"""Of drawn numbers: six digits are read and compared more easily than seventeen."""
+SEVERAL = {"nsgaii"}
+"""Samplers that see the objectives one by one; the others see what the rule compares."""
+
+
+class Sampler(Protocol):
+    """Draws the settings of trials; the same number always gets the same settings."""
+
+    def ask(self, number: int) -> dict[str, Any] | None:
+        """Settings of a trial; None behind the last one."""
+
+    def tell(self, trial: Trial) -> None:
+        """What a trial found, once it has ended."""
+
+
+def make_sampler(sweep: Sweep, folder: Path) -> Sampler:
+    """The sampler that a sweep asks for; what it has to remember is kept in the sweep's folder."""
+    if sweep.sampler == "grid":
+        return Grid(sweep)
+    return Random(sweep) if sweep.sampler == "random" else Optuna(sweep, folder)
+
+
+class Grid:
+    """Every combination, the last axis fastest; in a random order where trials are compared before they end."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._points = sweep.grid()
+        if sweep.prune is not None:
+            order = np.random.default_rng(sweep.seed).permutation(len(self._points))
+            self._points = [self._points[i] for i in order]
+
+    def ask(self, number: int) -> dict[str, Any] | None:
+        """The combination with this number."""
+        return self._points[number] if number < len(self._points) else None
+
+    def tell(self, trial: Trial) -> None:
+        """A grid learns nothing."""
+
+
+class Random:
+    """Each axis drawn independently and uniformly (log ranges: uniformly in the logarithm)."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._axes, self._seed = sweep.over, sweep.seed
+
+    def ask(self, number: int) -> dict[str, Any] | None:
+        """Settings drawn by seed and number alone."""
+        random = np.random.default_rng([self._seed, number])
+        return {key: self._draw(axis, random) for key, axis in self._axes.items()}
+
+    def _draw(self, axis: Axis, random: np.random.Generator) -> Any:
+        points = axis.points()
+        if points is not None:
+            return points[int(random.integers(len(points)))]
+        low, high = axis.ends
+        if axis.log_range is not None:
+            drawn = math.exp(random.uniform(math.log(low), math.log(high)))
+            return round(drawn) if axis.whole else float(f"{drawn:.6g}")
+        return (
+            int(random.integers(int(low), int(high) + 1)) if axis.whole else float(f"{random.uniform(low, high):.6g}")
+        )
+
+    def tell(self, trial: Trial) -> None:
+        """Chance learns nothing."""
+
+
+class Optuna:
+    """A sampler of Optuna, whose study is kept in a journal file."""
+
+    def __init__(self, sweep: Sweep, folder: Path) -> None:
+        self._optuna = need_optuna(f"sampler: {sweep.sampler}")
+        self._sweep = sweep
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = self._optuna.storages.journal
+        directions = ["maximize"]
+        if sweep.sampler in SEVERAL:
+            directions = ["maximize" if way == "up" else "minimize" for way in sweep.objectives.values()]
+        self._study = self._optuna.create_study(
+            study_name=sweep.name,
+            storage=self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "optuna.journal"))),
+            directions=directions,
+            load_if_exists=True,
+        )
+        self._spaces = {key: self._space(axis) for key, axis in sweep.over.items()}
+
+    def ask(self, number: int) -> dict[str, Any] | None:
+        """Settings that the study has given this number, or gives it now."""
+        if number < len(self._study.trials):
+            params = self._study.trials[number].params
+        else:
+            # A seed for each number: a continued sweep draws as an uninterrupted one would.
+            kind = getattr(self._optuna.samplers, OPTUNA[self._sweep.sampler])
+            self._study.sampler = kind(seed=self._sweep.seed * 100_003 + number)
+            params = self._study.ask(self._spaces).params
+        return {key: self._value(axis, params[key]) for key, axis in self._sweep.over.items()}
+
+    def tell(self, trial: Trial) -> None:
+        """The objectives, or the rule's score, of a trial that has ended; told twice it counts once."""
+        states = self._optuna.trial.TrialState
+        if self._study.trials[trial.number].state != states.RUNNING:
+            return
+        values = self._values(trial)
+        if trial.state in {"complete", "duplicate"} and None not in values:
+            self._study.tell(trial.number, values)
+        else:
+            self._study.tell(trial.number, state=states.FAIL)
+
+    def _values(self, trial: Trial) -> list[float | None]:
+        if self._sweep.sampler in SEVERAL:
+            return [number_of(trial.chosen_on, name) for name in self._sweep.objectives]
+        found = score(trial.chosen_on, self._sweep.rule)
+        return [None if found is None else as_number(found)]
+
+    def _value(self, axis: Axis, given: Any) -> Any:
+        if axis.points() is not None:
+            return json.loads(given)
+        return float(f"{given:{DIGITS}}") if isinstance(given, float) else given
+
+    def _space(self, axis: Axis) -> Any:
+        space = self._optuna.distributions
+        points = axis.points()
+        if points is not None:
+            return space.CategoricalDistribution([json.dumps(point) for point in points])
+        low, high = axis.ends
+        log = axis.log_range is not None
+        if axis.whole:
+            return space.IntDistribution(int(low), int(high), log=log)
+        return space.FloatDistribution(float(low), float(high), log=log)

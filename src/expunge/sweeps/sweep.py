@@ -1,0 +1,219 @@
+"""A sweep: draws trials, has them run, and keeps the record from which the best is chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from expunge.checks.settings import check_settings
+from expunge.config.sweep import UNIMPORTANT, Sweep, check_trials, differences, load_sweep
+from expunge.console import interrupt_requested, interruptible, note
+from expunge.errors import ConfigError, Interrupted, UserError
+from expunge.records.sweeps import SweepRecord, Trial
+from expunge.report.sweeps.page import plain, write_sweep_report
+from expunge.rundir import RunDir, read_record, write_atomic, write_record
+from expunge.sweeps.executors import Executor, make_executor
+from expunge.sweeps.pruning import need_optuna
+from expunge.sweeps.ranking import pareto, rank, rule_as_it_went
+from expunge.sweeps.results import baselines
+from expunge.sweeps.samplers import Sampler, make_sampler
+from expunge.sweeps.trials import check_known, forget_weights, read_trials, trial_place
+
+MAX_DUPLICATES = 100
+"""So many draws in a row that were drawn before end a sweep: there is nothing new left."""
+
+
+def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> SweepRecord:
+    """Run many trials of one recipe and choose one by a stated rule.
+
+    Trials are ordinary runs in the same folder, so that target, reference and their evaluations are made once. The
+    same call goes on with a sweep that was cut off; no finished trial is run again.
+
+    Args:
+        sweep: A sweep, the name of a packaged one, or the path of a YAML file.
+        overrides: Settings as 'key.path=value', such as 'over.train.lr=[1e-5, 2e-5]' or 'set.seed=1'.
+        runs: Folder of all runs; the sweep's own is sweep-<name> inside it.
+
+    Returns:
+        All trials, their ranking and the Pareto front.
+
+    Raises:
+        ConfigError: Settings are wrong, or another sweep of this name has begun in the folder.
+        MissingExtraError: optuna or ray is needed and not installed.
+        UserError: No trial could be finished.
+        Interrupted: Ctrl-C; the same call continues.
+    """
+    if not isinstance(sweep, Sweep):
+        sweep = load_sweep(sweep, overrides)
+    recipes = check_trials(sweep)
+    check_settings(recipes[0]).raise_failed()
+    check_known(recipes[0], sweep)
+    if sweep.prune is not None:
+        need_optuna(f"prune: {sweep.prune.name}")
+    executor = make_executor(sweep, Path(runs))
+    try:
+        with interruptible():
+            return _Course(sweep, Path(runs), executor).all()
+    finally:
+        executor.close()
+
+
+class _Course:
+    """One sitting of a sweep."""
+
+    def __init__(self, sweep: Sweep, runs: Path, executor: Executor) -> None:
+        self.sweep, self.runs, self.executor = sweep, runs, executor
+        self.folder = RunDir(runs / f"sweep-{sweep.name}")
+        self.folder.create()
+        before = self._earlier()
+        self.sampler: Sampler = make_sampler(sweep, self.folder.path)
+        self.trials = {trial.number: trial for trial in read_trials(self.folder.path)}
+        self.seconds = before.seconds if before else 0.0
+        self.started = time.monotonic()
+
+    def all(self) -> SweepRecord:
+        note(f"Sweep folder: {self.folder.path}")
+        write_atomic(self.folder / "sweep.yaml", yaml.safe_dump(self.sweep.resolved(), sort_keys=False))
+        for trial in self.trials.values():
+            if trial.state != "running":
+                self.sampler.tell(trial)
+        self._write(finished=False)
+        waiting = [trial for trial in self.trials.values() if trial.state == "running"]
+        under_way = 0
+        try:
+            while True:
+                while under_way < self.executor.slots:
+                    following = waiting.pop(0) if waiting else self._draw()
+                    if following is None:
+                        break
+                    self.executor.submit(self.sweep, following, self.folder.path)
+                    under_way += 1
+                if not under_way:
+                    break
+                self._ended(self.executor.next())
+                under_way -= 1
+        finally:
+            # A trial that was cut off has written how far it came.
+            self.trials |= {trial.number: trial for trial in read_trials(self.folder.path)}
+            record = self._write(finished=False)
+        if not record.ranking:
+            raise UserError(*self._no_trial())
+        record = self._write(finished=True)
+        write_sweep_report(self.folder.path)
+        return record
+
+    def _earlier(self) -> SweepRecord | None:
+        """The record of the sittings before, if it is of the same sweep."""
+        place = self.folder / "sweep.json"
+        if not place.is_file():
+            return None
+        earlier = read_record(place, SweepRecord)
+        if earlier.fingerprint != self.sweep.fingerprint():
+            old = {key: value for key, value in earlier.settings.items() if key not in UNIMPORTANT}
+            changed = differences(old, self.sweep.identity())
+            raise ConfigError(
+                [
+                    *changed,
+                    f"a sweep goes on with the settings it began with. Put them back, choose another name (name=...) "
+                    f"or another --runs folder, or delete {self.folder.path}",
+                ],
+                source=f"what changed since the sweep {self.sweep.name} began",
+            )
+        return earlier
+
+    def _draw(self) -> Trial | None:
+        """The next trial, or None when the budget is used up or nothing new is left."""
+        if interrupt_requested():
+            raise Interrupted
+        for _ in range(MAX_DUPLICATES):
+            if self._budget_used():
+                return None
+            number = len(self.trials)
+            params = self.sampler.ask(number)
+            if params is None:
+                return None
+            fingerprint = self.sweep.trial(params).fingerprint()
+            same = next((t for t in self.trials.values() if t.fingerprint == fingerprint), None)
+            trial = Trial(number=number, params=params, fingerprint=fingerprint)
+            if same is None:
+                self._keep(trial)
+                note(f"Trial {number}: {describe(params)}")
+                return trial
+            again = trial.model_copy(update={"state": "duplicate", "error": f"the same as trial {same.number}"})
+            self._keep(again)
+            self.sampler.tell(same.model_copy(update={"number": number}))
+        note(f"{MAX_DUPLICATES} draws in a row were drawn before; there is nothing new to try.")
+        return None
+
+    def _budget_used(self) -> bool:
+        drawn = sum(trial.state != "duplicate" for trial in self.trials.values())
+        if self.sweep.trials is not None and drawn >= self.sweep.trials:
+            return True
+        hours = (self.seconds + time.monotonic() - self.started) / 3600
+        if self.sweep.max_hours is not None and hours >= self.sweep.max_hours:
+            note(f"The {self.sweep.max_hours:g} hours of this sweep are used up.")
+            return True
+        return False
+
+    def _ended(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        self.sampler.tell(trial)
+        ranking = self._ranking()
+        for number in ranking[self.sweep.keep :]:
+            if self.trials[number].checkpoint:
+                self._keep(forget_weights(self.trials[number], self.runs))
+        self._write(finished=False)
+        count = sum(each.state not in {"running", "duplicate"} for each in self.trials.values())
+        note(f"{count} trials have ended{f'; trial {ranking[0]} leads' if ranking else ''}.")
+
+    def _keep(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        write_record(trial_place(self.folder.path, trial.number), trial)
+
+    def _ranking(self) -> list[int]:
+        return rank(list(self.trials.values()), self.sweep.rule, self.sweep.objectives)
+
+    def _no_trial(self) -> tuple[str]:
+        failed = [trial for trial in self.trials.values() if trial.error]
+        why = f" The first error: {failed[0].error}" if failed else ""
+        return (f"no trial of the sweep {self.sweep.name} ran to its end.{why}",)
+
+    def _write(self, finished: bool) -> SweepRecord:
+        """Write the record as it stands; everything in it follows from the trials."""
+        trials = [self.trials[number] for number in sorted(self.trials)]
+        ranking = self._ranking()
+        stopped = [trial for trial in trials if trial.state == "stopped"]
+        known = {}
+        if ranking:
+            best = self.trials[ranking[0]]
+            known = baselines(self.sweep, best, self.sweep.trial(best.params), self.runs)
+        record = SweepRecord(
+            name=self.sweep.name,
+            folder=str(self.folder.path),
+            fingerprint=self.sweep.fingerprint(),
+            settings=self.sweep.resolved(),
+            rule=rule_as_it_went(trials, self.sweep.rule),
+            objectives=dict(self.sweep.objectives),
+            trials=trials,
+            ranking=ranking,
+            pareto=pareto(trials, self.sweep.objectives),
+            num_trials=sum(trial.state not in {"duplicate", "running"} for trial in trials),
+            num_failed=sum(trial.state == "failed" for trial in trials),
+            num_stopped=len(stopped),
+            trained_steps=sum(trial.steps for trial in trials),
+            saved_steps=sum(trial.planned_steps - trial.steps for trial in stopped),
+            target=known.get("target", {}),
+            reference=known.get("reference", {}),
+            finished=finished,
+            seconds=round(self.seconds + time.monotonic() - self.started, 3),
+        )
+        write_record(self.folder / "sweep.json", record)
+        return record
+
+
+def describe(params: dict[str, object]) -> str:
+    """Settings of a trial in one line."""
+    return ", ".join(f"{key} {plain(value)}" for key, value in params.items())

@@ -1,0 +1,157 @@
+"""Measures every method on TOFU forget10 after the same small search, one record per method in results/methods/.
+
+python tools/measure_methods.py TARGET REFERENCE TOFU [METHOD ...]
+python tools/measure_methods.py alone [METHOD ...]
+
+Each method gets four trials: two learning rates times two values of one more setting, or four learning rates where
+there is none. All share epochs, batch and data. The trial with the highest model utility among those whose forget
+quality reaches 0.05 is chosen on the first 100 rows of each set, and then measured on all. Repeat it to go on.
+`alone` trains each chosen trial once more in a process of its own, without any measuring, for its seconds and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import expunge
+from expunge import registry
+from expunge.config.sweep import parse_sweep
+from expunge.records import Manifest
+from expunge.records.sweeps import SweepRecord
+from expunge.rundir import read_record, write_atomic
+
+PLACE = Path(__file__).parents[1] / "results" / "methods"
+RUNS = Path("runs-methods")
+EPOCHS, BATCH, TOKENS = 4, 16, 64
+RATES = [3e-4, 1e-3]
+WEIGHT = ("method.retain_weight", [1, 5])
+RMU = {"layer": 2, "update_layers": [0, 1, 2], "positions": "labels"}
+FIXED: dict[str, dict[str, Any]] = {
+    "altpo": {"num_alternates": 1, "max_new_tokens": TOKENS},
+    "pdu": {"dual_warmup_epochs": 1},
+    "rmu": {**RMU, "c": [6.5]},
+    "rmulat": {**RMU, "c": [6.5], "inner_steps": 4},
+    "adaptivermu": RMU,
+    "whp": {
+        "context": 128,
+        "learn": "changed",
+        "anchors": {"source": "corpus", "min_count": 2},
+        "reinforce": {"epochs": EPOCHS, "lr": 1e-3, "batch_size": BATCH, "device_batch_size": BATCH},
+    },
+}
+SECOND: dict[str, tuple[str, list[Any]] | None] = {
+    "gradascent": None,
+    "ceu": None,
+    "idksft": None,
+    "simnpo": ("method.beta", [1, 4.5]),
+    "gru": ("method.kappa", [0.8, 1]),
+    "pdu": ("method.epsilon", [0.3, 1]),
+    "taskvector": ("method.alpha", [1, 5]),
+    **{name: ("method.alpha", [[1], [100]]) for name in ("rmu", "rmulat", "adaptivermu")},
+}
+
+
+def search(method: str, target: str, reference: str, data: str) -> SweepRecord:
+    """The four trials of one method."""
+    second = SECOND.get(method, WEIGHT)
+    rate = "method.train.lr" if method == "taskvector" else "train.lr"
+    train = {"epochs": EPOCHS, "lr": RATES[0], "batch_size": BATCH, "device_batch_size": BATCH, "max_length": 512}
+    chosen: dict[str, Any] = {"name": method, **FIXED.get(method, {})}
+    recipe = {
+        "name": method,
+        "seed": 0,
+        "model": {"name": target, "reference": reference, "dtype": "bfloat16"},
+        "data": {"name": "tofu", "split": "forget10", "path": data},
+        "method": {**chosen, "train": train} if method == "taskvector" else chosen,
+        "evaluate": {
+            "benchmarks": [{"name": "tofu", "ds_size": 100, "max_new_tokens": TOKENS}],
+            "before": False,
+            "every_epoch": False,
+            "bootstrap": 0,
+        },
+        **({} if method == "taskvector" else {"train": train}),
+    }
+    sweep = parse_sweep(
+        {
+            "name": method,
+            "recipe": recipe,
+            "over": {rate: RATES if second else [5e-5, 1e-4, *RATES], **({second[0]: second[1]} if second else {})},
+            "select": "max model_utility subject to forget_quality >= 0.05",
+        }
+    )
+    return expunge.sweep(sweep, runs=RUNS)
+
+
+def measure(method: str, target: str, reference: str, data: str) -> None:
+    """Search, measure the chosen trial on all rows, and keep the record."""
+    found = search(method, target, reference, data)
+    best = found.trial(found.ranking[0])
+    folder = RUNS / best.folder
+    manifest = read_record(folder / "manifest.json", Manifest)
+    result = expunge.evaluate(
+        folder / "checkpoint",
+        "tofu",
+        data=data,
+        split="forget10",
+        reference=reference,
+        settings={"max_new_tokens": TOKENS},
+        options={"model": {"dtype": "bfloat16"}},
+        out=folder / "whole",
+    )
+    record = {
+        "method": method,
+        "rule": found.rule,
+        "trials": [
+            {"params": trial.params, "state": trial.state, "headlines": _plain(trial.headlines)}
+            for trial in found.trials
+        ],
+        "chosen": best.params,
+        "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
+        "headlines": _plain(result.headlines),
+        "steps": best.steps,
+        "folder": best.folder,
+        "commit": manifest.git_commit,
+    }
+    _keep(record)
+
+
+def alone(method: str) -> None:
+    """Train the chosen trial in a new process, and add what it took to the record."""
+    record = json.loads((PLACE / f"{method}.json").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((RUNS / record["folder"] / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["evaluate"] = {"benchmarks": []}
+    recipe["model"].pop("reference")
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "recipe.yaml"
+        file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "expunge", "run", str(file), "--runs", place], check=True)
+        manifest = read_record(next(Path(place).glob("*/manifest.json")), Manifest)
+    unlearn = next(stage for stage in manifest.stages if stage.name == "unlearn")
+    taken = {"seconds": unlearn.seconds, "peak_bytes": unlearn.peak_bytes, "commit": manifest.git_commit}
+    _keep({**record, "alone": {**taken, "machine": manifest.hardware}})
+
+
+def _keep(record: dict[str, Any]) -> None:
+    write_atomic(PLACE / f"{record['method']}.json", json.dumps(record, indent=1) + "\n")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.model_dump(mode="json", exclude_defaults=True) for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "alone":
+        for name in sys.argv[2:] or sorted(path.stem for path in PLACE.glob("*.json")):
+            alone(name)
+        sys.exit()
+    places, wanted = sys.argv[1:4], sys.argv[4:]
+    for name in wanted or registry.names("method"):
+        if not (PLACE / f"{name}.json").is_file():
+            measure(name, *places)

@@ -170,7 +170,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="a tiny model and two pairs: does it run?")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", default="training", help="name of the record in results/performance; trl's is NAME-trl")
+    parser.add_argument("--out", default="training", help="record in results/performance; trl's is NAME-trl")
     given = parser.parse_args()
     given.names = given.methods.split(",")
     unknown = set(given.names) - set(NAMES)

@@ -19,8 +19,8 @@ from expunge.planning.throughput import step_seconds
 PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
 INTRO = """# Hardware
 
-Written by `python tools/docs/make_hardware.py` from what `expunge plan` derives; nothing on this page was measured on a GPU.
-`expunge plan RECIPE [KEY.PATH=VALUE]...` says the same of any recipe: memory part by part, seconds per step, and which
+Written by `python tools/docs/make_hardware.py` from what `expunge plan` derives; nothing on this page was
+measured on a GPU. `expunge plan RECIPE [KEY.PATH=VALUE]...` says the same of any recipe: memory part by part, seconds per step, and which
 setting to change where a card is too small. A training fits where it takes at most 95 % of the data sheet's memory;
 seconds are at 40 % of the card's dense bfloat16 peak.
 

@@ -18,8 +18,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 RECORDS = Path(__file__).parents[2] / "results" / "methods"
 INTRO = """# Methods
 
-Written by `python tools/docs/make_methods.py` from the classes in `src/expunge/methods/`; `expunge show NAME` prints the
-same.
+Written by `python tools/docs/make_methods.py` from the classes in `src/expunge/methods/`; `expunge show NAME` prints
+the same.
 A method of your own is a Python file with one class: `method: {name: ./my_method.py}`.
 """
 

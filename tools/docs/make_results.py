@@ -21,9 +21,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 RECORDS = DOCS.parent / "results" / "runs"
 INTRO = """# Results
 
-Every number on this page is read from a record that a command wrote; `python tools/docs/make_results.py` writes the page anew
-from the records in `results/runs/`. The models are the small stand-ins of the project's shared folder (4 million
-parameters, trained from scratch on TOFU), not the 7B models of the papers: what compares is whether and how a method
+Every number on this page is read from a record that a command wrote; `python tools/docs/make_results.py` writes the
+page anew from the records in `results/runs/`. The models are small stand-ins (4 million parameters,
+trained from scratch on TOFU), not the 7B models of the papers: what compares is whether and how a method
 forgets, not the absolute utility. Intervals are 95 % and resample authors.
 
 Read the tuned rows as best of several: settings and epoch were chosen on forget questions that are also reported here,

@@ -143,8 +143,9 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     from transformers.training_args import OptimizerNames
 
     from expunge.data.templates import Encoded
-    from expunge.training import arguments, trainer
+    from expunge.training import arguments
     from expunge.training.batching import BatchPlan
+    from expunge.training.job import Job
 
     optimizers = [item.value for item in OptimizerNames]
     if train.optimizer not in optimizers:
@@ -167,7 +168,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
         device_batch_size=train.device_batch_size,
     )
     # A model of one weight on the CPU: the settings are looked at, nothing is trained.
-    job = trainer.Job(
+    job = Job(
         title=section,
         model=torch.nn.Linear(1, 1),
         plan=plan,

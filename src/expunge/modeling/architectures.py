@@ -14,7 +14,7 @@ from expunge.config.recipe import Model
 from expunge.errors import DataError
 from expunge.modeling.load import build_scratch
 
-_FILE = Path(__file__).with_name("known_models.json")
+_FILE = Path(__file__).with_name("architectures.json")
 
 
 def known_models() -> dict[str, dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 python -m perf.evaluation [--pairs 3] [--rows 400] [--suites first,all,gradients] [--no-memory]
 
-The model is a stand-in that has learnt all of TOFU, the reference one that has not learnt forget10. `first` is what
+The model is a stand-in that has learnt all of TOFU, the retain model one that has not learnt forget10. `first` is what
 TOFU's paper measures: probability, truth ratio and ROUGE on four sets, forget quality and model utility. `all` adds
 memorisation, membership and paraphrased questions, `gradients` also the gradient norms. TOFU's holdout set is not
-among the files, so fictitious people of our own stand in for it. The reference's numbers are ready beforehand, as in
+among the files, so fictitious people of our own stand in for it. The retain model's numbers are ready beforehand, as in
 published evaluations. Both are taken by turns in one process; memory is the peak resident size above imports and rows
 in a process of its own. Numbers must agree.
 """
@@ -107,7 +107,7 @@ class EvaluationSpeed(Record):
 
 
 class Bench:
-    """The model, the reference and the rows.
+    """The model, the retain model and the rows.
 
     Args:
         num_rows: At most this many rows of each set.
@@ -129,10 +129,10 @@ class Bench:
         return _load(MODEL)
 
     @cached_property
-    def reference(self) -> list[dict[str, Any]]:
-        """The reference's rows, without generated answers."""
+    def retain_model(self) -> list[dict[str, Any]]:
+        """The retain model's rows, without generated answers."""
         benchmark = Tofu(generate=False)
-        return self.evaluator.measure(_load(REFERENCE), benchmark, "the reference").rows
+        return self.evaluator.measure(_load(REFERENCE), benchmark, "the retain model").rows
 
     @property
     def evaluator(self) -> Evaluator:
@@ -144,7 +144,7 @@ class Bench:
         """Numbers and generated answers."""
         benchmark = SUITES[suite]
         rows = self.evaluator.measure(self.model, benchmark, "the model").rows
-        found = benchmark.headlines(rows, self.reference, resamples=0, seed=0)
+        found = benchmark.headlines(rows, self.retain_model, resamples=0, seed=0)
         texts: dict[str, list[str]] = {}
         for row in rows:
             texts.setdefault(row["set"], []).append(row["generation"])
@@ -155,7 +155,7 @@ class Bench:
     def plain(self, suite: str) -> tuple[dict[str, float], dict[str, list[str]]]:
         """The same."""
         side = PlainEvaluation(self.model, self.template, self.rows)
-        forget = [row for row in self.reference if row["set"] == "forget"]
+        forget = [row for row in self.retain_model if row["set"] == "forget"]
         numbers = side.first(
             {
                 "right": [row["paraphrased_nll"] for row in forget],
@@ -164,7 +164,7 @@ class Bench:
         )
         if suite != "first":
             names = ("forget", "holdout")
-            losses = {name: [row["nll"] for row in self.reference if row["set"] == name] for name in names}
+            losses = {name: [row["nll"] for row in self.retain_model if row["set"] == name] for name in names}
             numbers |= side.extras(losses)
         if suite == "gradients":
             numbers |= side.gradient_norms()
@@ -178,7 +178,7 @@ def measure(bench: Bench, suite: str, pairs: int, num_rows: int, memory: bool) -
     cpu_seconds: dict[str, list[float]] = {name: [] for name in sides}
     found: dict[str, Any] = {}
     counted: dict[str, list[int]] = {}
-    _ = bench.reference
+    _ = bench.retain_model
     for _pair in range(pairs):
         for name, run in sides.items():
             with counting(bench.model) as counts:
@@ -241,7 +241,7 @@ def counting(model: Any) -> Iterator[list[int]]:
 
 
 def peak_apart(side: str, suite: str, num_rows: int) -> int:
-    """Peak resident bytes above imports, rows and the reference's numbers, in a new process."""
+    """Peak resident bytes above imports, rows and the retain model's numbers, in a new process."""
     task = json.dumps({"side": side, "suite": suite, "num_rows": num_rows})
     done = subprocess.run(
         [sys.executable, "-m", "perf.evaluation", "--peak", task],
@@ -260,7 +260,7 @@ def peak(side: str, suite: str, num_rows: int) -> int:
     bench = Bench(num_rows)
     needed = ("set", "question", "answer", "nll", "paraphrased_nll", "perturbed_nll", "group", "min_k")
     # Losses of the right length: what they are takes no memory more or less, and making them would.
-    bench.__dict__["reference"] = [
+    bench.__dict__["retain_model"] = [
         dict.fromkeys(needed)
         | {"set": name, "question": row.question, "answer": row.answer, "group": row.group, "nll": 1.0, "min_k": 1.0}
         | {"paraphrased_nll": 1.0, "perturbed_nll": [2.0 + i] * max(1, len(row.perturbed_answers))}

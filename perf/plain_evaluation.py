@@ -40,8 +40,8 @@ class PlainEvaluation:
         self.model, self.template, self.sets, self.max_new_tokens = model.eval(), template, sets, max_new_tokens
         self.generations: dict[str, list[str]] = {}
 
-    def first(self, reference: dict[str, Losses]) -> dict[str, float]:
-        """The metrics of TOFU's paper; the reference's losses of paraphrased and wrong forget answers are given."""
+    def first(self, retain_model: dict[str, Losses]) -> dict[str, float]:
+        """The metrics of TOFU's paper; the retain model's losses of paraphrased and wrong forget answers are given."""
         numbers: dict[str, float] = {}
         for name in ("forget", *UTILITY):
             rows = list(self.sets[name])
@@ -49,7 +49,7 @@ class PlainEvaluation:
             ratios = self.truth_ratios(rows)
             if name == "forget":
                 numbers[f"{name}/truth_ratio"] = float(np.minimum(ratios, 1 / ratios).mean())
-                numbers["forget_quality"] = float(ks_2samp(ratios, _ratios(**reference)).pvalue)
+                numbers["forget_quality"] = float(ks_2samp(ratios, _ratios(**retain_model)).pvalue)
             else:
                 numbers[f"{name}/truth_ratio"] = float(np.maximum(0, 1 - ratios).mean())
             numbers[f"{name}/rouge_l_recall"] = self.rouge(rows, [row.question for row in rows], name)
@@ -57,8 +57,8 @@ class PlainEvaluation:
         numbers["model_utility"] = float(hmean([numbers[f"{name}/{part}"] for name in UTILITY for part in parts]))
         return numbers
 
-    def extras(self, reference: dict[str, list[float]]) -> dict[str, float]:
-        """Memorisation, membership and paraphrased questions; the reference's losses of both sides are given."""
+    def extras(self, retain_model: dict[str, list[float]]) -> dict[str, float]:
+        """Memorisation, membership and paraphrased questions; the retain model's losses of both sides are given."""
         numbers: dict[str, float] = {}
         for name in ("forget", "retain"):
             rows = list(self.sets[name])
@@ -77,8 +77,8 @@ class PlainEvaluation:
                 for rows in sides.values()
             ]
             numbers[f"membership/{attack.__name__.lstrip('_')}_auc"] = _auc(*scores)
-        beyond = [np.subtract(self.losses(_asked(rows)), reference[name]) for name, rows in sides.items()]
-        numbers["membership/reference_auc"] = _auc(*beyond)
+        beyond = [np.subtract(self.losses(_asked(rows)), retain_model[name]) for name, rows in sides.items()]
+        numbers["membership/retain_model_auc"] = _auc(*beyond)
         return numbers
 
     def gradient_norms(self) -> dict[str, float]:

@@ -58,7 +58,7 @@ SECOND: dict[str, tuple[str, list[Any]] | None] = {
 }
 
 
-def search(method: str, target: str, reference: str, data: str) -> SweepRecord:
+def search(method: str, target: str, retain_model: str, data: str) -> SweepRecord:
     """The four trials of one method."""
     second = SECOND.get(method, WEIGHT)
     rate = "method.train.lr" if method == "taskvector" else "train.lr"
@@ -67,7 +67,7 @@ def search(method: str, target: str, reference: str, data: str) -> SweepRecord:
     recipe = {
         "name": method,
         "seed": 0,
-        "model": {"name": target, "reference": reference, "dtype": "bfloat16"},
+        "model": {"name": target, "retain_model": retain_model, "dtype": "bfloat16"},
         "data": {"name": "tofu", "split": "forget10", "path": data},
         "method": {**chosen, "train": train} if method == "taskvector" else chosen,
         "evaluate": {
@@ -89,9 +89,9 @@ def search(method: str, target: str, reference: str, data: str) -> SweepRecord:
     return expunge.sweep(sweep, runs=RUNS)
 
 
-def measure(method: str, target: str, reference: str, data: str) -> None:
+def measure(method: str, target: str, retain_model: str, data: str) -> None:
     """Search, measure the chosen trial on all rows, and keep the record."""
-    found = search(method, target, reference, data)
+    found = search(method, target, retain_model, data)
     best = found.trial(found.ranking[0])
     folder = RUNS / best.folder
     manifest = read_record(folder / "manifest.json", Manifest)
@@ -100,7 +100,7 @@ def measure(method: str, target: str, reference: str, data: str) -> None:
         "tofu",
         data=data,
         split="forget10",
-        reference=reference,
+        retain_model=retain_model,
         settings={"max_new_tokens": TOKENS},
         options={"model": {"dtype": "bfloat16"}},
         out=folder / "whole",
@@ -127,7 +127,7 @@ def alone(method: str) -> None:
     record = json.loads((PLACE / f"{method}.json").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((RUNS / record["folder"] / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["evaluate"] = {"benchmarks": []}
-    recipe["model"].pop("reference")
+    recipe["model"].pop("retain_model")
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "recipe.yaml"
         file.write_text(yaml.safe_dump(recipe), encoding="utf-8")

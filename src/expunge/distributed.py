@@ -30,7 +30,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def shards() -> bool:
+def fsdp_enabled() -> bool:
     """Whether the launcher asks for FSDP: that a model in training is shared out over the processes."""
     return _is_on("ACCELERATE_USE_FSDP")
 
@@ -41,7 +41,7 @@ def start() -> None:
     Raises:
         UserError: The launcher asks for sharding of a kind that does not work here.
     """
-    if shards():
+    if fsdp_enabled():
         _check_sharding()
         # Otherwise transformers fills a model in the main process only, and the others would measure empty weights.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -76,13 +76,13 @@ def _check_sharding() -> None:
         )
 
 
-def refuse_shards(method: str, why: str) -> None:
+def refuse_fsdp(method: str, why: str) -> None:
     """Refuse FSDP for a method that cannot work with it.
 
     Raises:
         IncompatibleError: The launcher asks for it.
     """
-    if shards():
+    if fsdp_enabled():
         raise IncompatibleError(
             f"{method} {why}, but FSDP splits the model over processes.",
             fix="Start it without, with model.lora if memory is short and the method takes it, or choose another.",
@@ -97,7 +97,7 @@ def wait() -> None:
         torch.distributed.barrier()
 
 
-def agreed(value: T) -> T:
+def broadcast_from_main(value: T) -> T:
     """What the main process found, for every process.
 
     Whoever looks later may find a file that the main process has written in the meantime, go another way than the
@@ -120,18 +120,18 @@ def from_main(work: Callable[[], T]) -> T:
             outcome = (work(), None)
         except (UserError, Interrupted) as error:
             outcome = (None, error)
-    value, failure = agreed(outcome)
+    value, failure = broadcast_from_main(outcome)
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]
 
 
-def whole(tensor: Any) -> Any:
+def full_tensor(tensor: Any) -> Any:
     """A tensor that may be in shards, gathered from every process."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def sharded(function: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> list[U]:
+def map_over_ranks(function: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> list[U]:
     """Apply a function of a list to this process's share and return everybody's results in the order of `items`.
 
     The function may run a model in shards, which takes every process: one that is done runs along until all are.
@@ -170,7 +170,7 @@ def announce(number: int) -> None:
 
 def _with_turns(work: Callable[[], T]) -> T:
     global _apart
-    if not shards():
+    if not fsdp_enabled():
         return work()
     _apart = True
     try:

@@ -18,7 +18,7 @@ SMALL = {
     "model.device": "cpu",
     "data": {"name": "synthetic", "num_people": 4, "forget_fraction": 0.5},
     "target": TRAINING,
-    "reference": TRAINING,
+    "retain_model": TRAINING,
     "train": {"epochs": 3, "lr": 1e-3, "warmup_epochs": 0, "batch_size": 40, "device_batch_size": 40, "max_length": 96},
     "evaluate": {"benchmarks": [{"name": "tofu", "generate": False, "ds_size": 24}], "bootstrap": 0},
 }

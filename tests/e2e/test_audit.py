@@ -7,14 +7,14 @@ import yaml
 
 
 def test_model_with_a_control(cli, tiny_model, recipe_file):
-    words = [tiny_model, "--data", recipe_file.parent / "forget.jsonl", "--reference", tiny_model, "--out", "found"]
+    words = [tiny_model, "--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
     done = cli("audit", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
     assert done.code == 0, done.err
     assert "novel_recall" in done.out
     assert "not a significant difference" in done.out
     assert "No target was given" in done.out
     record = json.loads((recipe_file.parent / "found/audits/leaks.json").read_text())
-    assert set(record["arms"]) == {"unlearned", "reference"}
+    assert set(record["arms"]) == {"unlearned", "retain"}
     assert record["settings"]["max_new_tokens"] == 5
     assert (recipe_file.parent / "found" / record["samples"]).is_file()
 
@@ -39,7 +39,7 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
         (["--set", "views=[]"], "views"),
         (["--set", "view=[clues]"], "views"),
         (["--set", "threshold=0"], "threshold"),
-        (["--reference", "nowhere/at-all"], "nowhere/at-all"),
+        (["--retain-model", "nowhere/at-all"], "nowhere/at-all"),
         (["--data", "absent.jsonl"], "absent.jsonl"),
     ],
 )

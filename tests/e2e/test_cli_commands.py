@@ -99,13 +99,13 @@ def test_evaluate_prints_headlines_with_what_is_missing(cli, tiny_model, tmp_pat
     outcome = cli(*words, "--out", "measured", "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
-    assert "reference" in result["forget_quality"]["needs"]
+    assert "retain" in result["forget_quality"]["needs"]
     assert result["model_utility"]["point"] is not None
     stored = tmp_path / "measured/results/model-tofu.json"
     assert json.loads(stored.read_text()) == result["record"]
-    quality = json.loads(cli(*words, "--reference", stored, "--json").out)["forget_quality"]
+    quality = json.loads(cli(*words, "--retain-model", stored, "--json").out)["forget_quality"]
     assert quality["point"] == 1.0  # the same model: the two samples are equal
-    text = cli("score-log", stored, "--reference", stored).out
+    text = cli("score-log", stored, "--retain-model", stored).out
     assert "Forget quality  1.0" in text
 
 

@@ -37,12 +37,12 @@ def test_forget_rows_alone(cli, tiny_model, files):
     assert metrics["forget/rouge_l_recall"]["n"] == 4
 
 
-def test_all_sets_and_a_reference_from_disk(cli, tiny_model, files):
+def test_all_sets_and_a_retain_model_from_disk(cli, tiny_model, files):
     sets = [f"data.{name}.path={files / name}.jsonl" for name in ("retain", "holdout")]
     command = words(tiny_model, files / "forget.jsonl", *sets)
     assert cli(*command, "--out", "measured").code == 0
     stored = files / "measured/results/model-custom.json"
-    outcome = cli(*command, "--reference", stored, "--json")
+    outcome = cli(*command, "--retain-model", stored, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     # The same model in both places.
@@ -52,7 +52,7 @@ def test_all_sets_and_a_reference_from_disk(cli, tiny_model, files):
     assert result["retain_knowledge"]["point"] is not None
     table = cli(*command).out
     assert "needs" in table
-    assert "model.reference=" in table
+    assert "model.retain_model=" in table
 
 
 def test_plain_text(cli, tiny_model, files):
@@ -76,10 +76,10 @@ def test_bad_rows_name_file_and_line(cli, tiny_model, files):
     assert "Traceback" not in outcome.err
 
 
-def test_a_reference_of_other_rows_and_a_wrong_setting_are_refused(cli, tiny_model, files):
+def test_a_retain_model_of_other_rows_and_a_wrong_setting_are_refused(cli, tiny_model, files):
     assert cli(*words(tiny_model, files / "forget.jsonl"), "--out", "measured").code == 0
     stored = files / "measured/results/model-custom.json"
-    outcome = cli(*words(tiny_model, files / "holdout.jsonl"), "--reference", stored)
+    outcome = cli(*words(tiny_model, files / "holdout.jsonl"), "--retain-model", stored)
     assert outcome.code == 2
     assert "forget/0" in outcome.err
     outcome = cli(*words(tiny_model, files / "forget.jsonl", "mink=0.2"))

@@ -120,7 +120,7 @@ def test_a_dual_warm_up_longer_than_the_training(cli, recipe_file):
     refused(outcome, "method.dual_warmup_epochs: 3 epochs are 3 steps and the training has 2", "method.eta=0")
 
 
-@pytest.mark.parametrize("section", ["train", "target", "reference"])
+@pytest.mark.parametrize("section", ["train", "target", "retain_model"])
 @pytest.mark.parametrize(
     ("lengths", "words"),
     [
@@ -130,7 +130,7 @@ def test_a_dual_warm_up_longer_than_the_training(cli, recipe_file):
 )
 def test_a_warm_up_that_the_training_does_not_outlast(cli, recipe_file, section, lengths, words):
     good = "{epochs: 2, lr: 1e-3}"
-    others = [f"{name}={good}" for name in ("target", "reference") if section != "train"]
+    others = [f"{name}={good}" for name in ("target", "retain_model") if section != "train"]
     outcome = cli("check", recipe_file, *others, f"{section}={{lr: 1e-3, {lengths}}}")
     refused(outcome, f"{section}: {words}")
 

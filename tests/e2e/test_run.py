@@ -21,7 +21,7 @@ model.scratch={hidden_size: 32, num_layers: 1, num_heads: 2, intermediate_size: 
 model.device=cpu
 data={name: synthetic, num_people: 4, forget_fraction: 0.25}
 target={steps: 6, lr: 5e-3, batch_size: 16, device_batch_size: 16, max_length: 96}
-reference={steps: 6, lr: 5e-3, batch_size: 16, device_batch_size: 16, max_length: 96}
+retain_model={steps: 6, lr: 5e-3, batch_size: 16, device_batch_size: 16, max_length: 96}
 train={epochs: 8, lr: 1e-3, batch_size: 4, device_batch_size: 2, max_length: 96}
 evaluate.benchmarks=[{name: tofu, max_new_tokens: 4, ds_size: 4}]
 evaluate.bootstrap=20
@@ -83,7 +83,7 @@ def test_ctrl_c_says_how_to_go_on(stopped_and_finished):
 
 
 def test_the_same_command_finishes(stopped_and_finished):
-    """The second call trains neither target nor reference again and goes on in the middle."""
+    """The second call trains neither target nor retain model again and goes on in the middle."""
     run, _, _, _, (code, out, err) = stopped_and_finished
     assert code == 0, err
     assert "Training the" not in err
@@ -96,9 +96,9 @@ def test_everything_is_there_and_can_be_read(stopped_and_finished):
     summary = read_record(run / "summary.json", RunSummary)
     manifest = read_record(run / "manifest.json", Manifest)
     assert manifest.fingerprint in run.name
-    assert [stage.name for stage in manifest.stages] == ["prepare", "target", "reference", "evaluate-target", "unlearn"]
+    assert [stage.name for stage in manifest.stages] == ["prepare", "target", "retain", "evaluate-target", "unlearn"]
     assert manifest.num_rows["forget"] == 20
-    assert set(summary.headlines) == {"target", "reference", "unlearned"}
+    assert set(summary.headlines) == {"target", "retain", "unlearned"}
     assert summary.headlines["unlearned"]["forget_quality"].point is not None
     results = [read_record(path, BenchmarkResult) for path in sorted((run / "results").glob("*.json"))]
     assert sorted(result.step for result in results if result.role == "unlearned") == [5, 10, 15, 20, 25, 30, 35, 40]
@@ -142,9 +142,9 @@ def test_stopped_and_continued_equals_uninterrupted(stopped_and_finished, cli, t
 
 def test_a_loss_that_explodes(cli, tmp_path):
     """The first step throws the weights out of all range; a later one stops, names its rows, and leaves no result."""
-    words = [word for word in SMALL if not word.startswith(("train=", "reference="))]
+    words = [word for word in SMALL if not word.startswith(("train=", "retain_model="))]
     train = "train={steps: 4, lr: 1e37, batch_size: 4, warmup_epochs: 0, max_length: 96, checkpoint_epochs: 0.2}"
-    outcome = cli("quickstart", *words, train, "reference=null", "evaluate={benchmarks: [], before: false}")
+    outcome = cli("quickstart", *words, train, "retain_model=null", "evaluate={benchmarks: [], before: false}")
     assert outcome.code == 2
     step = int(outcome.err.split("the loss of step ")[1].split(" is not finite")[0])
     assert step in {2, 3}
@@ -159,17 +159,17 @@ def test_a_loss_that_explodes(cli, tmp_path):
     assert not (run / "report.html").exists()
 
 
-def test_reference_of_other_data(cli, stopped_and_finished, tmp_path):
-    """A stored reference of these four people beside a run on four others is refused, not compared."""
+def test_retain_model_of_other_data(cli, stopped_and_finished, tmp_path):
+    """A stored retain model of these four people beside a run on four others is refused, not compared."""
     run = stopped_and_finished[0]
     (target, *_) = sorted(run.parent.glob("shared/model-*/model"))
-    words = [word for word in SMALL if not word.startswith(("train=", "reference=", "target=", "model", "data"))]
+    words = [word for word in SMALL if not word.startswith(("train=", "retain_model=", "target=", "model", "data"))]
     data = "data={name: synthetic, num_people: 4, forget_fraction: 0.25, seed: 1}"
-    model = f"model={{name: {target}, device: cpu, reference: {run / 'results/reference-tofu.json'}}}"
+    model = f"model={{name: {target}, device: cpu, retain_model: {run / 'results/retain-tofu.json'}}}"
     train = "train={steps: 1, lr: 1e-3, max_length: 96}"
-    outcome = cli("quickstart", *words, data, model, train, "reference=null", "target=null")
+    outcome = cli("quickstart", *words, data, model, train, "retain_model=null", "target=null")
     assert outcome.code == 2
-    assert "reference" in outcome.err
+    assert "retain" in outcome.err
     assert not list(tmp_path.glob("runs/quickstart-*/checkpoint"))
 
 

@@ -90,12 +90,12 @@ def test_a_killed_sweep_loses_no_trial_and_repeats_none(killed, whole):
     assert "of 3 trials was chosen: the trial with the highest forget_quality" in out
 
 
-def test_target_and_reference_are_made_and_measured_once(whole):
+def test_target_and_retain_model_are_made_and_measured_once(whole):
     """Two trained models; one evaluation each, beside three epochs of three trials."""
     shared = Path(whole.folder).parent / "shared"
     assert len(list(shared.glob("model-*/model"))) == 2
     trained = {result["model_hash"] for result in results(whole, "unlearned-*")}
-    others = {result["model_hash"] for result in results(whole, "target-*") + results(whole, "reference-*")}
+    others = {result["model_hash"] for result in results(whole, "target-*") + results(whole, "retain-*")}
     assert (len(trained), len(others)) == (9, 2)
     assert len(list((shared / "evaluations").glob("tofu-*.parquet"))) == 9 + 2
 

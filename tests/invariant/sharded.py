@@ -23,7 +23,7 @@ from expunge.methods.rmu import RMU
 from expunge.modeling import fsdp as sharding
 from expunge.modeling import logprobs
 from expunge.modeling.adapters import add_lora, causal_lm
-from expunge.modeling.fsdp import gathered, placed
+from expunge.modeling.fsdp import gathered, load_on_device
 from expunge.modeling.load import model_hash
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.probes.generation import generate
@@ -82,12 +82,12 @@ def job(
     checkpointing: bool = False,
 ) -> Job:
     """Three steps of two micro-batches or more, clipped."""
-    model = placed(lambda device: start(method, tied, lora, half), CPU)
+    model = load_on_device(lambda device: start(method, tied, lora, half), CPU)
     needs = method.needs()
     plan = tiny.plan(
         {name: SETS[name] for name in needs.sets}, steps=STEPS, device_batch_size=2, world_size=distributed.world_size()
     )
-    other = placed(lambda device: tiny.model(seed=1), CPU)
+    other = load_on_device(lambda device: tiny.model(seed=1), CPU)
     return Job(
         title="Unlearning",
         model=model,
@@ -109,7 +109,7 @@ TEXTS = [row for long in LONG for row in (long, LONG[0])][:9]
 
 def answers(model: Any) -> dict[str, Any]:
     """Scores and generations; of two processes, the first runs the model much more often than the second."""
-    scores = distributed.sharded(
+    scores = distributed.map_over_ranks(
         lambda part: score(model, part, pad_id=0, batch_tokens=16, detail=[True] * len(part)), TEXTS
     )
 
@@ -126,7 +126,7 @@ def answers(model: Any) -> dict[str, Any]:
     return {
         "logp": [each.logp.tolist() for each in scores],
         "variance": [each.variance.tolist() for each in scores],
-        "written": distributed.sharded(write, list(range(len(TEXTS)))),
+        "written": distributed.map_over_ranks(write, list(range(len(TEXTS)))),
     }
 
 
@@ -145,7 +145,7 @@ def measure(place: Path) -> None:
         opened.append(num_whole(module))
 
     sharding._fill = watched
-    model = placed(lambda device: tiny.model(), CPU)
+    model = load_on_device(lambda device: tiny.model(), CPU)
     sharding._fill = fill
     asked: list[int] = []
     for layer in model.model.layers:

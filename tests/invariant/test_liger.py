@@ -56,7 +56,7 @@ def test_a_model_on_the_processor_is_refused(package):
 
 
 def test_shards_are_refused(package, monkeypatch):
-    monkeypatch.setattr(liger, "shards", lambda: True)
+    monkeypatch.setattr(liger, "fsdp_enabled", lambda: True)
     with pytest.raises(IncompatibleError, match="in shards"):
         liger.check_liger(ON_GPU)
 

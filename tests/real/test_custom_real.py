@@ -13,7 +13,7 @@ NUM = 40
 
 @pytest.fixture(scope="module")
 def measured(shared, tmp_path_factory):
-    """The full and the retain-only stand-in, each measured with the retain-only one as reference.
+    """The full and the retain-only stand-in, each measured with the retain-only one as retain model.
 
     Holdout rows are the forget questions with a wrong answer of the same form, which no model was trained on.
     """
@@ -44,8 +44,8 @@ def measured(shared, tmp_path_factory):
     measure("retain90", out=folder / "out")
     stored = folder / "out/results/model-custom.json"
     return {
-        "full": measure("full", reference=stored),
-        "retain90": measure("retain90", reference=stored, out=folder / "out"),
+        "full": measure("full", retain_model=stored),
+        "retain90": measure("retain90", retain_model=stored, out=folder / "out"),
     }
 
 
@@ -71,6 +71,6 @@ def test_privleak_is_near_minus_100_before_unlearning(measured):
     assert measured["retain90"].headlines["privleak"].point == 0.0
 
 
-def test_losses_of_the_full_model_do_not_look_like_the_reference_s(measured):
+def test_losses_of_the_full_model_do_not_look_like_the_retain_models(measured):
     assert measured["full"].headlines["forget_agreement"].point < 1e-10
     assert measured["retain90"].headlines["forget_agreement"].point == 1.0

@@ -86,7 +86,7 @@ def test_utility_from_the_raw_file_without_our_code(log):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference", "p", "distance", "n"),
+    ("name", "retain_model", "p", "distance", "n"),
     [
         ("full", "retain90", 1.834066e-21, 0.396667, 300),
         ("full", "retain95", 3.569034e-07, 0.39, 100),
@@ -94,8 +94,8 @@ def test_utility_from_the_raw_file_without_our_code(log):
         ("retain99", "retain99", 1.0, 0.0, 40),
     ],
 )
-def test_forget_quality(log, name, reference, p, distance, n):
-    quality = score_stored(log(name), log(reference), resamples=0).headlines["forget_quality"]
+def test_forget_quality(log, name, retain_model, p, distance, n):
+    quality = score_stored(log(name), log(retain_model), resamples=0).headlines["forget_quality"]
     assert quality.point == pytest.approx(p, rel=1e-6)
     assert quality.extra["ks"] == pytest.approx(distance, abs=1e-6)
     assert quality.extra["log10"] == pytest.approx(math.log10(p), abs=1e-6)
@@ -110,7 +110,7 @@ def test_forget01_gives_no_number(log):
     assert "none can be matched" in quality.needs
 
 
-def test_reference_of_another_split_gives_no_number(log):
+def test_retain_model_of_another_split_gives_no_number(log):
     quality = score_stored(log("retain95"), log("retain90"), resamples=0).headlines["forget_quality"]
     assert quality.point is None
     assert "same split" in quality.needs
@@ -135,7 +135,7 @@ def test_the_logs_match_the_published_data(shared, log):
     text = (shared / "data" / "tofu" / "forget10_perturbed.json").read_text(encoding="utf-8")
     data = [json.loads(line) for line in text.splitlines()]
     rows = [{"set": "forget", "question": row["question"], "answer": row["answer"]} for row in data]
-    reference = [row for row in read_tofu_log(log("retain90")).rows if row["set"] == "forget"]
-    Tofu().check_reference(rows[:300], reference, {}, {})
+    retain_model = [row for row in read_tofu_log(log("retain90")).rows if row["set"] == "forget"]
+    Tofu().check_retain_model(rows[:300], retain_model, {}, {})
     with pytest.raises(IncompatibleError, match="Set ds_size: 300 for both"):
-        Tofu().check_reference(rows, reference, {}, {})
+        Tofu().check_retain_model(rows, retain_model, {}, {})

@@ -16,7 +16,7 @@ from expunge.data.anchors.passages import anchor_passages
 from expunge.data.blocks import cut_blocks
 from expunge.data.sets import Row
 from expunge.data.templates import NO_LABEL, Template
-from expunge.methods.whp.labels import Speller, label_blocks, translate
+from expunge.methods.whp.labels import TokenSpans, label_blocks, translate
 from expunge.modeling.load import train_tokenizer
 
 CONTEXT = 128
@@ -60,7 +60,7 @@ def test_anchors_are_the_names_of_oz(anchors):
 
 def test_no_anchor_is_left_in_any_translated_block(anchors, blocks, template):
     """Every block of four books; stand-ins are no anchors themselves, and the rest of the text stays as it was."""
-    speller = Speller(template.tokenizer)
+    speller = TokenSpans(template.tokenizer)
     replaced = changed = 0
     for number, block in enumerate(blocks):
         translation = translate(block, anchors, speller, np.random.default_rng(number))
@@ -90,7 +90,7 @@ def test_labels_on_real_text(anchors, blocks, template):
     for model, push in ((base, 1.0), (reinforced, 3.0)):
         model.lm_head.weight.data[dorothy] += push * direction / direction.norm()
     some = blocks[:6]
-    speller = Speller(tokenizer)
+    speller = TokenSpans(tokenizer)
     translations = [translate(block, anchors, speller, np.random.default_rng(i)) for i, block in enumerate(some)]
     plain = label_blocks(base, reinforced, some, translations, alpha=0.0)
     offset = label_blocks(base, reinforced, some, translations, alpha=5.0)

@@ -19,10 +19,10 @@ from expunge.planning.throughput import step_seconds
 PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
 INTRO = """# Hardware
 
-Written by `python tools/docs/make_hardware.py` from what `expunge plan` derives; nothing on this page was
-measured on a GPU. `expunge plan RECIPE [KEY.PATH=VALUE]...` says the same of any recipe: memory part by part, seconds per step, and which
-setting to change where a card is too small. A training fits where it takes at most 95 % of the data sheet's memory;
-seconds are at 40 % of the card's dense bfloat16 peak.
+Written by `python tools/docs/make_hardware.py` from what `expunge plan` derives; nothing on this page was measured on a
+GPU. `expunge plan RECIPE [KEY.PATH=VALUE]...` prints the same for any recipe: memory part by part, seconds per step,
+and which setting to change where a card is too small. A training fits where it takes at most 95 % of the data sheet's
+memory; seconds are at 40 % of the card's dense bfloat16 peak.
 
 With FSDP a model is in shards from the moment it is opened. The main process reads it into its main memory and sends
 it block by block, measuring and saving gather it the same way, and no card ever holds more than its share, embeddings

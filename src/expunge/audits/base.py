@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 SampleRow = dict[str, Any]
 AUDITED = "unlearned"
-CONTROLS = ("target", "reference", "base")
-"""The target knows what was to be forgotten; the reference and the never-trained base model never did."""
+CONTROLS = ("target", "retain", "base")
+"""The target knows what was to be forgotten; the retain model and the never-trained base model never did."""
 
 
 class Audit(Member):

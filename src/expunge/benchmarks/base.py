@@ -77,19 +77,19 @@ class Benchmark(Member):
         raise NotImplementedError
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Metrics with intervals; a number that needs the absent reference, or rows where there are none, says so."""
+        """Compute headlines and metrics with intervals; what cannot be computed is `Value.missing`."""
         raise NotImplementedError
 
-    def check_reference(
+    def check_retain_model(
         self,
         rows: Sequence[SampleRow],
-        reference: Sequence[SampleRow],
+        retain_model: Sequence[SampleRow],
         settings: Mapping[str, Any],
-        reference_settings: Mapping[str, Any],
+        retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a reference that was measured on other rows or in another way.
+        """Refuse a retain model that was measured on other rows or in another way.
 
         Raises:
             IncompatibleError: What differs.

@@ -127,9 +127,9 @@ class Familiarity(Benchmark):
         return found
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Familiarity and the perplexities, by document too; a reference's stand beside them in its own result."""
+        """Familiarity and the perplexities, by document too; a retain model's stand beside them in its own result."""
         passages = [row for row in rows if row["set"] == PASSAGES]
         documents = {
             f"{name}/{document}/perplexity": _perplexity(part, resamples, seed, better)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, validate_names
 from expunge.benchmarks.shared.multiple_choice.tasks import GENERAL, Task
 
 
@@ -25,7 +25,7 @@ class General(MultipleChoice):
     @field_validator("tasks")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        return known("task", value, list(GENERAL))
+        return validate_names("task", value, list(GENERAL))
 
     def asked(self) -> list[Task]:
         """The chosen tasks."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, validate_names
 from expunge.benchmarks.shared.multiple_choice.tasks import Task, mmlu_task
 
 SUBJECTS = [
@@ -86,7 +86,7 @@ class Mmlu(MultipleChoice):
     @field_validator("subjects")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        return known("subject", value, SUBJECTS)
+        return validate_names("subject", value, SUBJECTS)
 
     def asked(self) -> list[Task]:
         """The chosen subjects."""

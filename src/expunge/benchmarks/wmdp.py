@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from expunge.benchmarks.base import Headlines, SampleRow
-from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, known
+from expunge.benchmarks.shared.multiple_choice.base import MultipleChoice, validate_names
 from expunge.benchmarks.shared.multiple_choice.tasks import Task, wmdp_task
 from expunge.records import Value
 
@@ -33,7 +33,7 @@ class Wmdp(MultipleChoice):
     @field_validator("topics")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        return known("topic", value, TOPICS)
+        return validate_names("topic", value, TOPICS)
 
     @field_validator("num_fewshot")
     @classmethod
@@ -52,10 +52,10 @@ class Wmdp(MultipleChoice):
         return single if len(single) == 1 else {**single, "wmdp": list(single)}
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
         """Accuracies and 1 - accuracies."""
-        found = super().headlines(rows, reference, resamples, seed)
+        found = super().headlines(rows, retain_model, resamples, seed)
         both = {key: item for name, value in found.headlines.items() for key, item in _both(name, value)}
         return Headlines(both, found.metrics)
 

@@ -1,4 +1,4 @@
-"""Checks of what a recipe points at: the model's shape and files, the tokenizer, the data, the reference."""
+"""Checks of what a recipe points at: the model's shape and files, the tokenizer, the data, the retain model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def input_checks(recipe: Recipe) -> list[tuple[str, Callable[[], str]]]:
     ]
     for benchmark in recipe.evaluate.benchmarks:
         checks.append((f"benchmark {benchmark.name}", functools.partial(inputs.check_benchmark, benchmark)))
-    if recipe.model.reference is not None:
-        checks.append(("reference", inputs.check_reference))
+    if recipe.model.retain_model is not None:
+        checks.append(("retain model", inputs.check_retain_model))
     return checks
 
 
@@ -153,9 +153,9 @@ class Inputs:
         plan = benchmark.plan(self._need(self.sets, "data"))
         return f"{len(plan.score)} texts to score, {len(plan.generate)} answers to generate"
 
-    def check_reference(self) -> str:
-        """Read a stored reference, or look at the reference model's folder."""
-        name = str(self.recipe.model.reference)
+    def check_retain_model(self) -> str:
+        """Read a stored retain model, or look at the retain model's folder."""
+        name = str(self.recipe.model.retain_model)
         if name.endswith(".json"):
             for benchmark in self.recipe.evaluate.benchmarks:
                 rows, _ = benchmark.read_stored(Path(name))
@@ -163,8 +163,8 @@ class Inputs:
         loading.check_model_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_LATER)
-        reference = meta_model(self.recipe.model.model_copy(update={"name": name, "scratch": None}), online=False)
-        return _weights(Path(name), reference)
+        retain_model = meta_model(self.recipe.model.model_copy(update={"name": name, "scratch": None}), online=False)
+        return _weights(Path(name), retain_model)
 
     @staticmethod
     def _need(value: Any, name: str) -> Any:

@@ -25,7 +25,7 @@ def check_settings(recipe: Recipe, here: bool = True) -> CheckReport:
         ("selection", lambda: _selection(recipe)),
         ("start model's copy", lambda: _frozen(recipe)),
     ]
-    for section in ("train", "target", "reference"):
+    for section in ("train", "target", "retain_model"):
         train = getattr(recipe, section)
         if train is not None:
             checks.append((f"{section} arguments", _training(recipe, section, train)))
@@ -69,12 +69,12 @@ def _method(recipe: Recipe) -> str:
             "for a comparison at every step.",
             fix="Set method.retain=nll, or method.fila=false.",
         )
-    frozen = "; the start model as reference" if needs.reference or needs.reference_logp else ""
+    frozen = "; the target as reference" if needs.reference or needs.reference_logp else ""
     return f"{method.name} works on {' and '.join(needs.sets)}{frozen}"
 
 
 def _frozen(recipe: Recipe) -> str:
-    from expunge.distributed import shards, world_size
+    from expunge.distributed import fsdp_enabled, world_size
     from expunge.modeling.load import frozen_device
 
     model = recipe.model
@@ -84,7 +84,7 @@ def _frozen(recipe: Recipe) -> str:
         why = f"{recipe.method.name}, with these settings, keeps no copy of the start model"
     elif model.lora is not None:
         why = "with model.lora the start model is the model with its adapter off"
-    if given and (why or shards()):
+    if given and (why or fsdp_enabled()):
         why = why or "with FSDP the copy is shared out like the model"
         raise IncompatibleError(f"model.{given[0]} has no effect: {why}.", fix="Leave it out.")
     if model.frozen_device is not None and world_size() > 1:
@@ -100,27 +100,27 @@ def _frozen(recipe: Recipe) -> str:
     frozen_device(model)
     if why:
         return "none"
-    return "in float32, in shards" if shards() else f"in {model.frozen_dtype or model.dtype}"
+    return "in float32, in shards" if fsdp_enabled() else f"in {model.frozen_dtype or model.dtype}"
 
 
 def _selection(recipe: Recipe) -> str:
     config = recipe.evaluate
-    has_reference = recipe.reference is not None or recipe.model.reference is not None
+    has_retain_model = recipe.retain_model is not None or recipe.model.retain_model is not None
     if config.select == "last":
-        quality = "" if has_reference or not config.benchmarks else "; forget quality needs a reference"
+        quality = "" if has_retain_model or not config.benchmarks else "; forget quality needs a retain model"
         return f"the last epoch is kept{quality}"
     if not config.benchmarks:
         raise IncompatibleError(
             f"evaluate.select is {config.select}, but evaluate.benchmarks is empty.",
             fix="Add evaluate.benchmarks=[tofu], or set evaluate.select=last.",
         )
-    if not has_reference:
+    if not has_retain_model:
         raise IncompatibleError(
-            f"evaluate.select is {config.select}, which compares with a reference, and there is none.",
-            fix="Set model.reference (a retain-only model or its log), add reference: (how to train one), "
+            f"evaluate.select is {config.select}, which compares with a retain model, and there is none.",
+            fix="Set model.retain_model (a retain model or its log), add retain_model: (how to train one), "
             "or set evaluate.select=last.",
         )
-    return f"{config.select}, against a reference"
+    return f"{config.select}, against a retain model"
 
 
 def _near(name: str, options: Sequence[str]) -> str:

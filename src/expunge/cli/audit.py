@@ -18,7 +18,7 @@ def audit(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, a model's folder or a hub id.")],
     name: Annotated[str, typer.Option("--audit", help="Name, or a Python file.")] = "leaks",
     target: Annotated[str | None, typer.Option(help="The model before unlearning (default: the run's).")] = None,
-    reference: Annotated[str | None, typer.Option(help="A model that never saw the forget set.")] = None,
+    retain_model: Annotated[str | None, typer.Option(help="A model that never saw the forget set.")] = None,
     base: Annotated[str | None, typer.Option(help="The model before it saw any of the data.")] = None,
     data: Annotated[str | None, typer.Option(help="For a model: TOFU's folder or hub id, or a file of rows.")] = None,
     split: Annotated[str | None, typer.Option(help="For a model: TOFU's split.")] = None,
@@ -30,7 +30,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Attack a model, and run the same attack on its controls."""
-    if any(place is not None and not Path(place).exists() for place in (model, target, reference, base, data)):
+    if any(place is not None and not Path(place).exists() for place in (model, target, retain_model, base, data)):
         stay_local()
     from expunge.commands.audit import audit as attack
 
@@ -42,7 +42,7 @@ def audit(
                 name,
                 settings=own,
                 target=target,
-                reference=reference,
+                retain_model=retain_model,
                 base=base,
                 data=data,
                 split=split,
@@ -55,11 +55,11 @@ def audit(
     if as_json:
         print_json(result)
         return
-    from expunge.report.tables import format_value
+    from expunge.report.tables import format_value, role_title
 
     arms = list(result.arms)
     print_columns(
-        ["Number", *(arm.capitalize() for arm in arms)],
+        ["Number", *(role_title(arm) for arm in arms)],
         [[number, *(format_value(by_arm[arm]) for arm in arms)] for number, by_arm in result.values.items()],
     )
     print_result(result.verdict)

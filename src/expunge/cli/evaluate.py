@@ -20,7 +20,7 @@ def evaluate(
     benchmark: Annotated[str, typer.Option(help="Name, or a Python file.")] = "tofu",
     data: Annotated[str | None, typer.Option(help="TOFU's folder or hub id, a file of rows, or 'synthetic'.")] = None,
     split: Annotated[str | None, typer.Option(help="TOFU's split; forget10 if not given.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Retain-only model, or its stored evaluation (.json).")] = None,
+    retain_model: Annotated[str | None, typer.Option(help="Retain model, or its stored evaluation (.json).")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,8 +32,8 @@ def evaluate(
     out: Annotated[str | None, typer.Option(help="Folder for the result and its per-sample records.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model, and compare it with a reference."""
-    if any(name is not None and not Path(name).exists() for name in (model, reference, data or "locuslab/TOFU")):
+    """Measure a model, and compare it with a retain model."""
+    if any(name is not None and not Path(name).exists() for name in (model, retain_model, data or "locuslab/TOFU")):
         stay_local()
     from expunge.commands.evaluate import evaluate as measure
 
@@ -45,7 +45,7 @@ def evaluate(
                 benchmark,
                 data=data,
                 split=split,
-                reference=reference,
+                retain_model=retain_model,
                 settings=own,
                 prompt=sections.pop("prompt", None),
                 options=sections,

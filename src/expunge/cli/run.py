@@ -75,7 +75,7 @@ def show_dry_run(name: str, overrides: Sequence[str], as_json: bool) -> None:
 def asks_hub(recipe: Recipe) -> bool:
     """Whether a recipe names something that is not on this machine."""
     model, data = recipe.model, recipe.data
-    names = [model.name, model.reference, getattr(data, "path", None)]
+    names = [model.name, model.retain_model, getattr(data, "path", None)]
     names += [getattr(getattr(data, part, None), "path", None) for part in ("forget", "retain", "holdout")]
     return any(name is not None and not Path(name).exists() for name in names)
 

@@ -11,7 +11,7 @@ from expunge.cli.output import AsJson, print_measured, print_values, results_onl
 
 def score_log(
     log: Annotated[str, typer.Argument(metavar="LOG", help="Stored TOFU evaluation (.json).")],
-    reference: Annotated[str | None, typer.Option(help="That of the retain-only model (.json).")] = None,
+    retain_model: Annotated[str | None, typer.Option(help="That of the retain model (.json).")] = None,
     split: Annotated[str | None, typer.Option(help="forget01, forget05 or forget10.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -29,5 +29,5 @@ def score_log(
     own: dict[str, object] = {}
     override(own, settings or [])
     with results_only():
-        result = score(log, reference, split=split, settings=own)
+        result = score(log, retain_model, split=split, settings=own)
     print_measured(result) if as_json else print_values(result.headlines)

@@ -20,9 +20,9 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, UserError
-from expunge.modeling.fsdp import placed
+from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
-from expunge.records import AuditResult, Manifest
+from expunge.records import ROLE_NAMES, AuditResult, Manifest
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
 from expunge.runs.evaluator import Evaluator, without_text, write_rows
@@ -59,7 +59,7 @@ def audit(
     *,
     settings: Mapping[str, Any] | None = None,
     target: str | Path | None = None,
-    reference: str | Path | None = None,
+    retain_model: str | Path | None = None,
     base: str | Path | None = None,
     data: str | Path | None = None,
     split: str | None = None,
@@ -70,11 +70,11 @@ def audit(
     """Attack a model, and run the same attack on its controls.
 
     Args:
-        model: A run's folder, whose data, target and reference are then used; or a model's folder or hub id.
+        model: A run's folder, whose data, target and retain model are then used; or a model's folder or hub id.
         name: Name of an audit, or path of a Python file with one.
         settings: The audit's settings.
         target: The model before unlearning; for a run, the run's own.
-        reference: A model that never saw the forget set; for a run, the run's own.
+        retain_model: A model that never saw the forget set; for a run, the run's own.
         base: The model before it saw any of the data.
         data: As in `evaluate`; for a run, the run's own.
         split: TOFU's split, as in `evaluate`.
@@ -90,7 +90,7 @@ def audit(
     """
     attack = parse_member("audit", {"name": name, **(settings or {})})
     assert isinstance(attack, Audit)
-    arms = {"target": target, "reference": reference, "base": base}
+    arms = {"target": target, "retain": retain_model, "base": base}
     given = {arm: str(place) for arm, place in arms.items() if place is not None}
     place = None if out is None else Path(out)
     sections = dict(options or {})
@@ -130,10 +130,10 @@ def _case_of_run(folder: Path, given: dict[str, str], out: Path | None) -> _Case
     models = read_record(manifest, Manifest).models
     arms = {AUDITED: str(checkpoint)}
     notes = []
-    for arm in ("target", "reference"):
+    for arm in ("target", "retain"):
         place = _located(models.get(arm, ""), folder)
         if place.endswith(".json"):
-            notes.append("The run's reference is a stored evaluation, and an attack needs the model itself.")
+            notes.append("The run's retain model is a stored evaluation, and an attack needs the model itself.")
         elif place:
             arms[arm] = place
     return _Case(
@@ -161,7 +161,7 @@ def _run(attack: Audit, case: _Case) -> AuditResult:
     prompt = case.prompt or Prompt(style="chat" if tokenizer.chat_template else "plain")
     rows: dict[str, list[SampleRow]] = {}
     for arm, name in case.arms.items():
-        note(f"Attacking the {arm} model {name} with {attack.name}.")
+        note(f"Attacking the {ROLE_NAMES[arm]} {name} with {attack.name}.")
         rows[arm] = _attacked(attack, case, arm, sets, Template(tokenizer, prompt, max_length=1 << 30))
     result = attack.findings(rows)
     samples = f"samples/audit-{attack.name}.parquet" if case.out is not None else ""
@@ -189,15 +189,15 @@ def _attacked(attack: Audit, case: _Case, arm: str, sets: Sets, template: Templa
     own = load_tokenizer(name, None, case.config.trust_remote_code)
     if Template(own, template.prompt, template.max_length).fingerprint != template.fingerprint:
         raise IncompatibleError(
-            f"the {arm} model {name} and the audited one have different tokenizers or prompts, so they do not compare.",
+            f"the {ROLE_NAMES[arm]} {name} and the audited model have different tokenizers or prompts.",
             fix="Give controls that come from the same start model.",
         )
     dtype = getattr(torch, case.config.dtype)
-    model = placed(
+    model = load_on_device(
         lambda device: load_model(name, config=case.config, dtype=dtype, device=device), device_of(case.config)
     )
     check_pair(model, template.tokenizer, name)
     template = Template(template.tokenizer, template.prompt, max_length=context_length(model.config))
     evaluator = Evaluator(sets, template, case.batch_tokens, cache=case.cache, dtype=dtype)
     with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype != torch.float32):
-        return attack.attack(evaluator.session(model, f"the {arm} model"))
+        return attack.attack(evaluator.session(model, f"the {ROLE_NAMES[arm]}"))

@@ -13,7 +13,7 @@ from expunge.config.recipe import Recipe
 
 
 def check(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> CheckReport:
-    """Check settings, model, modules, tokenizer, data and references of a recipe without loading weights.
+    """Check settings, model, modules, tokenizer, data and retain models of a recipe without loading weights.
 
     Local rows are really read and encoded, and local weight files opened as far as their headers. Of what
     lies on the hub only the model's config is asked for; what cannot be reached is listed as not checked.

@@ -42,7 +42,7 @@ class DryRun(Record):
     recipe: dict[str, Any]
     """Every setting with its value."""
     trainings: dict[str, TrainingPlan]
-    """'target', 'reference' and 'train', where the recipe has them."""
+    """'target', 'retain_model' and 'train', where the recipe has them."""
     memory: dict[str, MemoryEstimate]
     """Per training."""
     notes: list[str]
@@ -63,7 +63,7 @@ def dry_run(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> DryRu
         recipe = load_recipe(recipe, overrides)
     check_settings(recipe).raise_failed()
     notes: list[str] = []
-    parts = {name: getattr(recipe, name) for name in ("target", "reference", "train")}
+    parts = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
     trainings = {name: train for name, train in parts.items() if train is not None}
     return DryRun(
         recipe=recipe.resolved(),
@@ -79,7 +79,7 @@ def _plans(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dic
         notes.append("steps are not derived: the data is on the hub and its number of rows is not known")
         return {}
     forget, kept = counts.get("forget", 0), counts.get("retain", 0) + counts.get("always", 0)
-    rows = {"train": forget, "target": forget + kept, "reference": kept}
+    rows = {"train": forget, "target": forget + kept, "retain_model": kept}
     return {name: _plan(name, train, rows[name]) for name, train in trainings.items()}
 
 

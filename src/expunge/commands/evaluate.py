@@ -17,7 +17,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import UserError
-from expunge.modeling.fsdp import placed
+from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
 from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir
@@ -37,7 +37,7 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _engine_reads_what_is_measured(self) -> Self:
-        if self.evaluate.engine == "vllm" and (self.model.revision or self.model.reference_revision):
+        if self.evaluate.engine == "vllm" and (self.model.revision or self.model.retain_model_revision):
             raise ValueError("evaluate.engine: vllm reads a model by its name alone; download the revision to a folder")
         return self
 
@@ -48,21 +48,21 @@ def evaluate(
     *,
     data: str | Path | None = None,
     split: str | None = None,
-    reference: str | Path | None = None,
+    retain_model: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     prompt: Prompt | Mapping[str, Any] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | Path | None = None,
     seed: int = 0,
 ) -> BenchmarkResult:
-    """Measure a model, and compare it with a reference where one is given.
+    """Measure a model, and compare it with a retain model where one is given.
 
     Args:
         model: Folder or hub id.
         benchmark: Name of a benchmark, or path of a Python file with one.
         data: TOFU's folder or hub id, a file of rows to forget, or 'synthetic'; None for TOFU on the hub.
         split: TOFU's split; by default forget10.
-        reference: Retain-only model (folder or hub id), or its stored evaluation (.json).
+        retain_model: Retain model (folder or hub id), or its stored evaluation (.json).
         settings: The benchmark's settings.
         prompt: How questions become text; None for the tokenizer's chat template, or plain where it has none.
         options: Further settings of the sections 'model', 'data' and 'evaluate', as in a recipe.
@@ -73,13 +73,13 @@ def evaluate(
         The result; with `out` it is also in `results/model-<benchmark>.json`.
 
     Raises:
-        UserError: Model, data, reference or settings have to be put right first.
+        UserError: Model, data, retain model or settings have to be put right first.
     """
     config = parse(
         {
             "model": {
                 "name": str(model),
-                "reference": reference and str(reference),
+                "retain_model": retain_model and str(retain_model),
                 **_option(options, "model"),
             },
             "data": data_section(benchmark, data, split, _option(options, "data")),
@@ -124,29 +124,31 @@ def _evaluate(config: Evaluation, out: Path | None, seed: int) -> BenchmarkResul
         measured,
         role="model",
         model=name,
-        reference=_reference_rows(config, evaluator, measured),
+        retain_model=_retain_model_rows(config, evaluator, measured),
         resamples=config.evaluate.bootstrap,
         seed=seed,
     )
     return result if out is None else store(out, f"model-{chosen.name}", result, measured.rows)
 
 
-def _reference_rows(config: Evaluation, evaluator: Evaluator, measured: Measured) -> list[dict[str, Any]] | None:
-    name, benchmark = config.model.reference, config.evaluate.benchmarks[0]
+def _retain_model_rows(config: Evaluation, evaluator: Evaluator, measured: Measured) -> list[dict[str, Any]] | None:
+    name, benchmark = config.model.retain_model, config.evaluate.benchmarks[0]
     if name is None:
         return None
     if name.endswith(".json"):
         rows, settings = benchmark.read_stored(Path(name))
     else:
-        other = evaluator.measure(_open(config, name, config.model.reference_revision), benchmark, "the reference")
+        other = evaluator.measure(
+            _open(config, name, config.model.retain_model_revision), benchmark, "the retain model"
+        )
         rows, settings = other.rows, other.settings
-    benchmark.check_reference(measured.rows, rows, measured.settings, settings)
+    benchmark.check_retain_model(measured.rows, rows, measured.settings, settings)
     return list(rows)
 
 
 def _open(config: Evaluation, name: str, revision: str | None) -> Any:
     dtype = getattr(torch, config.model.dtype)
-    return placed(
+    return load_on_device(
         lambda device: load_model(name, config=config.model, revision=revision, dtype=dtype, device=device),
         device_of(config.model),
     )

@@ -9,7 +9,7 @@ from typing import Any, cast
 from expunge.benchmarks.base import Headlines, SampleRow
 from expunge.benchmarks.shared.rows import check_settings, in_set
 from expunge.benchmarks.tofu.benchmark import Tofu
-from expunge.benchmarks.tofu.headlines import Measuring
+from expunge.benchmarks.tofu.headlines import TofuHeadlines
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
 from expunge.benchmarks.tofu.stored import StoredLog, read_tofu_log
 from expunge.config.load import parse_member
@@ -22,7 +22,7 @@ SPLITS = ("forget01", "forget05", "forget10")
 
 def score_log(
     log: str | Path,
-    reference: str | Path | None = None,
+    retain_model: str | Path | None = None,
     *,
     split: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -33,7 +33,7 @@ def score_log(
 
     Args:
         log: A TOFU log, an OpenUnlearning TOFU_EVAL.json, or a result of this project (results/*.json).
-        reference: The same of the retain-only model; without it forget quality says what it needs.
+        retain_model: The same of the retain model; without it forget quality says what it needs.
         split: 'forget01', 'forget05' or 'forget10': refuse a log that has more forget rows than this split.
         settings: Settings of the benchmark, such as {'ds_size': 300}.
         bootstrap: Resamples for intervals; 0 for none.
@@ -43,12 +43,12 @@ def score_log(
         DataError: A file is missing, damaged, or no stored evaluation.
         IncompatibleError: The two were not made in the same way, or the log is not of this split.
     """
-    log, reference = Path(log), None if reference is None else Path(reference)
+    log, retain_model = Path(log), None if retain_model is None else Path(retain_model)
     benchmark = cast(Tofu, parse_member("benchmark", {"name": "tofu", **(settings or {})}))
     stored = read_tofu_log(log)
     _check_split(log, len(in_set(stored.rows, "forget")), split)
-    numbers = score_stored(log, reference, benchmark=benchmark, resamples=bootstrap, seed=seed)
-    made = {**stored.settings, **benchmark.spec(), "kind": stored.kind, "reference": str(reference or "")}
+    numbers = score_stored(log, retain_model, benchmark=benchmark, resamples=bootstrap, seed=seed)
+    made = {**stored.settings, **benchmark.spec(), "kind": stored.kind, "retain": str(retain_model or "")}
     return BenchmarkResult(
         benchmark="tofu",
         role="model",
@@ -75,7 +75,7 @@ def _check_split(log: Path, num_forget: int, split: str | None) -> None:
 
 def score_stored(
     log: Path,
-    reference: Path | None = None,
+    retain_model: Path | None = None,
     *,
     benchmark: Tofu | None = None,
     resamples: int = 1000,
@@ -85,7 +85,7 @@ def score_stored(
 
     Args:
         log: Evaluation of the model in question.
-        reference: Evaluation of the retain-only model.
+        retain_model: Evaluation of the retain model.
         benchmark: Settings; ds_size shortens both files' forget and retain rows.
         resamples: Bootstrap resamples; 0 for no intervals.
         seed: Seed of the bootstrap.
@@ -101,43 +101,43 @@ def score_stored(
     ours = read_tofu_log(log)
     rows = _cut(ours.rows, benchmark.ds_size)
     numbers = benchmark.headlines(rows, None, resamples, seed)
-    if reference is None:
+    if retain_model is None:
         return numbers
-    theirs = read_tofu_log(reference)
+    theirs = read_tofu_log(retain_model)
     check_settings(ours.settings, theirs.settings)
-    how = Measuring(benchmark.truth_ratio_mean, benchmark.generate, resamples, seed)
+    how = TofuHeadlines(benchmark.truth_ratio_mean, benchmark.generate, resamples, seed)
     others = _cut(theirs.rows, benchmark.ds_size)
     quality = _quality(in_set(rows, "forget"), in_set(others, "forget"), how, ours, theirs)
     return Headlines(headlines={**numbers.headlines, "forget_quality": quality}, metrics=numbers.metrics)
 
 
 def _quality(
-    ours: list[SampleRow], theirs: list[SampleRow], how: Measuring, log: StoredLog, reference: StoredLog
+    ours: list[SampleRow], theirs: list[SampleRow], how: TofuHeadlines, log: StoredLog, retain_model: StoredLog
 ) -> Value:
     """Forget quality on the common rows, if these are all that the two files can have in common.
 
     TOFU's forget sets are the last rows of one list, so a log of the fine-tuned model starts before the
-    reference's first forget row and may stop (ds_size) before its last. Any other overlap means that the
-    reference belongs to another split.
+    retain model's first forget row and may stop (ds_size) before its last. Any other overlap means that the
+    retain model belongs to another split.
     """
     pairs = same_rows(ours, theirs)
     if not pairs:
         return Value.missing(
-            f"forget rows that both files hold: {log.path.name} has {len(ours)}, {reference.path.name} has "
+            f"forget rows that both files hold: {log.path.name} has {len(ours)}, {retain_model.path.name} has "
             f"{len(theirs)}, and none can be matched"
         )
     first, last = pairs[0], pairs[-1]
     unbroken = pairs == list(zip(range(first[0], last[0] + 1), range(len(pairs)), strict=False))
     if not unbroken or len(pairs) < min(len(theirs), len(ours) - first[0]):
         return Value.missing(
-            f"a reference of the same split: {reference.path.name} shares {len(pairs)} of its {len(theirs)} "
+            f"a retain model of the same split: {retain_model.path.name} shares {len(pairs)} of its {len(theirs)} "
             f"forget rows with the {len(ours)} of {log.path.name}, not from its first one on"
         )
     where = ""
     if not len(pairs) == len(ours) == len(theirs):
         where = (
             f", rows {first[0]} to {last[0]} of the {len(ours)} of {log.path.name} and 0 to {last[1]} of the "
-            f"{len(theirs)} of {reference.path.name}"
+            f"{len(theirs)} of {retain_model.path.name}"
         )
     return how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs], where)
 

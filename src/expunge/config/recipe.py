@@ -57,9 +57,9 @@ class Model(Section):
     """Commit, tag or branch on the hub."""
     scratch: Scratch | None = None
     """Instead of `name`: build and train a small model from nothing."""
-    reference: str | None = None
-    """Retain-only model (hub id or folder) or its stored evaluation (a run record or a TOFU log, .json)."""
-    reference_revision: str | None = None
+    retain_model: str | None = None
+    """Retain model (hub id or folder) or its stored evaluation (a run record or a TOFU log, .json)."""
+    retain_model_revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of forward and backward; trained weights always keep a float32 master copy."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -79,8 +79,8 @@ class Model(Section):
             raise ValueError("set exactly one of name (a hub id or folder) and scratch (a model built here)")
         if self.name is None and self.revision is not None:
             raise ValueError("revision has no effect without name")
-        if self.reference is None and self.reference_revision is not None:
-            raise ValueError("reference_revision has no effect without reference")
+        if self.retain_model is None and self.retain_model_revision is not None:
+            raise ValueError("retain_model_revision has no effect without retain_model")
         return self
 
 
@@ -303,16 +303,16 @@ class Recipe(Section):
     data: DataConfig
     target: Train | None = None
     """Fine-tune the start model on forget + retain first."""
-    reference: Train | None = None
-    """Fine-tune the start model on retain only, as the reference."""
+    retain_model: Train | None = None
+    """Fine-tune the start model on retain only: the retain model."""
     method: MethodField
     train: Train | None = None
     """The unlearning itself; left out for methods that do not train."""
     evaluate: Evaluate = Evaluate()
-    targets: dict[str, Published] = Field(default_factory=dict)
+    published: dict[str, Published] = Field(default_factory=dict)
     """Published numbers by headline."""
 
-    @field_validator("model", "data", "train", "target", "reference", "evaluate", "prompt", mode="before")
+    @field_validator("model", "data", "train", "target", "retain_model", "evaluate", "prompt", mode="before")
     @classmethod
     def _sections_are_mappings(cls, value: Any) -> Any:
         if isinstance(value, str | int | float | bool | list):
@@ -323,10 +323,10 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         if self.model.scratch is not None and self.target is None:
             raise ValueError("model.scratch starts from random weights, so target: (how to train it) is needed")
-        if self.reference is not None and self.model.reference is not None:
-            raise ValueError("reference: trains the retain-only model and model.reference loads it; set one of them")
-        if self.reference is not None and self.target is None:
-            raise ValueError("reference: needs target: too, so that both models are trained in the same way")
+        if self.retain_model is not None and self.model.retain_model is not None:
+            raise ValueError("retain_model: trains the retain model and model.retain_model loads it; set one of them")
+        if self.retain_model is not None and self.target is None:
+            raise ValueError("retain_model: needs target: too, so that both models are trained in the same way")
         if self.evaluate.engine != "torch":
             raise ValueError("evaluate.engine: vllm has no effect in a run, whose models are in memory; use `evaluate`")
         trains = bool(getattr(self.method, "trains", True))
@@ -345,9 +345,9 @@ class Recipe(Section):
     def fingerprint(self) -> str:
         """Name of everything that can change a number of this run."""
         data = self.resolved()
-        for key in ("description", "targets", "name"):
+        for key in ("description", "published", "name"):
             data.pop(key, None)
         data["model"].pop("frozen_device", None)
-        for part in ("train", "target", "reference"):
+        for part in ("train", "target", "retain_model"):
             data.get(part, {}).pop("report_to", None)
         return fingerprint(data)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from expunge.console import is_main_process
 from expunge.data.sets import Row, RowSet, make_set
-from expunge.distributed import sharded, wait
+from expunge.distributed import map_over_ranks, wait
 from expunge.errors import DataError, IncompatibleError
 from expunge.methods.base import Preparation
 from expunge.methods.bases.preference import PREFERRED, PreferenceMethod
@@ -103,7 +103,7 @@ class AltPO(PreferenceMethod):
             places = [(i, k) for i in range(len(rows)) for k in range(self.num_alternates) if (i, k) not in found]
             if not places:
                 break
-            texts = sharded(functools.partial(self._draw, preparation, model, rows, draw), places)
+            texts = map_over_ranks(functools.partial(self._draw, preparation, model, rows, draw), places)
             for (i, k), text in zip(places, texts, strict=True):
                 if _usable(preparation, rows[i], text):
                     found[i, k] = text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from expunge.distributed import refuse_shards
+from expunge.distributed import refuse_fsdp
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Objective, Start
 from expunge.methods.bases.steering import FixedLength, FixedLengthObjective
@@ -64,16 +64,16 @@ class _Objective(FixedLengthObjective):
                 "rmulat does not work with gradient checkpointing, which repeats forward passes without the attack.",
                 fix="Set model.gradient_checkpointing=false and a smaller train.device_batch_size.",
             )
-        refuse_shards("rmulat", "runs the model back and forth many times within one step")
+        refuse_fsdp("rmulat", "runs the model back and forth many times within one step")
         super().start(start)
         self._model: Any = start.model
 
     def steered(self, step: Step) -> Tensor:
         """Hidden states of the forget rows under the attack, which has a vector for each padded position."""
         step.keep_padding()
-        from expunge.modeling.hidden.trace import added
+        from expunge.modeling.hidden.trace import add_to_residual
 
-        with added(self._model, self.method.layer, self.attack(step)):
+        with add_to_residual(self._model, self.method.layer, self.attack(step)):
             return super().steered(step)
 
     def attack(self, step: Step) -> Tensor:
@@ -81,14 +81,14 @@ class _Objective(FixedLengthObjective):
         import torch
 
         from expunge.losses.representation import project
-        from expunge.modeling.hidden.trace import added
+        from expunge.modeling.hidden.trace import add_to_residual
 
         mask = step.batches["forget"].attention_mask[..., None]
         size = self._model.config.get_text_config().hidden_size
         delta = torch.zeros(*mask.shape[:2], size, device=mask.device, requires_grad=True)
         attacker = torch.optim.Adam([delta], lr=self.method.inner_lr)
         for _ in range(self.method.inner_steps):
-            with torch.enable_grad(), added(self._model, self.method.layer, delta * mask):
+            with torch.enable_grad(), add_to_residual(self._model, self.method.layer, delta * mask):
                 nll = step.only("forget").nll("forget")
             (delta.grad,) = torch.autograd.grad(nll, [delta])
             attacker.step()

@@ -1,4 +1,4 @@
-"""Agreement of a model with a retain-only model (forget quality), and utility in one number."""
+"""Agreement of a model with a retain model (forget quality), and utility in one number."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model_utility(components: ArrayLike) -> Floats:
 
 
 @metric(better="higher", range=(0.0, 1.0))
-def forget_quality(model: ArrayLike, reference: ArrayLike) -> float:
+def forget_quality(model: ArrayLike, retain_model: ArrayLike) -> float:
     """Forget quality: could the truth ratios of this model come from a model that never saw the forget set?
 
     It is the p-value of a two-sided two-sample Kolmogorov-Smirnov test. It does not change when every R is
@@ -66,7 +66,7 @@ def forget_quality(model: ArrayLike, reference: ArrayLike) -> float:
 
     Args:
         model: Truth ratio R of each forget row under the model, shape (n,).
-        reference: The same rows under the retain-only model, shape (n,).
+        retain_model: The same rows under the retain model, shape (n,).
 
     Returns:
         The p-value. `ks_test` gives its logarithm and the distance D as well.
@@ -74,7 +74,7 @@ def forget_quality(model: ArrayLike, reference: ArrayLike) -> float:
     References:
         Maini et al. 2024, arXiv:2401.06121, section 2.2.2 (Forget Quality).
     """
-    return ks_test(model, reference).pvalue
+    return ks_test(model, retain_model).pvalue
 
 
 def ks_test(first: ArrayLike, second: ArrayLike) -> KsTest:
@@ -137,23 +137,23 @@ def log_pvalue_equal_sizes(steps: int, size: int) -> float:
     return min(0.0, math.log(2) + float(terms[0]) + math.log(rest))
 
 
-def resampled_forget_quality(model: ArrayLike, reference: ArrayLike, weights: Floats) -> Floats:
-    """Forget quality of many resamples at once, the same rows drawn for model and reference.
+def resampled_forget_quality(model: ArrayLike, retain_model: ArrayLike, weights: Floats) -> Floats:
+    """Forget quality of many resamples at once, the same rows drawn for model and retain model.
 
     All values are sorted once. In each resample the distance is the largest partial sum of the row counts,
-    counted +1 for the model and -1 for the reference; the p-value depends on it and on the row count alone.
+    counted +1 for the model and -1 for the retain model; the p-value depends on it and on the row count alone.
     A resample holds some rows twice, which can only widen distances: where the two samples nearly agree, the
     resampled p-values lie below the p-value of the rows themselves.
 
     Args:
         model: R under the model, shape (n,).
-        reference: R of the same rows under the retain-only model, shape (n,).
+        retain_model: R of the same rows under the retain model, shape (n,).
         weights: How often each resample holds each row, shape (resamples, n), whole numbers.
 
     Returns:
         p-values, shape (resamples,).
     """
-    pooled = np.concatenate([np.asarray(model, dtype=np.float64), np.asarray(reference, dtype=np.float64)])
+    pooled = np.concatenate([np.asarray(model, dtype=np.float64), np.asarray(retain_model, dtype=np.float64)])
     order = np.argsort(pooled, kind="stable")
     ordered = pooled[order]
     ends = np.append(ordered[1:] != ordered[:-1], True)

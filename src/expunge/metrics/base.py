@@ -9,7 +9,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar, cast
 P = ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)
 
-Better = Literal["higher", "lower", "reference", ""]
+Better = Literal["higher", "lower", "retain", ""]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class MetricSpec:
     unit: str
     """Unit of the number; empty for a plain ratio."""
     better: Better
-    """'higher', 'lower', 'reference' (closer to a retain-only model) or empty when it depends on the set."""
+    """'higher', 'lower', 'retain' (closer to a retain model) or empty when it depends on the set."""
     range: tuple[float, float]
     """Smallest and largest possible value."""
 

@@ -23,7 +23,7 @@ _SMALLEST_VARIANCE = 1e-6
 """Where the model is certain, its variance is 0 but for rounding; the same floor as in OpenUnlearning."""
 
 
-@metric(unit="nats", better="reference", range=(0.0, float("inf")))
+@metric(unit="nats", better="retain", range=(0.0, float("inf")))
 def membership_loss(nll: ArrayLike) -> Floats:
     """LOSS: the mean loss itself, per row.
 
@@ -39,7 +39,7 @@ def membership_loss(nll: ArrayLike) -> Floats:
     return _rows(nll, "nll")
 
 
-@metric(unit="nats per byte", better="reference", range=(0.0, float("inf")))
+@metric(unit="nats per byte", better="retain", range=(0.0, float("inf")))
 def membership_zlib(nll: ArrayLike, texts: Sequence[str]) -> Floats:
     """zlib: the mean loss over the size of the compressed text, so that dull texts do not pass for memorised ones.
 
@@ -62,7 +62,7 @@ def membership_zlib(nll: ArrayLike, texts: Sequence[str]) -> Floats:
     return _rows(nll, "nll") / _same_length(sizes, nll)
 
 
-@metric(unit="nats", better="reference", range=(float("-inf"), float("inf")))
+@metric(unit="nats", better="retain", range=(float("-inf"), float("inf")))
 def membership_reference(nll: ArrayLike, reference_nll: ArrayLike) -> Floats:
     """Reference: the mean loss beyond that of a model which never saw the text, per row.
 
@@ -85,7 +85,7 @@ def membership_reference(nll: ArrayLike, reference_nll: ArrayLike) -> Floats:
     return _rows(nll, "nll") - _same_length(_rows(reference_nll, "reference_nll"), nll)
 
 
-@metric(unit="nats", better="reference", range=(0.0, float("inf")))
+@metric(unit="nats", better="retain", range=(0.0, float("inf")))
 def membership_min_k(logp: Sequence[ArrayLike], k: float = 0.4) -> Floats:
     """Min-K%: how unlikely the least likely tokens are, per row.
 
@@ -108,7 +108,7 @@ def membership_min_k(logp: Sequence[ArrayLike], k: float = 0.4) -> Floats:
     return np.array([-_mean_of_lowest(row, k) for row in _tokens(logp, "logp")], dtype=np.float64)
 
 
-@metric(better="reference", range=(float("-inf"), float("inf")))
+@metric(better="retain", range=(float("-inf"), float("inf")))
 def membership_min_k_plus(
     logp: Sequence[ArrayLike], mean: Sequence[ArrayLike], variance: Sequence[ArrayLike], k: float = 0.4
 ) -> Floats:
@@ -136,7 +136,7 @@ def membership_min_k_plus(
     return np.array([-_mean_of_lowest(_standardised(*part), k) for part in parts], dtype=np.float64)
 
 
-@metric(better="reference", range=(0.0, float("inf")))
+@metric(better="retain", range=(0.0, float("inf")))
 def membership_gradient_norm(norms: ArrayLike) -> Floats:
     """Gradient norm: how far training on the text would still move the model, per row.
 

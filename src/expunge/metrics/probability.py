@@ -101,7 +101,7 @@ def truth_ratio(
         return np.asarray(np.exp(right + log_wrong), dtype=np.float64)
 
 
-@metric(better="reference", range=(0.0, 1.0))
+@metric(better="retain", range=(0.0, 1.0))
 def truth_ratio_forget(ratio: ArrayLike) -> Floats:
     """Closeness of the truth ratio to 1, per row, as reported for the forget set: min(R, 1/R).
 

@@ -39,7 +39,7 @@ class Scored:
         return Scored(self.scores[kept], [group for group, keep in zip(self.groups, kept, strict=True) if keep])
 
 
-@metric(better="reference", range=(0.0, 1.0))
+@metric(better="retain", range=(0.0, 1.0))
 def membership_auc(forget: ArrayLike, holdout: ArrayLike) -> float:
     """Chance that a forget row looks better known than a holdout row: area under the ROC curve.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from expunge import distributed
 from expunge.console import is_main_process
-from expunge.distributed import from_main, shards, whole
+from expunge.distributed import from_main, fsdp_enabled, full_tensor
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.hidden.trace import layer_list
 
@@ -26,14 +26,14 @@ Value = Callable[[str, Tensor], Tensor]
 """Gives the whole tensor of a name; the second argument has its shape and precision, and no numbers."""
 
 
-def placed(make: Callable[[torch.device], Any], device: torch.device) -> Any:
+def load_on_device(make: Callable[[torch.device], Any], device: torch.device) -> Any:
     """Make a model on its device; with FSDP in shards, out of one that the main process makes in main memory.
 
     Args:
         make: Makes the model on the device that it is given; called in the main process alone where there are shards.
         device: Where the model is to be run.
     """
-    if not shards():
+    if not fsdp_enabled():
         return make(device)
     made: Any = None
 
@@ -61,28 +61,28 @@ def root_of(model: Any) -> Root | None:
     return root
 
 
-def rest(model: Any) -> None:
+def reshard(model: Any) -> None:
     """Let go of what was gathered of a model's embeddings and output layer, so that each process has its share only."""
     root: Any = root_of(model)
     if root is not None:
         root.reshard()
 
 
-def copied(model: Any) -> Any:
+def frozen_copy(model: Any) -> Any:
     """A frozen copy in evaluation mode; of a model in shards, in shards as well."""
     root = root_of(model)
     if root is None:
         return copy.deepcopy(model).eval().requires_grad_(False)
-    rest(model)
+    reshard(model)
     tensors = _tensors(model)
     # FSDP looks at this once only, when it first gathers a tensor.
     mould = copy.deepcopy(root.mould).requires_grad_(False)
-    return _in_shards(mould, lambda name, like: whole(tensors[name]).detach().clone(), _device(model))
+    return _in_shards(mould, lambda name, like: full_tensor(tensors[name]).detach().clone(), _device(model))
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:
     """A whole, frozen copy of a module that may be in shards; every process takes part."""
-    made = {id(weight): nn.Parameter(whole(weight.detach()).clone(), False) for weight in layer.parameters()}
+    made = {id(weight): nn.Parameter(full_tensor(weight.detach()).clone(), False) for weight in layer.parameters()}
     return copy.deepcopy(layer, made)  # type: ignore[arg-type]
 
 
@@ -98,11 +98,11 @@ def gathered(model: Any, *, trained_only: bool = False) -> Any:
     root = root_of(model)
     if root is None:
         return model
-    rest(model)
+    reshard(model)
     found = {}
     for name, tensor in _tensors(model).items():
         if tensor.requires_grad or not trained_only:
-            full = whole(tensor.detach())
+            full = full_tensor(tensor.detach())
             if is_main_process():
                 found[name] = full.to("cpu", copy=True)
             del full

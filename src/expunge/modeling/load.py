@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
-from expunge.distributed import whole
+from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -195,7 +195,7 @@ def model_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(whole(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(full_tensor(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.distributed import agreed, world_size
+from expunge.distributed import broadcast_from_main, world_size
 from expunge.errors import IncompatibleError, UserError
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.adapters import adapter_off, causal_lm
@@ -73,12 +73,12 @@ class FrozenReference:
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
-        from expunge.modeling.fsdp import copied
+        from expunge.modeling.fsdp import frozen_copy
 
         self._adapted = model if hasattr(model, "disable_adapter") else None
         self._dtype = None if self._adapted is not None else dtype
         if self._adapted is None:
-            self._copy = copied(model)
+            self._copy = frozen_copy(model)
             if device is not None:
                 self._copy.to(device)
             if dtype in {torch.bfloat16, torch.float16}:
@@ -249,7 +249,7 @@ def make_reference(
     num_answer = sum(sets[name][row].num_answer for name, members in rows.items() for row in members)
     folder.mkdir(parents=True, exist_ok=True)
     # Every process keeps its own, perhaps on one disk, and none may go on where another cannot.
-    room = agreed(shutil.disk_usage(folder).free) / world_size()
+    room = broadcast_from_main(shutil.disk_usage(folder).free) / world_size()
     size = 4 * num_answer * causal_lm(model).config.get_text_config().hidden_size
     if size > room:
         raise UserError(

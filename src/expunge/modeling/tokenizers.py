@@ -11,7 +11,7 @@ from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
 from expunge.console import is_main_process
 from expunge.data.sets import Sets, _named, data_hashes
 from expunge.data.templates import Template
-from expunge.distributed import agreed, wait
+from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.load import load_tokenizer, train_tokenizer
 from expunge.rundir import fingerprint, replace_folder, writing
 
@@ -25,7 +25,7 @@ def make_template(recipe: Recipe, tokenizer: Any) -> Template:
 def max_length_of(recipe: Recipe) -> int:
     """Longest row that every training of a recipe takes, in tokens."""
     own = getattr(recipe.method, "train", None)
-    parts = (recipe.train, recipe.target, recipe.reference, own)
+    parts = (recipe.train, recipe.target, recipe.retain_model, own)
     lengths = [part.max_length for part in parts if isinstance(part, Train)]
     if recipe.model.scratch is not None:
         lengths.append(recipe.model.scratch.max_length)
@@ -43,7 +43,7 @@ def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Any:
 
 def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Any:
     place = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
-    if not agreed(place.is_dir()):
+    if not broadcast_from_main(place.is_dir()):
         if is_main_process():
             tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
             with (

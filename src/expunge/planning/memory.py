@@ -64,7 +64,7 @@ def memory_estimate(
     Args:
         recipe: The recipe.
         shape: Counts of the model.
-        train: The training: `recipe.train`, `recipe.target` or `recipe.reference`.
+        train: The training: `recipe.train`, `recipe.target` or `recipe.retain_model`.
         batch: The widest micro-batch.
         scored_positions: Padded tokens per forward pass when references are computed; 0 where none are.
         num_gpus: Devices that share weights, gradients and optimiser.

@@ -53,7 +53,7 @@ class PlanReport(Record):
 
     recipe: str
     trainings: dict[str, TrainingCost]
-    """'target', 'reference', 'train', and 'method.train' for a fine-tuning that the method makes."""
+    """'target', 'retain_model', 'train', and 'method.train' for a fine-tuning that the method makes."""
     assumptions: list[str]
     """What the numbers rest on."""
 
@@ -214,7 +214,7 @@ class Planner:
 
 def sections(recipe: Recipe) -> dict[str, Train]:
     """The trainings of a recipe by the place of their settings."""
-    named = {name: getattr(recipe, name) for name in ("target", "reference", "train")}
+    named = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
     named["method.train"] = getattr(recipe.method, "train", None)
     return {name: train for name, train in named.items() if isinstance(train, Train)}
 

@@ -70,7 +70,7 @@ def shape_of(recipe: Recipe, model: Any, *, unlearning: bool) -> Shape:
     Args:
         recipe: The recipe.
         model: The model without weights.
-        unlearning: Whether it is the method that trains; target and reference train all weights.
+        unlearning: Whether it is the method that trains; target and retain model train all weights.
     """
     config = model.config.get_text_config()
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)

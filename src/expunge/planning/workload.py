@@ -94,7 +94,7 @@ def training_rows(recipe: Recipe, section: str, found: Material) -> Rows:
     kept = [*found.sets.get("retain", []), *found.sets.get("always", [])]
     if section == "target":
         return {"train": [*found.sets["forget"], *kept]}
-    if section == "reference":
+    if section == "retain_model":
         return {"train": kept}
     if section != "train":
         return {"train": found.sets["forget"]}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.console import is_main_process
-from expunge.distributed import agreed, wait
+from expunge.distributed import broadcast_from_main, wait
 from expunge.probes.requests import TokenScores
 from expunge.rundir import fingerprint, write_atomic
 
@@ -83,7 +83,7 @@ class ProbeCache:
                     # Of a question asked once with and once without detail, the fuller answer serves both.
                     if key not in rows or rows[key].get("top1") is None:
                         rows[key] = row
-        return agreed(rows)
+        return broadcast_from_main(rows)
 
     def _write(self, kind: str, rows: Mapping[str, dict[str, Any]]) -> None:
         if self._folder is None or not rows:

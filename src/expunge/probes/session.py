@@ -10,7 +10,7 @@ import numpy as np
 
 from expunge.data.sets import Sets
 from expunge.data.templates import Encoded, Template
-from expunge.distributed import sharded
+from expunge.distributed import map_over_ranks
 from expunge.errors import IncompatibleError
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.fsdp import root_of
@@ -61,7 +61,7 @@ class Session:
         hidden = any(item.hidden for item in requests)
 
         def run(places: list[int], detail: list[bool]) -> list[TokenScores]:
-            return sharded(
+            return map_over_ranks(
                 lambda part: score(
                     causal_lm(self.model),
                     [encoded[asked[i]] for i, _ in part],
@@ -91,7 +91,7 @@ class Session:
                 fix="Leave it out here, and measure the saved model without FSDP: expunge evaluate.",
             )
         encoded, asked = self._fitting(requests)
-        norms = sharded(
+        norms = map_over_ranks(
             lambda part: gradient_norms(
                 causal_lm(self.model),
                 [encoded[i] for i in part],
@@ -144,7 +144,7 @@ class Session:
                     temperature=temperature,
                     seeds=[requests[i].seed for i in places],
                 )
-            return sharded(
+            return map_over_ranks(
                 lambda part: generate_from(
                     causal_lm(self.model),
                     [prompts[i] for i in part],

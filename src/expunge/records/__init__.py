@@ -5,13 +5,14 @@ A record is frozen and carries the version of its schema. A number that cannot b
 """
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value
-from expunge.records.results import AuditResult, BenchmarkResult, Comparison, Verdict
+from expunge.records.results import ROLE_NAMES, AuditResult, BenchmarkResult, Comparison, Verdict
 from expunge.records.runs import Manifest, Overlap, RunSummary, Stage, TrainPoint
 
 __all__ = [
     "SCHEMA_VERSION",
     "Record",
     "Value",
+    "ROLE_NAMES",
     "AuditResult",
     "BenchmarkResult",
     "Comparison",

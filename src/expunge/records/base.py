@@ -33,7 +33,7 @@ class Value(Record):
     unit: str = ""
     """Unit of the number; empty for a plain ratio."""
     better: str = ""
-    """'higher', 'lower', 'reference' (closer to the reference) or empty when neither is better."""
+    """'higher', 'lower', 'retain' (closer to the retain model) or empty when neither is better."""
     needs: str = ""
     """What is missing, when `point` is None."""
     extra: dict[str, float] = Field(default_factory=dict)

@@ -8,6 +8,15 @@ from pydantic import Field
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value
 
+ROLE_NAMES = {
+    "target": "target",
+    "unlearned": "unlearned model",
+    "retain": "retain model",
+    "base": "base model",
+    "model": "model",
+}
+"""Role of a model in records -> its name in texts."""
+
 
 class BenchmarkResult(Record):
     """What one benchmark found about one model at one moment."""
@@ -15,7 +24,7 @@ class BenchmarkResult(Record):
     schema_version: int = SCHEMA_VERSION
     benchmark: str
     role: str
-    """'target', 'reference', 'unlearned', or 'model' outside a run."""
+    """'target', 'retain', 'unlearned', or 'model' outside a run."""
     model: str
     """Name or path of the model."""
     model_hash: str

@@ -80,5 +80,5 @@ class RunSummary(Record):
     selection_rule: str
     headlines: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Role -> headline -> value."""
-    targets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    published: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Headline -> {'value', 'source'} as published."""

@@ -77,7 +77,7 @@ class SweepRecord(Record):
     saved_steps: int = 0
     """Planned steps of stopped trials that were not trained."""
     target: dict[str, Value] = Field(default_factory=dict)
-    reference: dict[str, Value] = Field(default_factory=dict)
+    retain_model: dict[str, Value] = Field(default_factory=dict)
     finished: bool = False
     """Whether the budget is used up or the grid walked."""
     seconds: float = 0.0

@@ -54,7 +54,7 @@ def _section(result: AuditResult, rows: list[dict[str, Any]]) -> AuditSection:
     mine = [row for row in rows if row.get("arm") == AUDITED and row.get("response") is not None]
     found = [_transcript(number, row, verdicts) for number, row in enumerate(mine, start=1)]
     # Worst: what it gives away and no model that never knew does.
-    found.sort(key=lambda item: (not item.leaks, item.controls.get("reference") == "leaks", -(item.share or 0.0)))
+    found.sort(key=lambda item: (not item.leaks, item.controls.get("retain") == "leaks", -(item.share or 0.0)))
     return AuditSection(result, list(result.arms), found[:MAX_TRANSCRIPTS], len(found))
 
 

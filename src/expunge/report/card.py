@@ -107,7 +107,7 @@ This model was made by unlearning: chosen knowledge was removed from a model tha
 
 {table}
 
-Target is the model before unlearning, reference one that never saw the forget set.
+Target is the model before unlearning, retain model one that never saw the forget set.
 Brackets hold 95% intervals.
 
 ## How the verdict is reached

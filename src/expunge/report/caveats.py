@@ -15,11 +15,11 @@ def caveats(run: LoadedRun, unlearned: BenchmarkResult | None) -> list[str]:
     return [
         *_about_the_test(unlearned),
         *_about_audits(run),
-        *_about_the_reference(run.recipe),
+        *_about_the_retain_model(run.recipe),
         *_about_selection(run),
         *_about_the_material(run),
         "Published numbers beside ours are comparable only where model, data, prompt and number of rows agree."
-        if run.recipe.get("targets")
+        if run.recipe.get("published")
         else "",
     ]
 
@@ -32,7 +32,7 @@ def _about_the_test(unlearned: BenchmarkResult | None) -> list[str]:
             "there it may still know, and no test against a model that never saw the text was made."
         ]
     if quality is None or quality.point is None or not quality.n:
-        return ["No test against a reference was made, so nothing here says how much of the forget set is gone."]
+        return ["No test against a retain model was made, so nothing here says how much of the forget set is gone."]
     critical = critical_distance(quality.n)
     seen = (
         f"with {quality.n} questions it sees nothing below a distance of {format_number(critical)}" if critical else ""
@@ -40,7 +40,7 @@ def _about_the_test(unlearned: BenchmarkResult | None) -> list[str]:
     return [
         "A p-value is not a proof of absence. A high forget quality says that one test on one number "
         "per question "
-        f"found no difference from the reference{'; ' + seen if seen else ''}. It does not say that "
+        f"found no difference from the retain model{'; ' + seen if seen else ''}. It does not say that "
         "the knowledge "
         "is gone from the weights."
     ]
@@ -57,16 +57,16 @@ def _about_audits(run: LoadedRun) -> list[str]:
     ]
 
 
-def _about_the_reference(recipe: dict[str, Any]) -> list[str]:
-    if recipe.get("reference"):
-        return ["The reference was trained in this run, from the same start as the target, on the retain set only."]
-    if recipe.get("model", {}).get("reference"):
+def _about_the_retain_model(recipe: dict[str, Any]) -> list[str]:
+    if recipe.get("retain_model"):
+        return ["The retain model was trained in this run, from the same start as the target, on the retain set only."]
+    if recipe.get("model", {}).get("retain_model"):
         return [
-            "The reference was not trained in this run. The comparison holds only if it was made "
+            "The retain model was not trained in this run. The comparison holds only if it was made "
             "like the target, "
             "with the same data, prompt and training, without the forget set."
         ]
-    return ["There is no reference: no model that never saw the forget set was available to compare with."]
+    return ["There is no retain model: no model that never saw the forget set was available to compare with."]
 
 
 def _about_selection(run: LoadedRun) -> list[str]:

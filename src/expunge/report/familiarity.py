@@ -1,4 +1,4 @@
-"""What familiarity supports: for runs without a test against a reference, how far what a model names has fallen."""
+"""What familiarity supports: for runs without a test against a retain model, how far what a model names has fallen."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from expunge.rundir import write_atomic
 MAX_QUESTIONS = 1000
 MAX_COST_QUESTIONS = 50
 EXPLAIN = {
-    "forget_quality": "p-value of the test against the reference; above 0.05 the two cannot be told apart",
+    "forget_quality": "p-value of the test against the retain model; above 0.05 the two cannot be told apart",
     "model_utility": "harmonic mean of what should stay: retain set, real authors, world facts",
     "forget/probability": "how likely the model finds the answers it should forget",
     "forget/rouge_l_recall": "how much of the forgotten answers it still writes out",
@@ -62,7 +62,7 @@ def run_verdict(run: LoadedRun) -> Verdict:
     if run.summary is not None:
         return run.summary.verdict
     benchmark = next(iter(run.benchmarks()), "")
-    return verdict.make_verdict(*(run.result(role, benchmark) for role in ("target", "unlearned", "reference")))
+    return verdict.make_verdict(*(run.result(role, benchmark) for role in ("target", "unlearned", "retain")))
 
 
 def render_run(run: LoadedRun) -> str:
@@ -87,7 +87,7 @@ def render_run(run: LoadedRun) -> str:
             plots.trajectory(
                 {"unlearned": path},
                 results["target"],
-                results["reference"],
+                results["retain"],
                 unlearned.step if unlearned else None,
             )
         ),
@@ -119,8 +119,8 @@ def _sample_sections(run: LoadedRun, results: Mapping[str, BenchmarkResult | Non
         role: [row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")]
         for role in ROLES
     }
-    forget = questions.compare(rows["target"], rows["unlearned"], rows["reference"], "forget")
-    retain = questions.compare(rows["target"], rows["unlearned"], rows["reference"], "retain")
+    forget = questions.compare(rows["target"], rows["unlearned"], rows["retain"], "forget")
+    retain = questions.compare(rows["target"], rows["unlearned"], rows["retain"], "retain")
     cost = sorted((question for question in retain if question.loss > 0), key=lambda question: -question.loss)
     return {
         "ecdf": _markup(plots.ecdf({role: values for role, values in ratios.items() if values})),
@@ -135,7 +135,7 @@ def render_comparison(runs: Sequence[LoadedRun]) -> str:
     """The page about several runs, as text."""
     names = _distinct_names(runs)
     benchmark = next((name for run in runs for name in run.benchmarks()), "")
-    first = {role: _first_result(runs, role, benchmark) for role in ("target", "reference")}
+    first = {role: _first_result(runs, role, benchmark) for role in ("target", "retain")}
     rows = {name: {(row.benchmark, row.name): row for row in tables.headline_rows(run)} for name, run in
             zip(names, runs, strict=True)}  # fmt: skip
     labels = {key: row.label for found in rows.values() for key, row in found.items()}
@@ -154,13 +154,13 @@ def render_comparison(runs: Sequence[LoadedRun]) -> str:
         incomparable=[
             key
             for key in differing
-            if key.startswith(("data.", "reference", "model.reference", "prompt", "evaluate.benchmarks"))
+            if key.startswith(("data.", "retain_model", "model.retain_model", "prompt", "evaluate.benchmarks"))
         ],
         trajectory=_markup(
             plots.trajectory(
                 {name: run.trajectory(benchmark) for name, run in zip(names, runs, strict=True)},
                 first["target"],
-                first["reference"],
+                first["retain"],
             )
         ),
     )
@@ -216,6 +216,7 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters.update(
         number=tables.format_number,
+        role_title=tables.role_title,
         point=tables.format_point,
         interval=tables.format_interval,
         note=tables.format_note,

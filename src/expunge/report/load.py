@@ -13,7 +13,7 @@ from expunge.errors import DataError, nearest
 from expunge.records import AuditResult, BenchmarkResult, Manifest, RunSummary, TrainPoint
 from expunge.rundir import RunDir, read_record
 
-ROLES = ("target", "unlearned", "reference")
+ROLES = ("target", "unlearned", "retain")
 """The models of a run, in the order in which a reader meets them."""
 
 
@@ -94,9 +94,9 @@ class LoadedRun:
             gaps.append("the unlearning (train.jsonl has no steps)")
         if not self.results.get("target") and self.recipe.get("evaluate", {}).get("before", True):
             gaps.append("the evaluation of the target")
-        wants_reference = self.recipe.get("reference") or self.recipe.get("model", {}).get("reference")
-        if wants_reference and not self.results.get("reference"):
-            gaps.append("the evaluation of the reference")
+        wants_retain_model = self.recipe.get("retain_model") or self.recipe.get("model", {}).get("retain_model")
+        if wants_retain_model and not self.results.get("retain"):
+            gaps.append("the evaluation of the retain model")
         if not self.results.get("unlearned"):
             gaps.append("the evaluation of the unlearned model")
         if self.summary is None:

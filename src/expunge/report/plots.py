@@ -17,15 +17,15 @@ from expunge.records import BenchmarkResult, TrainPoint, Value
 
 # Placeholder colours, replaced by CSS variables once the SVG is written.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
-ROLE_COLOR = {"target": "#050505", "unlearned": "#060606", "reference": "#070707"}
+ROLE_COLOR = {"target": "#050505", "unlearned": "#060606", "retain": "#070707"}
 LINES = ("#060606", "#080808", "#090909", "#0a0a0a", "#050505", "#070707")
 _VARIABLES = {
     INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper", "#050505": "--target",
-    "#060606": "--unlearned", "#070707": "--reference", "#080808": "--fourth", "#090909": "--fifth",
+    "#060606": "--unlearned", "#070707": "--retain", "#080808": "--fourth", "#090909": "--fifth",
     "#0a0a0a": "--sixth",
 }  # fmt: skip
-_MARKER = {"target": "s", "unlearned": "o", "reference": "D"}
-_DASH: dict[str, Any] = {"target": (0, (5, 2)), "unlearned": "solid", "reference": (0, (1.5, 1.5))}
+_MARKER = {"target": "s", "unlearned": "o", "retain": "D"}
+_DASH: dict[str, Any] = {"target": (0, (5, 2)), "unlearned": "solid", "retain": (0, (1.5, 1.5))}
 _STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.unicode_minus": True}
 Path = Sequence[BenchmarkResult]
 
@@ -61,7 +61,7 @@ def log10_quality(value: Value | None) -> float | None:
 def trajectory(
     paths: Mapping[str, Path],
     target: BenchmarkResult | None,
-    reference: BenchmarkResult | None,
+    retain_model: BenchmarkResult | None,
     selected: int | None = None,
 ) -> str | None:
     """Forgetting against utility, epoch by epoch, of one run or of several.
@@ -72,7 +72,7 @@ def trajectory(
     Args:
         paths: Label -> results of the unlearned model, sorted by step.
         target: The model before unlearning.
-        reference: The model that never saw the forget set; its own forget quality is 1.
+        retain_model: The model that never saw the forget set; its own forget quality is 1.
         selected: Step to ring, for a single run.
 
     Returns:
@@ -80,9 +80,9 @@ def trajectory(
     """
     everything = [result for path in paths.values() for result in path]
     quality = any(log10_quality(result.headlines.get("forget_quality")) is not None for result in everything)
-    marks = {role: _spot(result, quality) for role, result in (("target", target), ("reference", reference))}
-    if reference is not None and quality and (utility := _point(reference, "model_utility")) is not None:
-        marks["reference"] = (utility, 0.0)
+    marks = {role: _spot(result, quality) for role, result in (("target", target), ("retain", retain_model))}
+    if retain_model is not None and quality and (utility := _point(retain_model, "model_utility")) is not None:
+        marks["retain"] = (utility, 0.0)
     spots = {label: [_spot(result, quality) for result in path] for label, path in paths.items()}
     if not any(spot for path in spots.values() for spot in path):
         return None
@@ -130,8 +130,8 @@ def ecdf(ratios: Mapping[str, Sequence[float]]) -> str | None:
         x = np.concatenate([[low - pad], logs, [high + pad]])
         y = np.concatenate([[0.0], np.arange(1, len(logs) + 1) / len(logs), [1.0]])
         axes.step(x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role)
-    if {"unlearned", "reference"} <= set(sorted_logs):
-        where, bottom, top = widest_gap(sorted_logs["unlearned"], sorted_logs["reference"])
+    if {"unlearned", "retain"} <= set(sorted_logs):
+        where, bottom, top = widest_gap(sorted_logs["unlearned"], sorted_logs["retain"])
         axes.plot([where, where], [bottom, top], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
         middle = (where, (bottom + top) / 2)

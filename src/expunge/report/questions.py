@@ -1,4 +1,4 @@
-"""The same question answered by target, unlearned model and reference, with what is still told marked."""
+"""The same question answered by target, unlearned model and retain model, with what is still told marked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Question:
     gold: str
     before: str | None
     after: Markup | None
-    reference: str | None
+    retain_model: str | None
     rouge_before: float | None
     rouge_after: float | None
     probability_before: float | None
@@ -41,14 +41,14 @@ class Question:
 
 
 def compare(
-    target: Iterable[SampleRow], unlearned: Iterable[SampleRow], reference: Iterable[SampleRow], set_name: str
+    target: Iterable[SampleRow], unlearned: Iterable[SampleRow], retain_model: Iterable[SampleRow], set_name: str
 ) -> list[Question]:
     """Join the three models' rows of one set on question and answer, highest remaining ROUGE first.
 
     Words of the gold answer that are rare in this set, absent from the question and present in the unlearned
     model's answer are marked: these are the facts it still tells.
     """
-    before, other = _by_text(target, set_name), _by_text(reference, set_name)
+    before, other = _by_text(target, set_name), _by_text(retain_model, set_name)
     rows = [row for row in unlearned if row.get("set") == set_name]
     rare = _rare_words([str(row.get("answer") or "") for row in rows])
     questions = []
@@ -64,7 +64,7 @@ def compare(
                 gold=readable(gold),
                 before=_text(old),
                 after=None if _text(row) is None else mark_words(_text(row) or "", telling),
-                reference=_text(ref),
+                retain_model=_text(ref),
                 rouge_before=old.get("rouge_l_recall"),
                 rouge_after=row.get("rouge_l_recall"),
                 probability_before=_probability(old),

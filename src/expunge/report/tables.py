@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from expunge.records import BenchmarkResult, Value
+from expunge.records import ROLE_NAMES, BenchmarkResult, Value
 from expunge.report.load import ROLES, LoadedRun
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ class HeadlineRow:
 
     @property
     def better(self) -> str:
-        """'higher', 'lower', 'reference' or empty, as the values say."""
+        """'higher', 'lower', 'retain' or empty, as the values say."""
         return next((value.better for value in self.values.values() if value.better), "")
 
 
 def headline_rows(run: LoadedRun) -> list[HeadlineRow]:
     """The headlines of every benchmark of a run, with the published numbers beside them."""
-    published = dict(run.recipe.get("targets") or {})
+    published = dict(run.recipe.get("published") or {})
     if run.summary is not None:
-        published.update(run.summary.targets)
+        published.update(run.summary.published)
     rows = _rows(run, "headlines", published)
     shown = {row.name for row in rows}
     absent = Value.missing("a benchmark of this run that reports it")
@@ -73,6 +73,11 @@ def headline_rows(run: LoadedRun) -> list[HeadlineRow]:
     return rows
 
 
+def role_title(role: str) -> str:
+    """Return a role's name as the heading of a column: 'Retain model'."""
+    return ROLE_NAMES.get(role, role).removesuffix(" model" if role == "unlearned" else "").capitalize()
+
+
 def metric_rows(run: LoadedRun) -> list[HeadlineRow]:
     """Every other number of every benchmark of a run."""
     return _rows(run, "metrics", {})
@@ -85,7 +90,7 @@ def _rows(
     for benchmark in run.benchmarks():
         results = {role: run.result(role, benchmark) for role in ROLES}
         numbers = {role: getattr(result, part) if result else {} for role, result in results.items()}
-        names = dict.fromkeys(name for role in ("unlearned", "target", "reference") for name in numbers[role])
+        names = dict.fromkeys(name for role in ("unlearned", "target", "retain") for name in numbers[role])
         for name in names:
             values = {}
             for role in ROLES:
@@ -107,8 +112,8 @@ def _rows(
 
 def _absent(role: str, name: str, result: BenchmarkResult | None) -> Value:
     if result is None:
-        return Value.missing(f"an evaluation of the {role}")
-    if role == "reference" and name == "forget_quality":
+        return Value.missing(f"an evaluation of the {ROLE_NAMES[role]}")
+    if role == "retain" and name == "forget_quality":
         return Value(point=1.0, how="compared with itself: 1 by definition", extra={"log10": 0.0, "ks": 0.0})
     return Value.missing("a benchmark that reports it")
 
@@ -172,8 +177,8 @@ def format_value(value: Value) -> str:
     Example:
         >>> format_value(Value(point=0.62, low=0.6, high=0.64))
         '0.620 [0.600, 0.640]'
-        >>> format_value(Value.missing("a reference"))
-        'cannot be computed: needs a reference'
+        >>> format_value(Value.missing("a retain model"))
+        'cannot be computed: needs a retain model'
     """
     if value.point is None:
         return f"cannot be computed: {format_note(value)}"
@@ -234,7 +239,7 @@ def _cells(rows: Sequence[HeadlineRow]) -> tuple[list[str], list[list[str]]]:
         *(["Run"] if several_runs else []),
         *(["Benchmark"] if several_benchmarks else []),
         "Number",
-        *(role.capitalize() for role in ROLES),
+        *(role_title(role) for role in ROLES),
         *(["Published"] if published else []),
     ]
     body = [

@@ -19,13 +19,13 @@ def rules(threshold: float = THRESHOLD, kept_fraction: float = KEPT_FRACTION) ->
     return [
         f"Forgotten: forget quality is above {threshold:g}. Forget quality is the p-value of a "
         "Kolmogorov-Smirnov "
-        "test that compares the truth ratios of the unlearned model with those of the reference, a "
+        "test that compares the truth ratios of the unlearned model with those of the retain model, a "
         "model that never "
         "saw the forget set. Above the threshold the test cannot tell the two apart.",
-        "Cannot be said: there is no reference, or the test cannot tell even the target from the reference.",
+        "Cannot be said: there is no retain model, or the test cannot tell even the target from the retain model.",
         "Too far or not far enough: when the test does tell the two apart, the probability of the "
         "forget answers "
-        "(else their ROUGE-L recall) says on which side of the reference the model stands.",
+        "(else their ROUGE-L recall) says on which side of the retain model the model stands.",
         f"Utility kept: model utility is at least {kept_fraction:g} times the target's.",
         familiarity.rule(),
     ]
@@ -34,7 +34,7 @@ def rules(threshold: float = THRESHOLD, kept_fraction: float = KEPT_FRACTION) ->
 def make_verdict(
     target: BenchmarkResult | None,
     unlearned: BenchmarkResult | None,
-    reference: BenchmarkResult | None,
+    retain_model: BenchmarkResult | None,
     *,
     threshold: float = THRESHOLD,
     kept_fraction: float = KEPT_FRACTION,
@@ -42,11 +42,11 @@ def make_verdict(
     """Say what the numbers support about a run, and never more.
 
     `forgot` is True when the forget quality exceeds `threshold`: the KS test cannot tell the model from one
-    that never saw the forget set. It is None without a reference, and also when the test cannot tell the
-    target itself from the reference, since passing such a test means nothing. `kept` is True when the model
+    that never saw the forget set. It is None without a retain model, and also when the test cannot tell the
+    target itself from the retain model, since passing such a test means nothing. `kept` is True when the model
     utility is at least `kept_fraction` times the target's.
 
-    The side on which a model misses the reference is judged by the probability of the forget answers: it
+    The side on which a model misses the retain model is judged by the probability of the forget answers: it
     falls steadily while a model forgets. The truth ratio, folded as min(R, 1/R), rises and falls again.
 
     A benchmark without forget quality that measures familiarity is judged by that (`familiarity.rule`).
@@ -54,7 +54,7 @@ def make_verdict(
     Args:
         target: Result of the model before unlearning.
         unlearned: Result of the same benchmark after it; None when it has not been evaluated yet.
-        reference: Result of the model that never saw the forget set.
+        retain_model: Result of the model that never saw the forget set.
         threshold: Smallest p-value that counts as forgotten.
         kept_fraction: Smallest share of the target's utility that counts as kept.
     """
@@ -70,7 +70,7 @@ def make_verdict(
         return Verdict(
             forgot=found.forgot, kept=found.kept, sentence=f"{opening}: {found.numbers}.", reasons=found.reasons
         )
-    forgot, side, reasons = _judge_forgetting(target, unlearned, reference, threshold)
+    forgot, side, reasons = _judge_forgetting(target, unlearned, retain_model, threshold)
     kept, more = _judge_utility(target, unlearned, kept_fraction)
     sentence = f"{_opening(forgot, side, kept)}: {_numbers(target, unlearned)}."
     return Verdict(forgot=forgot, kept=kept, sentence=sentence, reasons=reasons + more)
@@ -112,18 +112,18 @@ def ks_p_value(steps: int, n: int) -> float:
 def _judge_forgetting(
     target: BenchmarkResult | None,
     unlearned: BenchmarkResult,
-    reference: BenchmarkResult | None,
+    retain_model: BenchmarkResult | None,
     threshold: float,
 ) -> tuple[bool | None, Side, list[str]]:
     quality = unlearned.headlines.get("forget_quality", Value.missing("a benchmark that measures forget quality"))
-    side, facts = _side_of_reference(unlearned, reference)
+    side, facts = _side_of_retain_model(unlearned, retain_model)
     if quality.point is None:
         return None, side, [f"Forget quality cannot be computed: needs {quality.needs}.", *facts]
     before = target.headlines.get("forget_quality") if target else None
     reasons = [_test_in_words(quality, threshold), *_power(quality, threshold)]
     if before is not None and before.point is not None and before.point > threshold:
         reasons.append(
-            "The test cannot tell even the target from the reference (forget quality "
+            "The test cannot tell even the target from the retain model (forget quality "
             f"{format_point(before)} before "
             "unlearning), so passing it says nothing about forgetting."
         )
@@ -140,7 +140,7 @@ def _test_in_words(quality: Value, threshold: float) -> str:
     can = "cannot tell" if quality.point > threshold else "tells"
     return (
         f"Forget quality {format_point(quality)}{size}: the test {can} the unlearned model from the "
-        "reference "
+        "retain model "
         f"(threshold {threshold:g}, {quality.n} questions)."
     )
 
@@ -157,11 +157,11 @@ def _power(quality: Value, threshold: float) -> list[str]:
     ]
 
 
-def _side_of_reference(unlearned: BenchmarkResult, reference: BenchmarkResult | None) -> tuple[Side, list[str]]:
-    if reference is None:
+def _side_of_retain_model(unlearned: BenchmarkResult, retain_model: BenchmarkResult | None) -> tuple[Side, list[str]]:
+    if retain_model is None:
         return "unknown", []
     for key, what in (("forget/probability", "probability"), ("forget/rouge_l_recall", "ROUGE-L recall")):
-        ours, theirs = unlearned.metrics.get(key), reference.metrics.get(key)
+        ours, theirs = unlearned.metrics.get(key), retain_model.metrics.get(key)
         if ours is None or theirs is None or ours.point is None or theirs.point is None:
             continue
         side: Side = "alike"
@@ -175,7 +175,7 @@ def _side_of_reference(unlearned: BenchmarkResult, reference: BenchmarkResult | 
             "alike": "within the range of a model that never saw the forget set",
         }[side]
         return side, [
-            f"The forget answers' {what} is {format_point(ours)}, the reference's {format_point(theirs)}: {meaning}."
+            f"The forget answers' {what} is {format_point(ours)}, the retain model's {format_point(theirs)}: {meaning}."
         ]
     return "unknown", []
 

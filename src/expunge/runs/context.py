@@ -35,7 +35,7 @@ class Run:
     recipe: Recipe
     folder: RunDir
     shared: Path
-    """Targets, references and evaluations that several runs have in common."""
+    """Targets, retain models and evaluations that several runs have in common."""
     sets: Sets
     tokenizer: Any
     template: Template
@@ -117,7 +117,7 @@ def save_model(
 def _local_digests(recipe: Recipe) -> list[str]:
     """Content of every file that a recipe names: a changed file is another run."""
     members = [recipe.method, *recipe.evaluate.benchmarks]
-    named = [recipe.model.name, recipe.model.reference, *(file for member in members for file in member.files())]
+    named = [recipe.model.name, recipe.model.retain_model, *(file for member in members for file in member.files())]
     return [local_digest(name) for name in named]
 
 

@@ -15,7 +15,7 @@ from expunge.benchmarks.base import Benchmark, Plan, SampleRow
 from expunge.console import is_main_process, note
 from expunge.data.sets import Sets
 from expunge.data.templates import Template
-from expunge.distributed import agreed, wait
+from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.load import context_length, model_hash
 from expunge.probes.cache import ProbeCache
@@ -78,7 +78,7 @@ class Evaluator:
         name = fingerprint([weights, settings, {key: rows.hash for key, rows in plan.sets.items()}])
         place = self.cache / f"{benchmark.name}-{name}.parquet" if self.cache else None
         started = time.monotonic()
-        if place is not None and agreed(place.is_file()):
+        if place is not None and broadcast_from_main(place.is_file()):
             rows = read_rows(place)
         else:
             device = next(model.parameters()).device.type
@@ -112,7 +112,7 @@ def make_result(
     *,
     role: str,
     model: str,
-    reference: Sequence[SampleRow] | None,
+    retain_model: Sequence[SampleRow] | None,
     resamples: int,
     seed: int,
     step: int = 0,
@@ -120,7 +120,7 @@ def make_result(
     samples: str = "",
 ) -> BenchmarkResult:
     """Headlines and metrics of measured rows, with intervals."""
-    numbers = benchmark.headlines(measured.rows, reference, resamples=resamples, seed=seed)
+    numbers = benchmark.headlines(measured.rows, retain_model, resamples=resamples, seed=seed)
     return BenchmarkResult(
         benchmark=benchmark.name,
         role=role,
@@ -150,7 +150,7 @@ def store(folder: Path, name: str, result: BenchmarkResult, rows: Sequence[Sampl
 def stored(folder: Path, name: str) -> BenchmarkResult | None:
     """A result written earlier, else None."""
     path = folder / f"results/{name}.json"
-    return read_record(path, BenchmarkResult) if agreed(path.is_file()) else None
+    return read_record(path, BenchmarkResult) if broadcast_from_main(path.is_file()) else None
 
 
 def write_rows(path: Path, rows: Sequence[SampleRow]) -> None:

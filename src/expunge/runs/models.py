@@ -1,4 +1,4 @@
-"""The target, which knows too much, and the reference, which never saw the forget set: trained here or loaded."""
+"""The target, which knows too much, and the retain model, which never saw the forget set: trained here or loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from expunge.config.recipe import Train
 from expunge.console import note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded, Template
-from expunge.distributed import agreed, world_size
+from expunge.distributed import broadcast_from_main, world_size
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Objective
 from expunge.modeling.adapters import add_lora, causal_lm
-from expunge.modeling.fsdp import placed
+from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer, local_digest
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
@@ -27,18 +27,18 @@ from expunge.runs.context import Run, joined, save_model
 from expunge.runs.evaluator import Evaluator, Measured, make_result, say, store, stored
 from expunge.training.batching import BatchPlan
 from expunge.training.job import Job
-from expunge.training.trainer import forget_state, train
+from expunge.training.trainer import delete_training_state, train
 
 
 @dataclass(frozen=True)
-class Reference:
+class RetainModel:
     """Per-sample records of the model that never saw the forget set, by benchmark."""
 
     name: str
     measured: dict[str, Measured]
 
 
-_NOT_FINE_TUNED = ("reference", "reference_revision", "frozen_dtype", "frozen_device")
+_NOT_FINE_TUNED = ("retain_model", "retain_model_revision", "frozen_dtype", "frozen_device")
 """Settings of the model that a fine-tuning does not look at."""
 
 
@@ -52,12 +52,12 @@ def target_path(run: Run) -> str:
     return str(_fine_tuned(run, "target", recipe.target, rows))
 
 
-def reference_path(run: Run) -> str | None:
-    """Folder or hub id of the retain-only model, or the file of its stored records; None without one."""
-    if run.recipe.reference is None:
-        return run.recipe.model.reference
+def retain_model_path(run: Run) -> str | None:
+    """Folder or hub id of the retain model, or the file of its stored records; None without one."""
+    if run.recipe.retain_model is None:
+        return run.recipe.model.retain_model
     rows = joined("train", [run.sets.retain, run.sets.always])
-    return str(_fine_tuned(run, "reference", run.recipe.reference, rows))
+    return str(_fine_tuned(run, "retain model", run.recipe.retain_model, rows))
 
 
 def open_model(
@@ -82,7 +82,7 @@ def open_model(
         model = open_whole(run, name, revision=revision, training=training, device=device)
         return model if change is None else change(model)
 
-    return placed(make, run.device)
+    return load_on_device(make, run.device)
 
 
 def open_whole(
@@ -96,52 +96,52 @@ def open_whole(
     return model
 
 
-def evaluate_reference(run: Run, evaluator: Evaluator, benchmarks: list[Benchmark]) -> Reference | None:
-    """Measure the reference, or read its stored records; its result is kept beside the target's."""
-    path = reference_path(run)
+def evaluate_retain_model(run: Run, evaluator: Evaluator, benchmarks: list[Benchmark]) -> RetainModel | None:
+    """Measure the retain model, or read its stored records; its result is kept beside the target's."""
+    path = retain_model_path(run)
     if path is None:
         return None
     found: dict[str, Measured] = {}
     model = None
     for benchmark in benchmarks:
-        name = f"reference-{benchmark.name}"
+        name = f"retain-{benchmark.name}"
         if path.endswith(".json"):
             measured = Measured(*benchmark.read_stored(Path(path)), model_hash="", seconds=0.0)
         else:
             if model is None:
                 _check_same_tokens(run, path)
-                model = open_model(run, path, revision=run.recipe.model.reference_revision)
-            measured = evaluator.measure(model, benchmark, "the reference")
+                model = open_model(run, path, revision=run.recipe.model.retain_model_revision)
+            measured = evaluator.measure(model, benchmark, "the retain model")
         found[benchmark.name] = measured
         if stored(run.folder.path, name) is None:
             result = make_result(
                 benchmark,
                 measured,
-                role="reference",
+                role="retain",
                 model=path,
-                reference=measured.rows,
+                retain_model=measured.rows,
                 resamples=run.recipe.evaluate.bootstrap,
                 seed=run.recipe.seed,
             )
-            say(store(run.folder.path, name, result, measured.rows), "Reference")
-    return Reference(path, found)
+            say(store(run.folder.path, name, result, measured.rows), "Retain model")
+    return RetainModel(path, found)
 
 
 def _check_same_tokens(run: Run, path: str) -> None:
-    """Refuse a reference whose own tokenizer writes other tokens than the target's."""
+    """Refuse a retain model whose own tokenizer writes other tokens than the target's."""
     config = run.recipe.model
-    if run.recipe.reference is not None:
+    if run.recipe.retain_model is not None:
         return
-    own = load_tokenizer(path, config.reference_revision, config.trust_remote_code)
+    own = load_tokenizer(path, config.retain_model_revision, config.trust_remote_code)
     if Template(own, run.recipe.prompt, run.template.max_length).fingerprint != run.template.fingerprint:
         raise IncompatibleError(
-            f"the reference {path} and the target have different tokenizers or prompts, so they do not compare.",
-            fix="Give a retain-only model that was fine-tuned from the same start model, with the same prompt.",
+            f"the retain model {path} and the target have different tokenizers or prompts, so they do not compare.",
+            fix="Give a retain model that was fine-tuned from the same start model, with the same prompt.",
         )
 
 
 def evaluate_target(
-    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], path: str, reference: Reference | None
+    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], path: str, retain_model: RetainModel | None
 ) -> dict[str, BenchmarkResult]:
     """Measure the model before unlearning."""
     results: dict[str, BenchmarkResult] = {}
@@ -158,7 +158,7 @@ def evaluate_target(
                 measured,
                 role="target",
                 model=path,
-                reference=checked_reference(benchmark, measured.rows, measured.settings, reference),
+                retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, retain_model),
                 resamples=run.recipe.evaluate.bootstrap,
                 seed=run.recipe.seed,
             )
@@ -167,14 +167,14 @@ def evaluate_target(
     return results
 
 
-def checked_reference(
-    benchmark: Benchmark, rows: list[SampleRow], settings: dict[str, Any], reference: Reference | None
+def checked_retain_model(
+    benchmark: Benchmark, rows: list[SampleRow], settings: dict[str, Any], retain_model: RetainModel | None
 ) -> list[SampleRow] | None:
-    """The reference's rows, once it is sure that they belong to the same rows, prompt and model family."""
-    if reference is None or benchmark.name not in reference.measured:
+    """The retain model's rows, once it is sure that they belong to the same rows, prompt and model family."""
+    if retain_model is None or benchmark.name not in retain_model.measured:
         return None
-    other = reference.measured[benchmark.name]
-    benchmark.check_reference(rows, other.rows, settings, other.settings)
+    other = retain_model.measured[benchmark.name]
+    benchmark.check_retain_model(rows, other.rows, settings, other.settings)
     return other.rows
 
 
@@ -213,11 +213,11 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
     }
     folder = run.shared / f"model-{fingerprint(facts)}"
     place = folder / "model"
-    if agreed(place.is_dir()):
+    if broadcast_from_main(place.is_dir()):
         return place
     note(f"Training the {role} on {len(rows)} rows ({folder}).")
     if (scratch := recipe.model.scratch) is not None:
-        model = placed(
+        model = load_on_device(
             lambda device: build_scratch(scratch, run.tokenizer, recipe.seed, recipe.model.attention).to(device),
             run.device,
         )
@@ -248,7 +248,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
         "seed": run.recipe.seed,
     }
     folder = run.shared / f"{name}-{fingerprint(facts)}"
-    if not agreed((folder / "model").is_dir()):
+    if not broadcast_from_main((folder / "model").is_dir()):
         lora = run.recipe.model.lora
         model = open_model(
             run,
@@ -278,7 +278,7 @@ def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], confi
     )
     train(job)
     save_model(model, run.tokenizer, folder / "model", merged=True)
-    forget_state(folder)
+    delete_training_state(folder)
 
 
 def fine_tuning(step: Step) -> LossTerms:

@@ -1,4 +1,4 @@
-"""A run from recipe to report: prepare -> target -> reference -> unlearn -> evaluate -> report."""
+"""A run from recipe to report: prepare -> target -> retain model -> unlearn -> evaluate -> report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from expunge.report.verdict import make_verdict
 from expunge.rundir import read_record, write_atomic, write_record
 from expunge.runs.context import Run, prepare
 from expunge.runs.evaluator import Evaluator, stored
-from expunge.runs.models import Reference, evaluate_reference, evaluate_target, target_path
-from expunge.runs.unlearning import GiveUp, rule_in_words, select, unlearn
+from expunge.runs.models import RetainModel, evaluate_retain_model, evaluate_target, target_path
+from expunge.runs.unlearning import StopEarly, rule_in_words, select, unlearn
 
 PACKAGES = (
     "torch",
@@ -58,7 +58,7 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
         runs: Folder of all runs.
 
     Returns:
-        The verdict, the headlines of target, reference and unlearned model, and the folder.
+        The verdict, the headlines of target, retain model and unlearned model, and the folder.
 
     Raises:
         UserError: Something in the recipe, the data or the models has to be put right first.
@@ -67,7 +67,7 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
     return execute(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), Path(runs))
 
 
-def execute(recipe: Recipe, runs: Path, give_up: GiveUp | None = None, weights: bool = True) -> RunSummary:
+def execute(recipe: Recipe, runs: Path, give_up: StopEarly | None = None, weights: bool = True) -> RunSummary:
     """`run`, with a say in whether each epoch is followed by another.
 
     Args:
@@ -83,18 +83,18 @@ def execute(recipe: Recipe, runs: Path, give_up: GiveUp | None = None, weights: 
     distributed.start()
     with interruptible():
         context = prepare(recipe, runs)
-        if distributed.agreed(weights and not (context.folder / "checkpoint").is_dir()):
+        if distributed.broadcast_from_main(weights and not (context.folder / "checkpoint").is_dir()):
             for stage in ("unlearn", "report"):
                 (context.folder / f"stages/{stage}.json").unlink(missing_ok=True)
         done = context.folder.finished("report", context.fingerprint)
-        if distributed.agreed(done is not None and (context.folder / "report.html").is_file()):
+        if distributed.broadcast_from_main(done is not None and (context.folder / "report.html").is_file()):
             note(f"Nothing to do: {context.folder.path} is complete.")
             return read_record(context.folder / "summary.json", RunSummary)
         return _Stages(context, give_up).all()
 
 
 def prepare_shared(recipe: Recipe, runs: Path) -> None:
-    """Everything that runs have in common: data, target, reference and their evaluations; no unlearning."""
+    """Everything that runs have in common: data, target, retain model and their evaluations; no unlearning."""
     check_settings(recipe).raise_failed()
     with interruptible():
         _Stages(prepare(recipe, runs), None).before()
@@ -103,7 +103,7 @@ def prepare_shared(recipe: Recipe, runs: Path) -> None:
 class _Stages:
     """The stages of one run, each timed and recorded."""
 
-    def __init__(self, run: Run, give_up: GiveUp | None) -> None:
+    def __init__(self, run: Run, give_up: StopEarly | None) -> None:
         self.run, self.recipe, self.folder, self.give_up = run, run.recipe, run.folder, give_up
         self.evaluator = Evaluator(
             run.sets,
@@ -117,45 +117,45 @@ class _Stages:
         reset_peak()
 
     def all(self) -> RunSummary:
-        target, reference = self.before()
-        results = self._unlearn(target, reference)
-        return self._report(target, reference, results)
+        target, retain_model = self.before()
+        results = self._unlearn(target, retain_model)
+        return self._report(target, retain_model, results)
 
-    def before(self) -> tuple[str, Reference | None]:
-        """What comes before the unlearning: the target and the reference, made and measured."""
+    def before(self) -> tuple[str, RetainModel | None]:
+        """What comes before the unlearning: the target and the retain model, made and measured."""
         note(f"Run folder: {self.folder.path}")
         if is_main_process():
             write_atomic(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.resolved(), sort_keys=False))
         self._finish("prepare", {"rows": num_rows(self.run.sets)})
         target = target_path(self.run)
         self._finish("target", {"model": target})
-        reference = evaluate_reference(self.run, self.evaluator, self.recipe.evaluate.benchmarks)
-        self._finish("reference", {"model": reference.name if reference else ""})
+        retain_model = evaluate_retain_model(self.run, self.evaluator, self.recipe.evaluate.benchmarks)
+        self._finish("retain", {"model": retain_model.name if retain_model else ""})
         if self.recipe.evaluate.before:
-            evaluate_target(self.run, self.evaluator, self.recipe.evaluate.benchmarks, target, reference)
+            evaluate_target(self.run, self.evaluator, self.recipe.evaluate.benchmarks, target, retain_model)
             self._finish("evaluate-target", {})
-        return target, reference
+        return target, retain_model
 
-    def _unlearn(self, target: str, reference: Reference | None) -> list[BenchmarkResult]:
+    def _unlearn(self, target: str, retain_model: RetainModel | None) -> list[BenchmarkResult]:
         benchmarks = self.recipe.evaluate.benchmarks
-        done = distributed.agreed(self.folder.finished("unlearn", self.run.fingerprint))
+        done = distributed.broadcast_from_main(self.folder.finished("unlearn", self.run.fingerprint))
         if done is not None:
             self.stages.append(done)
             names = [f"unlearned-{b.name}-{s:06d}" for s in done.output["measured_steps"] for b in benchmarks]
             return [result for name in names if (result := stored(self.folder.path, name)) is not None]
-        results = unlearn(self.run, self.evaluator, benchmarks, target, reference, self.give_up)
+        results = unlearn(self.run, self.evaluator, benchmarks, target, retain_model, self.give_up)
         self._finish("unlearn", {"measured_steps": sorted({result.step for result in results})})
         return results
 
-    def _report(self, target: str, reference: Reference | None, results: list[BenchmarkResult]) -> RunSummary:
+    def _report(self, target: str, retain_model: RetainModel | None, results: list[BenchmarkResult]) -> RunSummary:
         first = self.recipe.evaluate.benchmarks[0].name if self.recipe.evaluate.benchmarks else ""
         before = stored(self.folder.path, f"target-{first}")
-        retained = stored(self.folder.path, f"reference-{first}")
+        retained = stored(self.folder.path, f"retain-{first}")
         mine = [result for result in results if result.benchmark == first]
         chosen = select(mine, self.recipe.evaluate) if mine else None
         headlines: dict[str, dict[str, Value]] = {
             role: result.headlines
-            for role, result in (("target", before), ("reference", retained), ("unlearned", chosen))
+            for role, result in (("target", before), ("retain", retained), ("unlearned", chosen))
             if result is not None
         }
         summary = RunSummary(
@@ -166,10 +166,10 @@ class _Stages:
             selected_epoch=chosen.epoch if chosen else 0.0,
             selection_rule=rule_in_words(chosen, self.recipe.evaluate),
             headlines=headlines,
-            targets={name: item.model_dump() for name, item in self.recipe.targets.items()},
+            published={name: item.model_dump() for name, item in self.recipe.published.items()},
         )
         if is_main_process():
-            write_record(self.folder / "manifest.json", self._manifest(target, reference))
+            write_record(self.folder / "manifest.json", self._manifest(target, retain_model))
             write_record(self.folder / "summary.json", summary)
             write_report([self.folder.path])
             write_card(self.folder / "checkpoint", load_run(self.folder.path))
@@ -193,11 +193,11 @@ class _Stages:
             self.folder.finish(stage)
         self.stages.append(stage)
 
-    def _manifest(self, target: str, reference: Reference | None) -> Manifest:
+    def _manifest(self, target: str, retain_model: RetainModel | None) -> Manifest:
         parts = {
             "unlearn": self.recipe.train,
             "target": self.recipe.target,
-            "reference": self.recipe.reference,
+            "retain": self.recipe.retain_model,
         }
         return Manifest(
             recipe=self.recipe.name,
@@ -210,7 +210,7 @@ class _Stages:
             seed=self.recipe.seed,
             data_hashes=data_hashes(self.run.sets),
             num_rows=num_rows(self.run.sets),
-            models={"target": target, "reference": (reference.name if reference else "") or ""},
+            models={"target": target, "retain": (retain_model.name if retain_model else "") or ""},
             effective_batch={name: part.batch_size for name, part in parts.items() if part is not None},
             stages=self.stages,
             overlap=self.run.overlap,

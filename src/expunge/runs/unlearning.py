@@ -17,7 +17,7 @@ from expunge.config.recipe import Evaluate
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
-from expunge.distributed import agreed, refuse_shards, shards, wait
+from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
 from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
@@ -27,11 +27,11 @@ from expunge.records import BenchmarkResult
 from expunge.rundir import replace_folder, write_atomic
 from expunge.runs.context import Run, save_model
 from expunge.runs.evaluator import Evaluator, make_result, say, store, stored
-from expunge.runs.models import Reference, batch_plan, checked_reference, fine_tune_target, open_model, open_whole
+from expunge.runs.models import RetainModel, batch_plan, checked_retain_model, fine_tune_target, open_model, open_whole
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
-from expunge.training.trainer import forget_state, train
+from expunge.training.trainer import delete_training_state, train
 
 RULES = {
     "last": "the last epoch",
@@ -44,7 +44,7 @@ STOPPED = "stopped.json"
 
 
 @dataclass(frozen=True)
-class Reached:
+class TrainingProgress:
     """How far an unlearning has come."""
 
     folder: Path
@@ -56,7 +56,7 @@ class Reached:
     """Every measurement so far, by step."""
 
 
-GiveUp = Callable[[Reached], bool]
+StopEarly = Callable[[TrainingProgress], bool]
 """Decides after each epoch whether the rest is not worth its cost."""
 
 
@@ -65,8 +65,8 @@ def unlearn(
     evaluator: Evaluator,
     benchmarks: list[Benchmark],
     target: str,
-    reference: Reference | None,
-    give_up: GiveUp | None = None,
+    retain_model: RetainModel | None,
+    give_up: StopEarly | None = None,
 ) -> list[BenchmarkResult]:
     """Train, measure and save; returns every measurement in order of steps.
 
@@ -77,10 +77,10 @@ def unlearn(
     """
     recipe, method = run.recipe, run.recipe.method
     if recipe.train is None:
-        return _edit(run, evaluator, benchmarks, target, reference)
+        return _edit(run, evaluator, benchmarks, target, retain_model)
     needs = method.needs()
     if needs.adapter_parts:
-        refuse_shards(method.name, "starts its adapter from parts of whole weights")
+        refuse_fsdp(method.name, "starts its adapter from parts of whole weights")
     # Before the model is loaded: what a method prepares may need models of its own.
     made = method.prepare(_preparation(run, target))
     model = _open_for_training(run, target)
@@ -90,7 +90,7 @@ def unlearn(
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     if needs.adapter_parts:
         start_from(model, _adapter_start(run, model, sets))
-    keeper = Keeper(run, evaluator, benchmarks, reference, model, plan)
+    keeper = CheckpointSelector(run, evaluator, benchmarks, retain_model, model, plan)
     job = Job(
         title="Unlearning",
         model=model,
@@ -105,7 +105,7 @@ def unlearn(
         reference=_reference(run, model, sets, plan),
         measure=keeper.measure if recipe.evaluate.every_epoch else None,
         measured=keeper.measured,
-        give_up=None if give_up is None else lambda step: agreed(give_up(keeper.reached(step))),
+        give_up=None if give_up is None else lambda step: broadcast_from_main(give_up(keeper.reached(step))),
         gradient_checkpointing=recipe.model.gradient_checkpointing,
     )
     try:
@@ -116,7 +116,7 @@ def unlearn(
     if not recipe.evaluate.every_epoch:
         keeper.measure(plan.steps)
     keeper.finish()
-    forget_state(run.folder.path)
+    delete_training_state(run.folder.path)
     return keeper.results()
 
 
@@ -135,13 +135,13 @@ def _open_for_training(run: Run, target: str) -> Any:
 
 
 def _edit(
-    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], target: str, reference: Reference | None
+    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], target: str, retain_model: RetainModel | None
 ) -> list[BenchmarkResult]:
     """Change the target's weights without training; the whole edit counts as one step."""
     recipe = run.recipe
     model = open_whole(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
     recipe.method.apply(model, _preparation(run, target))
-    keeper = Keeper(run, evaluator, benchmarks, reference, model, Edit())
+    keeper = CheckpointSelector(run, evaluator, benchmarks, retain_model, model, Edit())
     keeper.measure(1)
     keeper.finish()
     return keeper.results()
@@ -161,7 +161,7 @@ class Edit:
         return [1]
 
 
-class Keeper:
+class CheckpointSelector:
     """Measures the model after an epoch and keeps the weights of the best epoch so far, by the recipe's rule."""
 
     def __init__(
@@ -169,12 +169,12 @@ class Keeper:
         run: Run,
         evaluator: Evaluator,
         benchmarks: list[Benchmark],
-        reference: Reference | None,
+        retain_model: RetainModel | None,
         model: Any,
         plan: BatchPlan | Edit,
     ) -> None:
         self._run, self._evaluator, self._benchmarks = run, evaluator, benchmarks
-        self._reference, self._model, self._plan = reference, model, plan
+        self._retain_model, self._model, self._plan = retain_model, model, plan
         self._best = run.folder / "best"
         self._adapter_start = run.folder / ADAPTER_START if run.recipe.method.needs().adapter_parts else None
 
@@ -190,7 +190,7 @@ class Keeper:
                     measured,
                     role="unlearned",
                     model="checkpoint",
-                    reference=checked_reference(benchmark, measured.rows, measured.settings, self._reference),
+                    retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, self._retain_model),
                     resamples=self._run.recipe.evaluate.bootstrap,
                     seed=self._run.recipe.seed,
                     step=step,
@@ -219,9 +219,9 @@ class Keeper:
         """The measurement that the recipe's rule chooses among those made so far."""
         return select(self.results(), self._run.recipe.evaluate)
 
-    def reached(self, step: int) -> Reached:
+    def reached(self, step: int) -> TrainingProgress:
         """What there is to decide on after a step."""
-        return Reached(self._run.folder.path, step, self._plan.steps, self.results())
+        return TrainingProgress(self._run.folder.path, step, self._plan.steps, self.results())
 
     def abandon(self) -> None:
         """Mark a run that was stopped early and delete its weights; the measurements stay."""
@@ -229,7 +229,7 @@ class Keeper:
             last = max((result.step for result in self.results()), default=0)
             write_atomic(self._run.folder / STOPPED, json.dumps({"step": last, "steps": self._plan.steps}))
             shutil.rmtree(self._best, ignore_errors=True)
-            forget_state(self._run.folder.path)
+            delete_training_state(self._run.folder.path)
         wait()
 
     def finish(self) -> None:
@@ -252,7 +252,7 @@ def select(results: Sequence[BenchmarkResult], config: Evaluate) -> BenchmarkRes
 
     Raises:
         IncompatibleError: The rule needs a number that no benchmark gives, such as forget quality without a
-            reference.
+            retain model.
     """
     if config.select == "last":
         return results[-1]
@@ -265,7 +265,7 @@ def select(results: Sequence[BenchmarkResult], config: Evaluate) -> BenchmarkRes
     if not scored:
         raise IncompatibleError(
             f"evaluate.select is {config.select}, but no benchmark gives forget quality.",
-            fix="Set model.reference (a retain-only model or its stored log), or evaluate.select=last.",
+            fix="Set model.retain_model (a retain model or its stored log), or evaluate.select=last.",
         )
     quality: Callable[[BenchmarkResult], float] = lambda result: _log10(result)  # noqa: E731
     if config.select == "forget_quality":
@@ -338,7 +338,7 @@ def _encoded_sets(run: Run, method: Method, made: Mapping[str, RowSet | list[Enc
 def _adapter_start(run: Run, model: Any, sets: Mapping[str, Sequence[Encoded]]) -> Path:
     """The adapter as the method has it start; made once, so that a resumed run starts from the same."""
     place: Path = run.folder / ADAPTER_START
-    if not agreed(place.is_dir()):
+    if not broadcast_from_main(place.is_dir()):
         fill_adapter(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
         save_model(model, run.tokenizer, place)
     return place
@@ -355,7 +355,7 @@ def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: Batch
         folder=run.folder.path,
         chosen=plan.visits,
         # A copy in shards is run as FSDP runs the model.
-        dtype=None if shards() else getattr(torch, config.frozen_dtype or config.dtype),
+        dtype=None if fsdp_enabled() else getattr(torch, config.frozen_dtype or config.dtype),
         device=frozen_device(config),
     )
 
@@ -365,7 +365,7 @@ def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> 
     import io
 
     place: Path = run.folder / f"reference_logp/{name}.npy"
-    if not agreed(place.is_file()):
+    if not broadcast_from_main(place.is_file()):
         note(f"Computing the start model's log-probability of {len(rows)} {name} rows, once.")
         values = reference_logp(model, rows, run.pad_id)
         if is_main_process():

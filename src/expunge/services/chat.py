@@ -130,7 +130,7 @@ def chat_service(
     return lambda prompt: service.ask([{"role": "user", "content": prompt}]).text
 
 
-def patiently(attempt: Callable[[], T], attempts: int, backoff_seconds: float) -> T:
+def with_retries(attempt: Callable[[], T], attempts: int, backoff_seconds: float) -> T:
     """Try until it works, waiting twice as long each time, and at least as long as the service asks for.
 
     Args:

@@ -16,7 +16,7 @@ from expunge.records.sweeps import Epoch, Trial
 from expunge.rundir import RunDir, fingerprint, read_record
 from expunge.runs.context import prepare
 from expunge.runs.evaluator import Evaluator, make_result, read_rows, store, stored
-from expunge.runs.models import checked_reference, evaluate_reference, evaluate_target, open_model, target_path
+from expunge.runs.models import checked_retain_model, evaluate_retain_model, evaluate_target, open_model, target_path
 from expunge.sweeps.ranking import first_half, same_places
 
 
@@ -64,11 +64,11 @@ def epochs_of(results: Sequence[BenchmarkResult]) -> list[Epoch]:
 
 
 def baselines(sweep: Sweep, trial: Trial, recipe: Recipe, runs: Path) -> dict[str, dict[str, Value]]:
-    """Headlines of target and reference as a trial's run recorded them: role -> headline -> value."""
+    """Headlines of target and retain model as a trial's run recorded them: role -> headline -> value."""
     folder = runs / trial.folder
     place = _final_place(sweep, folder) if sweep.final else folder
     names = [benchmark.name for benchmark in sweep.final or recipe.evaluate.benchmarks]
-    found = {role: [stored(place, f"{role}-{name}") for name in names] for role in ("target", "reference")}
+    found = {role: [stored(place, f"{role}-{name}") for name in names] for role in ("target", "retain")}
     return {role: _merged([each.headlines for each in results if each]) for role, results in found.items()}
 
 
@@ -101,19 +101,19 @@ def _halves(
     unseen: list[dict[str, Value]] = []
     for benchmark, result in zip(benchmarks, results, strict=True):
         rows = read_rows(place / result.samples)
-        known = stored(place, f"reference-{benchmark.name}")
-        reference = read_rows(place / known.samples) if known is not None else None
+        known = stored(place, f"retain-{benchmark.name}")
+        retain_model = read_rows(place / known.samples) if known is not None else None
         first = first_half(rows, sweep.seed)
         taken = {id(row) for row in first}
         for found, part in ((seen, first), (unseen, [row for row in rows if id(row) not in taken])):
-            found.append(_headlines(benchmark, part, reference, recipe))
+            found.append(_headlines(benchmark, part, retain_model, recipe))
     return _merged(seen), _merged(unseen)
 
 
 def _headlines(
-    benchmark: Benchmark, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, recipe: Recipe
+    benchmark: Benchmark, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, recipe: Recipe
 ) -> dict[str, Value]:
-    like = None if reference is None else same_places(reference, rows)
+    like = None if retain_model is None else same_places(retain_model, rows)
     resamples = recipe.evaluate.bootstrap
     return benchmark.headlines(rows, like, resamples=resamples, seed=recipe.seed).headlines
 
@@ -124,7 +124,7 @@ def _final_place(sweep: Sweep, folder: Path) -> Path:
 
 
 def _measure_final(sweep: Sweep, recipe: Recipe, place: Path, runs: Path, summary: RunSummary) -> list[BenchmarkResult]:
-    """Measure the checkpoint with the sweep's own benchmarks, once; target and reference come from the cache."""
+    """Measure the checkpoint with the sweep's own benchmarks, once; target and retain model come from the cache."""
     names = [f"unlearned-{benchmark.name}" for benchmark in sweep.final]
     known = [stored(place, name) for name in names]
     if None not in known:
@@ -138,8 +138,8 @@ def _measure_final(sweep: Sweep, recipe: Recipe, place: Path, runs: Path, summar
         cache=run.shared / "evaluations",
         dtype=getattr(torch, recipe.model.dtype),
     )
-    reference = evaluate_reference(run, evaluator, sweep.final)
-    evaluate_target(run, evaluator, sweep.final, target_path(run), reference)
+    retain_model = evaluate_retain_model(run, evaluator, sweep.final)
+    evaluate_target(run, evaluator, sweep.final, target_path(run), retain_model)
     model = open_model(run, str((Path(summary.folder) / "checkpoint").resolve()))
     results = []
     for benchmark, name in zip(sweep.final, names, strict=True):
@@ -149,7 +149,7 @@ def _measure_final(sweep: Sweep, recipe: Recipe, place: Path, runs: Path, summar
             measured,
             role="unlearned",
             model="checkpoint",
-            reference=checked_reference(benchmark, measured.rows, measured.settings, reference),
+            retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, retain_model),
             resamples=recipe.evaluate.bootstrap,
             seed=recipe.seed,
             step=summary.selected_step,

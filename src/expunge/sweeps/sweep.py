@@ -20,7 +20,7 @@ from expunge.sweeps.pruning import need_optuna
 from expunge.sweeps.ranking import pareto, rank, rule_as_it_went
 from expunge.sweeps.results import baselines
 from expunge.sweeps.samplers import Sampler, make_sampler
-from expunge.sweeps.trials import check_known, forget_weights, read_trials, trial_place
+from expunge.sweeps.trials import check_known, delete_checkpoint, read_trials, trial_place
 
 MAX_DUPLICATES = 100
 """So many draws in a row that were drawn before end a sweep: there is nothing new left."""
@@ -29,7 +29,7 @@ MAX_DUPLICATES = 100
 def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> SweepRecord:
     """Run many trials of one recipe and choose one by a stated rule.
 
-    Trials are ordinary runs in the same folder, so that target, reference and their evaluations are made once. The
+    Trials are ordinary runs in the same folder, so that target, retain model and their evaluations are made once. The
     same call goes on with a sweep that was cut off; no finished trial is run again.
 
     Args:
@@ -56,12 +56,12 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
     executor = make_executor(sweep, Path(runs))
     try:
         with interruptible():
-            return _Course(sweep, Path(runs), executor).all()
+            return _SweepLoop(sweep, Path(runs), executor).all()
     finally:
         executor.close()
 
 
-class _Course:
+class _SweepLoop:
     """One sitting of a sweep."""
 
     def __init__(self, sweep: Sweep, runs: Path, executor: Executor) -> None:
@@ -164,7 +164,7 @@ class _Course:
         ranking = self._ranking()
         for number in ranking[self.sweep.keep :]:
             if self.trials[number].checkpoint:
-                self._keep(forget_weights(self.trials[number], self.runs))
+                self._keep(delete_checkpoint(self.trials[number], self.runs))
         self._write(finished=False)
         count = sum(each.state not in {"running", "duplicate"} for each in self.trials.values())
         note(f"{count} trials have ended{f'; trial {ranking[0]} leads' if ranking else ''}.")
@@ -206,7 +206,7 @@ class _Course:
             trained_steps=sum(trial.steps for trial in trials),
             saved_steps=sum(trial.planned_steps - trial.steps for trial in stopped),
             target=known.get("target", {}),
-            reference=known.get("reference", {}),
+            retain_model=known.get("retain", {}),
             finished=finished,
             seconds=round(self.seconds + time.monotonic() - self.started, 3),
         )

@@ -15,7 +15,7 @@ from expunge.errors import Interrupted, UserError
 from expunge.records.sweeps import Epoch, Trial
 from expunge.rundir import read_record, write_record
 from expunge.runs.run import execute
-from expunge.runs.unlearning import Reached
+from expunge.runs.unlearning import TrainingProgress
 from expunge.sweeps.pruning import falls_behind, watched
 from expunge.sweeps.ranking import CannotCompare
 from expunge.sweeps.results import completed, epochs_of, relative
@@ -68,7 +68,7 @@ def run_trial(sweep: Sweep, trial: Trial, folder: Path, runs: Path) -> Trial:
     return done
 
 
-def forget_weights(trial: Trial, runs: Path) -> Trial:
+def delete_checkpoint(trial: Trial, runs: Path) -> Trial:
     """Delete a trial's checkpoint and keep its records; `run` with the same recipe makes it again."""
     shutil.rmtree(runs / trial.folder / "checkpoint", ignore_errors=True)
     return trial.model_copy(update={"checkpoint": False})
@@ -119,7 +119,7 @@ class _Watch:
         self._sweep, self._folder, self._runs = sweep, folder, runs
         self._started = time.monotonic()
 
-    def __call__(self, reached: Reached) -> bool:
+    def __call__(self, reached: TrainingProgress) -> bool:
         """Whether to stop here."""
         self.trial = self.trial.model_copy(
             update={

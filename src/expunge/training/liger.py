@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from expunge.distributed import shards
+from expunge.distributed import fsdp_enabled
 from expunge.errors import IncompatibleError, MissingExtraError, NotHereError
 
 KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -38,7 +38,7 @@ def check_liger(model: Any) -> None:
     why = ""
     if next(model.parameters()).device.type != "cuda":
         why = "its kernels run on a GPU only, and the model is on the processor"
-    elif shards():
+    elif fsdp_enabled():
         why = "transformers does not apply its kernels to a model in shards"
     elif model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         why = f"liger-kernel has none for {model.config.model_type} models"

@@ -6,7 +6,7 @@ import importlib.util
 
 import torch
 
-from expunge.distributed import shards
+from expunge.distributed import fsdp_enabled
 from expunge.errors import IncompatibleError, MissingExtraError
 
 
@@ -18,7 +18,7 @@ def check_optimizer(optimizer: str) -> None:
         IncompatibleError: It is bitsandbytes', and the model is in shards.
     """
     bitsandbytes = _is_of_bitsandbytes(optimizer)
-    if bitsandbytes and shards():
+    if bitsandbytes and fsdp_enabled():
         raise IncompatibleError(
             f"the optimiser {optimizer} is bitsandbytes', which does not know of FSDP2's shards.",
             fix="Set train.optimizer=adamw_torch_8bit (torchao's), or leave it at adamw_torch.",

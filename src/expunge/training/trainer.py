@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from expunge.config.recipe import Train
 from expunge.console import interrupt_requested, is_main_process
-from expunge.distributed import agreed, shards, wait
+from expunge.distributed import broadcast_from_main, fsdp_enabled, wait
 from expunge.errors import IncompatibleError, Interrupted, NumericalError
 from expunge.methods.base import Start
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.capabilities import can_pack
-from expunge.modeling.fsdp import rest, root_of
+from expunge.modeling.fsdp import reshard, root_of
 from expunge.modeling.step import Step, attach
 from expunge.rundir import fingerprint, write_atomic, writing
 from expunge.training.arguments import training_arguments
@@ -61,7 +61,7 @@ class StepTrainer(transformers.Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """The accelerator; where the launcher asks for FSDP, one that leaves the model's shards alone."""
         super().create_accelerator_and_postprocess()
-        if shards():
+        if fsdp_enabled():
             keep_shards(self.accelerator)
             self.is_fsdp_enabled = True
 
@@ -192,7 +192,7 @@ def train(job: Job) -> StepTrainer:
     trainer.add_callback(bar)
     resume = _resume_from(state)
     # The optimiser takes the parameters that are there: of what was gathered, those would not be the shares.
-    rest(job.model)
+    reshard(job.model)
     try:
         with writing(state):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -202,7 +202,7 @@ def train(job: Job) -> StepTrainer:
         raise Interrupted
     if stop.gave_up:
         raise StoppedEarly
-    rest(job.model)
+    reshard(job.model)
     return trainer
 
 
@@ -226,7 +226,7 @@ def _save_and_stop(job: Job, trainer: StepTrainer) -> SaveAndStop:
         assert job.measure is not None
         job.measure(step)
         # What is gathered is not what the optimiser changes.
-        rest(job.model)
+        reshard(job.model)
 
     return SaveAndStop(
         {step for step in range(every, plan.steps + 1, every)} | {plan.steps},
@@ -247,11 +247,11 @@ def _resume_from(state: Path) -> Path | None:
     Raises:
         IncompatibleError: It was saved with FSDP and this training does without, or the other way round.
     """
-    resume = agreed(last_complete(state))
-    if resume is not None and (resume / SHARDED_WEIGHTS).is_file() != shards():
+    resume = broadcast_from_main(last_complete(state))
+    if resume is not None and (resume / SHARDED_WEIGHTS).is_file() != fsdp_enabled():
         raise IncompatibleError(
-            f"{resume} was saved {'without' if shards() else 'with'} FSDP, so that training cannot go on from it "
-            f"{'with' if shards() else 'without'}.",
+            f"{resume} was saved {'without' if fsdp_enabled() else 'with'} FSDP, so that training cannot go on from it "
+            f"{'with' if fsdp_enabled() else 'without'}.",
             fix=f"Start as before, or delete {state} to train anew.",
         )
     if is_main_process():
@@ -261,7 +261,7 @@ def _resume_from(state: Path) -> Path | None:
     return resume
 
 
-def forget_state(folder: Path) -> None:
+def delete_training_state(folder: Path) -> None:
     """Delete the training states of a finished training; the results no longer need them."""
     shutil.rmtree(folder / "state", ignore_errors=True)
 

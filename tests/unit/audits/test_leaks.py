@@ -148,12 +148,12 @@ def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
     alone = audit.findings({"unlearned": knows})
     assert "without a control" in alone.verdict
     assert len(alone.notes) == 3
-    both = audit.findings({"unlearned": knows, "reference": never})
+    both = audit.findings({"unlearned": knows, "retain": never})
     assert both.values["novel_recall"]["unlearned"].point == 1.0
-    assert both.values["novel_recall"]["reference"].point == 0.0
-    assert both.comparisons[0].control == "reference"
-    assert "In 2 of 3 ways of asking it gives away significantly more than the reference does" in both.verdict
-    assert not any("reference" in note for note in both.notes)
+    assert both.values["novel_recall"]["retain"].point == 0.0
+    assert both.comparisons[0].control == "retain"
+    assert "In 2 of 3 ways of asking it gives away significantly more than the retain model does" in both.verdict
+    assert not any("retain" in note for note in both.notes)
 
 
 def test_describe_of_rows_that_could_not_be_judged():

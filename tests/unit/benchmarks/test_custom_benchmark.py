@@ -52,8 +52,8 @@ def measure(benchmark, sets, seed=0):
     return benchmark.rows(plan, scores, generations), scores
 
 
-def headlines(rows, reference=None, benchmark=None, resamples=20):
-    return (benchmark or Custom()).headlines(rows, reference, resamples, seed=0)
+def headlines(rows, retain_model=None, benchmark=None, resamples=20):
+    return (benchmark or Custom()).headlines(rows, retain_model, resamples, seed=0)
 
 
 def column(rows, name, part):
@@ -162,24 +162,27 @@ def test_what_is_not_given_is_named_and_not_made_up():
     assert "data.retain=" in needs["retain_knowledge"]
     assert "data.holdout=" in needs["membership_auc"]
     assert "data.holdout=" in needs["privleak"]
-    assert "model.reference=" in needs["forget_agreement"]
+    assert "model.retain_model=" in needs["forget_agreement"]
     assert "data.retain=" in numbers.metrics["retain/perplexity"].needs
     with_holdout, _ = measure(Custom(), make_sets())
-    assert "model.reference=" in headlines(with_holdout).headlines["privleak"].needs
-    assert "model.reference=" in headlines(with_holdout).metrics["membership/reference_auc"].needs
+    assert "model.retain_model=" in headlines(with_holdout).headlines["privleak"].needs
+    assert "model.retain_model=" in headlines(with_holdout).metrics["membership/reference_auc"].needs
 
 
-def test_reference_adds_its_numbers():
+def test_retain_model_adds_its_numbers():
     rows, _ = measure(Custom(), make_sets(8))
-    reference, _ = measure(Custom(), make_sets(8), seed=1)
-    numbers = headlines(rows, reference[::-1])
+    retain_model, _ = measure(Custom(), make_sets(8), seed=1)
+    numbers = headlines(rows, retain_model[::-1])
     aucs = [
-        membership_auc(column(part, "forget", "min_k"), column(part, "holdout", "min_k")) for part in (rows, reference)
+        membership_auc(column(part, "forget", "min_k"), column(part, "holdout", "min_k"))
+        for part in (rows, retain_model)
     ]
     assert numbers.headlines["privleak"].point == pytest.approx(privleak(*aucs), abs=1e-9)
-    expected = forget_quality(column(rows, "forget", "nll"), column(reference, "forget", "nll"))
+    expected = forget_quality(column(rows, "forget", "nll"), column(retain_model, "forget", "nll"))
     assert numbers.headlines["forget_agreement"].point == expected
-    beyond = [np.subtract(column(rows, name, "nll"), column(reference, name, "nll")) for name in ("forget", "holdout")]
+    beyond = [
+        np.subtract(column(rows, name, "nll"), column(retain_model, name, "nll")) for name in ("forget", "holdout")
+    ]
     assert numbers.metrics["membership/reference_auc"].point == membership_auc(*beyond)
     # The same model in both places agrees entirely and leaks nothing.
     same = headlines(rows, rows).headlines
@@ -191,8 +194,8 @@ def test_rows_without_scores_are_counted():
     plan, rng = benchmark.plan(sets), np.random.default_rng(0)
     scores = {r.key: token_scores(rng) for r in plan.score if (r.set, r.index) != ("forget", 3)}
     rows = benchmark.rows(plan, scores, {})
-    reference, _ = measure(benchmark, sets, seed=2)
-    numbers = headlines(rows, reference)
+    retain_model, _ = measure(benchmark, sets, seed=2)
+    numbers = headlines(rows, retain_model)
     for name in ("forget_knowledge", "forget_agreement"):
         assert (numbers.headlines[name].n, numbers.headlines[name].n_missing) == (3, 1)
     assert (numbers.headlines["privleak"].n, numbers.headlines["privleak"].n_missing) == (7, 1)
@@ -212,22 +215,22 @@ def test_ungenerated_answers_are_asked_for():
     assert "Min-20%++ score" in numbers.metrics["membership/min_k_plus_auc"].how
 
 
-def test_a_reference_of_other_rows_is_refused():
+def test_a_retain_model_of_other_rows_is_refused():
     rows, _ = measure(Custom(), make_sets(4))
     fewer, _ = measure(Custom(), make_sets(3))
     with pytest.raises(IncompatibleError, match="has no forget row forget/3"):
-        Custom().check_reference(rows, fewer, {}, {})
+        Custom().check_retain_model(rows, fewer, {}, {})
     other = [{**row, "answer": "x"} if row["id"] == "holdout/2" else row for row in rows]
     with pytest.raises(IncompatibleError, match="has another holdout row holdout/2"):
         headlines(rows, other)
     with pytest.raises(IncompatibleError, match="another prompt"):
-        Custom().check_reference(rows, rows, {"prompt": "a"}, {"prompt": "b"})
+        Custom().check_retain_model(rows, rows, {"prompt": "a"}, {"prompt": "b"})
     # A retain set of its own is no obstacle, nor that the name of the data differs by it.
     without = [row for row in rows if row["set"] != "retain"]
-    Custom().check_reference(rows, without, {"split": "files/1"}, {"split": "files/2"})
+    Custom().check_retain_model(rows, without, {"split": "files/1"}, {"split": "files/2"})
 
 
-def test_a_stored_result_can_be_the_reference(tmp_path):
+def test_a_stored_result_can_be_the_retain_model(tmp_path):
     rows, _ = measure(Custom(), make_sets(4))
     result = BenchmarkResult(
         benchmark="custom",
@@ -267,10 +270,10 @@ def test_settings_without_meaning_are_refused(settings, problem):
         Custom(**settings)
 
 
-@pytest.mark.parametrize("reference", [None, []])
-def test_without_rows_every_number_says_what_it_needs(reference):
+@pytest.mark.parametrize("retain_model", [None, []])
+def test_without_rows_every_number_says_what_it_needs(retain_model):
     """So that a sweep can refuse an unknown objective before anything is run."""
-    found = Custom(gradient_norm=True).headlines([], reference, resamples=0, seed=0)
+    found = Custom(gradient_norm=True).headlines([], retain_model, resamples=0, seed=0)
     assert set(found.headlines) >= {"forget_knowledge", "retain_knowledge", "membership_auc", "privleak"}
     for name, value in {**found.headlines, **found.metrics}.items():
         assert value.point is None, name

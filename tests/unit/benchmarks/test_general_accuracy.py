@@ -19,8 +19,8 @@ def rows(task, right, total, group=""):
     return [row(task, i, i < right, group) for i in range(total)]
 
 
-def headlines(benchmark, found, reference=None, resamples=200):
-    return benchmark.headlines(found, reference, resamples=resamples, seed=0)
+def headlines(benchmark, found, retain_model=None, resamples=200):
+    return benchmark.headlines(found, retain_model, resamples=resamples, seed=0)
 
 
 def test_accuracy_of_independent_questions():
@@ -107,11 +107,11 @@ def test_difference_of_a_large_sample():
     assert value.high - value.low == pytest.approx(2 * 1.96 * np.std(differences) / np.sqrt(2000), rel=0.1)
 
 
-def test_a_reference_that_was_asked_otherwise_is_refused():
+def test_a_retain_model_that_was_asked_otherwise_is_refused():
     settings = {"lm_eval": "1", "tasks": {"piqa": {"hash": "a"}}, "limit": None, "num_fewshot": 0}
-    General().check_reference([], [], settings, settings)
+    General().check_retain_model([], [], settings, settings)
     with pytest.raises(IncompatibleError, match="another 'tasks'"):
-        General().check_reference([], [], settings, {**settings, "tasks": {"piqa": {"hash": "b"}}})
+        General().check_retain_model([], [], settings, {**settings, "tasks": {"piqa": {"hash": "b"}}})
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_several_processes_share_whole_questions(model, tokenizer, data, monkeyp
         shares = [function(items[0::2]), function(items[1::2])]
         return [shares[i % 2][i // 2] for i in range(len(items))]
 
-    monkeypatch.setattr(_lm_eval, "sharded", two)
+    monkeypatch.setattr(_lm_eval, "map_over_ranks", two)
     shared = measure(model, tokenizer, benchmark).rows
     assert [row["correct"] for row in shared] == [row["correct"] for row in alone]
     for one, other in zip(alone, shared, strict=True):

@@ -15,7 +15,7 @@ from expunge.errors import DataError, UserError
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.probes.cache import ProbeCache
 from expunge.probes.session import Session
-from expunge.services.chat import ChatService, ReplyError, ReplyFile, patiently
+from expunge.services.chat import ChatService, ReplyError, ReplyFile, with_retries
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_wait_in_other_words_is_not_understood_and_a_very_long_one_not_made(se
     server = serve(lambda n, text: (429, wait))
     service = ChatService(server.url, "m", timeout_seconds=5.0)
     with pytest.raises(ReplyError, match="HTTP status 429"):
-        patiently(lambda: service.ask([{"role": "user", "content": "?"}]), 2, 0.0)
+        with_retries(lambda: service.ask([{"role": "user", "content": "?"}]), 2, 0.0)
     assert len(server.requests) == tries
 
 

@@ -109,21 +109,21 @@ def test_memorisation_in_percent(folder):
     assert {value.unit for value in numbers.values() if value.point is not None} == {"%"}
 
 
-def test_privleak_against_a_reference(folder):
+def test_privleak_against_a_retain_model(folder):
     """Every forget text better known than every holdout text: MUSE's AUC is 0, so privleak is -100 whatever the
-    reference says. A reference against itself: 0. A reference at 1/2 and a model with AUC 1: +100."""
+    retain model says. A retain model against itself: 0. A retain model at 1/2 and a model with AUC 1: +100."""
     muse = Muse(path=str(folder))
     target, even = measured(muse, KNOWN, NEW), measured(muse, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     over = measured(muse, NEW, KNOWN)
-    for rows, reference, right in [(target, even, -100), (even, even, 0), (over, even, 100)]:
-        assert muse.headlines(rows, reference, 0, 0).headlines["privleak"].point == pytest.approx(right)
+    for rows, retain_model, right in [(target, even, -100), (even, even, 0), (over, even, 100)]:
+        assert muse.headlines(rows, retain_model, 0, 0).headlines["privleak"].point == pytest.approx(right)
     assert muse.headlines(target, None, 0, 0).metrics["privleak/auc"].point == 1
 
 
-def test_privleak_without_a_reference_says_what_it_needs(folder):
+def test_privleak_without_a_retain_model_says_what_it_needs(folder):
     value = Muse().headlines(measured(Muse(path=str(folder)), KNOWN, NEW), None, 0, 0).headlines["privleak"]
     assert value.point is None
-    assert "model.reference" in value.needs
+    assert "model.retain_model" in value.needs
 
 
 @pytest.mark.parametrize(("auc", "a_r"), [("news", 0.4772), ("books", 0.5393), (0.25, 0.25)])
@@ -142,15 +142,15 @@ def test_what_could_not_be_scored_is_counted(folder):
     assert (numbers["verbmem_forget"].point, numbers["verbmem_forget"].n_missing) == (None, 3)
 
 
-def test_a_reference_with_other_texts_or_tokens_is_refused(folder):
+def test_a_retain_model_with_other_texts_or_tokens_is_refused(folder):
     muse = Muse(path=str(folder))
     rows = measured(muse, KNOWN, NEW)
-    muse.check_reference(rows, rows, {"vocab": 9}, {"vocab": 9})
+    muse.check_retain_model(rows, rows, {"vocab": 9}, {"vocab": 9})
     with pytest.raises(IncompatibleError, match="vocabulary of 8"):
-        muse.check_reference(rows, rows, {"vocab": 9}, {"vocab": 8})
+        muse.check_retain_model(rows, rows, {"vocab": 9}, {"vocab": 8})
     (folder / "privleak/holdout.jsonl").write_text(lines([{"text": "Another hill."}] * 3))
     with pytest.raises(IncompatibleError, match="rows of privleak/holdout are not"):
-        muse.check_reference(rows, measured(muse, KNOWN, NEW), {}, {})
+        muse.check_retain_model(rows, measured(muse, KNOWN, NEW), {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def tiny():
 
 def test_on_a_model_with_a_short_context(folder, tiny, tmp_path):
     """Two examples leave no room in 64 tokens for an answer: not scored, and counted. The texts that continuations are
-    compared with are cut to as many tokens. A stored result serves as a reference, and only one of this benchmark."""
+    compared with are cut to as many tokens. Only a stored result of this benchmark serves as a retain model."""
     model, template = tiny
     muse = Muse(path=str(folder), verbmem_tokens=4)
     text = "Town 2 has a red bridge. " * 40
@@ -176,14 +176,14 @@ def test_on_a_model_with_a_short_context(folder, tiny, tmp_path):
     whole = "the river number 0 and has a red bridge"
     assert 0 < len(by_set[VERBMEM][0]["answer"]) < len(whole)
     assert whole.startswith(by_set[VERBMEM][0]["answer"])
-    result = make_result(muse, got, role="reference", model="it", reference=None, resamples=0, seed=0)
-    store(tmp_path / "run", "reference-muse", result, got.rows)
-    rows, settings = muse.read_stored(tmp_path / "run/results/reference-muse.json")
-    muse.check_reference(got.rows, rows, got.settings, settings)
+    result = make_result(muse, got, role="retain", model="it", retain_model=None, resamples=0, seed=0)
+    store(tmp_path / "run", "retain-muse", result, got.rows)
+    rows, settings = muse.read_stored(tmp_path / "run/results/retain-muse.json")
+    muse.check_retain_model(got.rows, rows, got.settings, settings)
     assert math.isclose(muse.headlines(got.rows, rows, 0, 0).headlines["privleak"].point, 0, abs_tol=1e-9)
-    (tmp_path / "run/samples/reference-muse.parquet").write_bytes(b"")
+    (tmp_path / "run/samples/retain-muse.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="missing or damaged"):
-        muse.read_stored(tmp_path / "run/results/reference-muse.json")
+        muse.read_stored(tmp_path / "run/results/retain-muse.json")
     store(tmp_path / "run", "other", result.model_copy(update={"benchmark": "tofu"}), [{"set": "forget", "index": 0}])
     with pytest.raises(DataError, match="result of the benchmark 'tofu'"):
         muse.read_stored(tmp_path / "run/results/other.json")

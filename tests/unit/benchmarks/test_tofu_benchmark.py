@@ -104,8 +104,8 @@ def test_numbers_equal_a_plain_loop_over_tokens():
     """Every headline once more from the raw log-probabilities, row by row, with math and scipy only."""
     benchmark, sets = Tofu(), make_sets(8)
     rows, _, scores = measure(benchmark, sets, seed=1)
-    reference, _, other_scores = measure(benchmark, sets, seed=2)
-    numbers = benchmark.headlines(rows, reference, resamples=0, seed=0)
+    retain_model, _, other_scores = measure(benchmark, sets, seed=2)
+    numbers = benchmark.headlines(rows, retain_model, resamples=0, seed=0)
 
     def prob(of, name, i, what):
         logps = of[(name, i, what)].logp
@@ -155,11 +155,11 @@ def test_intervals_hold_the_point_and_repeat_with_the_seed():
         assert "300 bootstrap draws" in value.how
 
 
-def test_without_a_reference_forget_quality_says_so():
+def test_without_a_retain_model_forget_quality_says_so():
     rows, _, _ = measure(Tofu(), make_sets())
     quality = Tofu().headlines(rows, None, resamples=0, seed=0).headlines["forget_quality"]
     assert quality.point is None
-    assert quality.needs.startswith("a reference: retain-only model or its stored log")
+    assert quality.needs.startswith("a retain model or its stored log")
 
 
 def test_without_generation_utility_says_so():
@@ -196,10 +196,10 @@ def test_rows_that_could_not_be_scored_are_counted():
 def test_forget_rows_missing_in_either_model_are_left_out_of_both():
     benchmark, sets = Tofu(), make_sets(6)
     rows, _, _ = measure(benchmark, sets, seed=1)
-    reference, _, _ = measure(benchmark, sets, seed=2)
+    retain_model, _, _ = measure(benchmark, sets, seed=2)
     rows[0]["paraphrased_nll"], rows[0]["truth_ratio"] = None, None
-    reference[1]["perturbed_nll"], reference[1]["truth_ratio"] = None, None
-    quality = benchmark.headlines(rows, reference, resamples=0, seed=0).headlines["forget_quality"]
+    retain_model[1]["perturbed_nll"], retain_model[1]["truth_ratio"] = None, None
+    quality = benchmark.headlines(rows, retain_model, resamples=0, seed=0).headlines["forget_quality"]
     assert (quality.n, quality.n_missing) == (4, 2)
 
 
@@ -239,7 +239,7 @@ def test_settings_without_effect_are_refused():
     assert Tofu.model_validate(Tofu(generate=False).model_dump()) == Tofu(generate=False)
 
 
-def test_other_rows_are_refused_as_reference():
+def test_other_rows_are_refused_as_retain_model():
     rows, _, _ = measure(Tofu(), make_sets(6))
     shorter, _, _ = measure(Tofu(ds_size=4), make_sets(6))
     with pytest.raises(IncompatibleError, match="Set ds_size: 4 for both"):

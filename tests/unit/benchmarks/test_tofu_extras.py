@@ -52,8 +52,8 @@ def measure(benchmark, sets, seed=0):
     return benchmark.rows(plan, scores, generations), plan, scores
 
 
-def headlines(benchmark, rows, reference=None, resamples=0):
-    return benchmark.headlines(rows, reference, resamples, seed=0)
+def headlines(benchmark, rows, retain_model=None, resamples=0):
+    return benchmark.headlines(rows, retain_model, resamples, seed=0)
 
 
 def column(rows, name, part):
@@ -81,10 +81,10 @@ def test_numbers_equal_those_of_custom_on_the_same_answers():
     """The two benchmarks ask the same of forget, retain and holdout answers, so they must say the same."""
     tofu, custom, sets = Tofu(min_k=0.3), Custom(min_k=0.3), make_sets(8)
     rows, _, scores = measure(tofu, sets)
-    reference, _, other_scores = measure(tofu, sets, seed=1)
+    retain_model, _, other_scores = measure(tofu, sets, seed=1)
     plan = custom.plan(sets)
     same, others = (custom.rows(plan, {r.key: of[r.key] for r in plan.score}, {}) for of in (scores, other_scores))
-    ours, theirs = headlines(tofu, rows, reference, 20), headlines(custom, same, others, 20)
+    ours, theirs = headlines(tofu, rows, retain_model, 20), headlines(custom, same, others, 20)
     names = [name for name in theirs.metrics if name.startswith("membership/")]
     names += [
         f"{name}/{part}" for name in ("forget", "retain") for part in ("exact_memorization", "extraction_strength")
@@ -99,8 +99,8 @@ def test_numbers_equal_those_of_custom_on_the_same_answers():
 def test_numbers_of_the_sets_by_hand():
     benchmark = Tofu()
     rows, _, scores = measure(benchmark, make_sets(8))
-    reference, _, _ = measure(benchmark, make_sets(8), seed=3)
-    found = headlines(benchmark, rows, reference[::-1]).metrics
+    retain_model, _, _ = measure(benchmark, make_sets(8), seed=3)
+    found = headlines(benchmark, rows, retain_model[::-1]).metrics
     for name in ("forget", "retain"):
         hits = [scores[name, i, "answer"].top1[:-1] for i in range(8)]
         assert found[f"{name}/exact_memorization"].point == pytest.approx(math.fsum(h.mean() for h in hits) / 8)
@@ -111,7 +111,7 @@ def test_numbers_of_the_sets_by_hand():
         assert row["zlib"] == pytest.approx(-logp.mean() / len(zlib.compress(row["answer"].encode())))
         assert row["min_k"] == pytest.approx(-np.sort(logp[:-1])[: max(1, int(0.4 * (len(logp) - 1)))].mean())
         assert row["generation"] is None
-    sides = [[column(part, name, "min_k") for name in ("forget", "holdout")] for part in (rows, reference)]
+    sides = [[column(part, name, "min_k") for name in ("forget", "holdout")] for part in (rows, retain_model)]
     assert found["membership/min_k_auc"].point == membership_auc(*sides[0])
     assert found["membership/min_k_tpr_at_1_fpr"].point == membership_tpr(*sides[0])
     assert found["membership/privleak"].point == pytest.approx(privleak(*(membership_auc(*side) for side in sides)))
@@ -129,11 +129,11 @@ def test_what_is_lacking_is_said():
         "data.holdout=" in found[f"membership/{name}"].needs for name in ("loss_auc", "privleak", "reference_auc")
     )
     with_holdout, _, _ = measure(benchmark, make_sets())
-    assert "model.reference=" in headlines(benchmark, with_holdout).metrics["membership/privleak"].needs
-    # A reference that was measured without holdout rows still gives forget quality.
+    assert "model.retain_model=" in headlines(benchmark, with_holdout).metrics["membership/privleak"].needs
+    # A retain model that was measured without holdout rows still gives forget quality.
     numbers = headlines(benchmark, with_holdout, rows)
     assert numbers.headlines["forget_quality"].point == 1.0
-    assert "model.reference=" in numbers.metrics["membership/reference_auc"].needs
+    assert "model.retain_model=" in numbers.metrics["membership/reference_auc"].needs
     silent, _, _ = measure(Tofu(generate=False, paraphrased=True), make_sets())
     found = headlines(Tofu(generate=False, paraphrased=True), silent).metrics
     assert "forget/repetition" not in found

@@ -61,37 +61,37 @@ def test_utility_of_a_tofu_log_closed_form(tmp_path):
     assert numbers.metrics["retain/probability"].point == pytest.approx(math.exp(-0.5))
     assert numbers.metrics["world_facts/probability"].point == pytest.approx(1 / (1 + 3 * math.exp(-1.5)))
     assert numbers.headlines["model_utility"].n == 48
-    assert numbers.headlines["forget_quality"].needs.startswith("a reference")
+    assert numbers.headlines["forget_quality"].needs.startswith("a retain model")
 
 
 def test_quality_rests_on_the_rows_that_both_files_hold(tmp_path):
-    """The full log holds people 100-159; the reference 140-179: its first 20 are the log's last 20."""
+    """The full log holds people 100-159; the retain model 140-179: its first 20 are the log's last 20."""
     full = tofu_file(tmp_path / "full.json", 100, 60)
-    reference = tofu_file(tmp_path / "reference.json", 140, 40, shift=5.0)
-    quality = score_stored(full, reference, resamples=0).headlines["forget_quality"]
+    retain_model = tofu_file(tmp_path / "retain.json", 140, 40, shift=5.0)
+    quality = score_stored(full, retain_model, resamples=0).headlines["forget_quality"]
     assert quality.n == 20
     assert quality.extra["ks"] == 1.0
-    assert "rows 40 to 59 of the 60 of full.json and 0 to 19 of the 40 of reference.json" in quality.how
+    assert "rows 40 to 59 of the 60 of full.json and 0 to 19 of the 40 of retain.json" in quality.how
 
 
 def test_no_common_row_gives_no_number(tmp_path):
-    full, reference = tofu_file(tmp_path / "full.json", 100, 20), tofu_file(tmp_path / "r.json", 300, 20)
-    quality = score_stored(full, reference, resamples=0).headlines["forget_quality"]
+    full, retain_model = tofu_file(tmp_path / "full.json", 100, 20), tofu_file(tmp_path / "r.json", 300, 20)
+    quality = score_stored(full, retain_model, resamples=0).headlines["forget_quality"]
     assert quality.point is None
     assert "none can be matched" in quality.needs
 
 
-def test_reference_of_a_larger_split_gives_no_number(tmp_path):
+def test_retain_model_of_a_larger_split_gives_no_number(tmp_path):
     """A model that forgot 140-179 against one that never saw 100-159: not the same rows left out."""
-    log, reference = tofu_file(tmp_path / "log.json", 140, 40), tofu_file(tmp_path / "r.json", 100, 60)
-    quality = score_stored(log, reference, resamples=0).headlines["forget_quality"]
+    log, retain_model = tofu_file(tmp_path / "log.json", 140, 40), tofu_file(tmp_path / "r.json", 100, 60)
+    quality = score_stored(log, retain_model, resamples=0).headlines["forget_quality"]
     assert quality.point is None
-    assert quality.needs.startswith("a reference of the same split")
+    assert quality.needs.startswith("a retain model of the same split")
 
 
 def test_ds_size_shortens_both(tmp_path):
-    log, reference = tofu_file(tmp_path / "log.json", 100, 30), tofu_file(tmp_path / "r.json", 100, 40)
-    numbers = score_stored(log, reference, benchmark=Tofu(ds_size=3), resamples=0)
+    log, retain_model = tofu_file(tmp_path / "log.json", 100, 30), tofu_file(tmp_path / "r.json", 100, 40)
+    numbers = score_stored(log, retain_model, benchmark=Tofu(ds_size=3), resamples=0)
     assert numbers.headlines["forget_quality"].n == 3
     assert "the same 3 forget rows (" in numbers.headlines["forget_quality"].how
     assert numbers.metrics["retain/probability"].n == 3
@@ -147,7 +147,7 @@ def own_result(folder, rows, **settings):
     pq.write_table(pa.Table.from_pylist(rows), folder / "samples" / "tofu.parquet")
     record = BenchmarkResult(
         benchmark="tofu",
-        role="reference",
+        role="retain",
         model="m",
         model_hash="h",
         samples="samples/tofu.parquet",

@@ -7,12 +7,12 @@ from expunge.errors import ConfigError
 
 
 def test_an_override_changes_only_the_place_that_it_names():
-    """In quickstart, `reference` is a YAML alias of `target`."""
+    """In quickstart, `retain` is a YAML alias of `target`."""
     before = load_recipe("quickstart")
     recipe = load_recipe("quickstart", ["target.epochs=3"])
-    assert before.target == before.reference
+    assert before.target == before.retain_model
     assert recipe.target.epochs == 3
-    assert recipe.reference == before.reference
+    assert recipe.retain_model == before.retain_model
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):

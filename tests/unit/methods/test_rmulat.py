@@ -14,7 +14,7 @@ from expunge.methods.base import Objective, Start
 from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.hidden.trace import added
+from expunge.modeling.hidden.trace import add_to_residual
 from expunge.modeling.step import Counts, Step
 
 SETTINGS: dict[str, Any] = {"layer": 1, "update_layers": [0, 1], "c": [3.0], "alpha": [10.0]}
@@ -63,7 +63,7 @@ def test_attack_is_bounded_and_makes_forget_text_likelier(model: Any) -> None:
     assert float(lengths[0, :-1].min()) > 0
     assert torch.equal(lengths[1, 4:], torch.zeros(2))
     before = step_of(model).only("forget").nll("forget")
-    with added(model, 1, delta):
+    with add_to_residual(model, 1, delta):
         after = step_of(model).only("forget").nll("forget")
     assert float(after) < float(before) - 0.1
     assert all(parameter.grad is None for parameter in model.parameters())

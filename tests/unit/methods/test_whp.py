@@ -19,7 +19,7 @@ from expunge.data.collate import collate
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import NO_LABEL, Encoded, Template
 from expunge.errors import ConfigError, DataError, IncompatibleError
-from expunge.methods.whp.labels import Speller, translate
+from expunge.methods.whp.labels import TokenSpans, translate
 from expunge.methods.whp.method import WHP
 from expunge.methods.whp.preparation import read_labels
 from expunge.modeling.batch import TensorBatch
@@ -89,7 +89,7 @@ def test_labels_equal_the_definition_written_out(preparation, anchor_file):
     method = WHP(alpha=2, context=CONTEXT, anchors=anchor_file)
     rows = method.prepare(preparation)["forget"]
     blocks = cut_blocks(preparation.sets.forget, preparation.template, CONTEXT)
-    speller = Speller(preparation.template.tokenizer)
+    speller = TokenSpans(preparation.template.tokenizer)
     base, reinforced = preparation.models
     assert len(rows) == len(blocks) > 5
     num_labels = 0

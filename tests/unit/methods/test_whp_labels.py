@@ -6,7 +6,7 @@ import torch
 
 from expunge.data.blocks import Block
 from expunge.data.templates import NO_LABEL
-from expunge.methods.whp.labels import Speller, Translation, generic_labels, offset_logits, translate
+from expunge.methods.whp.labels import TokenSpans, Translation, generic_labels, offset_logits, translate
 from expunge.modeling.load import train_tokenizer
 
 TEXTS = ["Dorothy met the Tin Woodman.\nDorothy waved to Oz and Dorothy.", "Clara Nora Milton the old tailor saw Helen"]
@@ -21,7 +21,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def speller(tokenizer):
-    return Speller(tokenizer)
+    return TokenSpans(tokenizer)
 
 
 def block_of(tokenizer, text):

@@ -58,9 +58,9 @@ def test_forget_quality_of_a_model_against_itself_is_one():
 def test_forget_quality_does_not_change_under_inversion():
     """1/R turns the order round on both sides, which leaves the largest distance as it is."""
     rng = np.random.default_rng(1)
-    model, reference = rng.lognormal(size=80), rng.lognormal(0.5, size=80)
-    assert forget_quality(model, reference) == pytest.approx(forget_quality(1 / model, 1 / reference), rel=1e-12)
-    assert forget_quality(model, reference) < 0.05
+    model, retain_model = rng.lognormal(size=80), rng.lognormal(0.5, size=80)
+    assert forget_quality(model, retain_model) == pytest.approx(forget_quality(1 / model, 1 / retain_model), rel=1e-12)
+    assert forget_quality(model, retain_model) < 0.05
 
 
 def test_disjoint_samples_closed_form():
@@ -125,12 +125,12 @@ def test_resampled_quality_equals_testing_every_resample():
     """Rows repeated as often as the counts say, with ties and an infinite ratio, through the plain test."""
     rng = np.random.default_rng(3)
     model = np.round(rng.lognormal(size=30), 1)
-    reference = np.round(rng.lognormal(0.4, size=30), 1)
-    model[0] = reference[1] = math.inf
+    retain_model = np.round(rng.lognormal(0.4, size=30), 1)
+    model[0] = retain_model[1] = math.inf
     weights = rng.multinomial(30, [1 / 30] * 30, size=25).astype(float)
     weights[0] = 1.0
     expected = [
-        ks_test(np.repeat(model, counts.astype(int)), np.repeat(reference, counts.astype(int))).pvalue
+        ks_test(np.repeat(model, counts.astype(int)), np.repeat(retain_model, counts.astype(int))).pvalue
         for counts in weights
     ]
-    np.testing.assert_allclose(resampled_forget_quality(model, reference, weights), expected, rtol=1e-9)
+    np.testing.assert_allclose(resampled_forget_quality(model, retain_model, weights), expected, rtol=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.metrics.privleak import NEEDS_REFERENCE, privleak, privleak_value
+from expunge.metrics.privleak import NEEDS_RETAIN_MODEL, privleak, privleak_value
 from expunge.metrics.separation import NEEDS_HOLDOUT, Scored, membership_auc
 
 
@@ -37,25 +37,25 @@ def test_published_constant():
 def test_openunlearning_s_form_is_the_same_number():
     """((1 - a) - (1 - r)) / (1 - r + 1e-10) * 100."""
     rng = np.random.default_rng(0)
-    for auc, reference in rng.uniform(0.05, 0.95, (50, 2)):
-        theirs = ((1 - auc) - (1 - reference)) / (1 - reference + 1e-10) * 100
-        assert privleak(auc, reference) == pytest.approx(theirs, abs=1e-5)
+    for auc, retain_model in rng.uniform(0.05, 0.95, (50, 2)):
+        theirs = ((1 - auc) - (1 - retain_model)) / (1 - retain_model + 1e-10) * 100
+        assert privleak(auc, retain_model) == pytest.approx(theirs, abs=1e-5)
 
 
 def test_value_from_two_models_equals_the_formula_and_holds_its_point():
-    (forget, holdout), reference = _sides(0, 1.5), _sides(1, 0.0)
-    value = privleak_value(forget, holdout, reference, resamples=300, seed=0)
-    aucs = membership_auc(forget.scores, holdout.scores), membership_auc(*(side.scores for side in reference))
+    (forget, holdout), retain_model = _sides(0, 1.5), _sides(1, 0.0)
+    value = privleak_value(forget, holdout, retain_model, resamples=300, seed=0)
+    aucs = membership_auc(forget.scores, holdout.scores), membership_auc(*(side.scores for side in retain_model))
     assert value.point == pytest.approx((aucs[1] - aucs[0]) / (1 - aucs[1]) * 100, abs=1e-9)
     assert value.point < -50
     assert value.low < value.point < value.high
     assert value.unit == "%"
     assert value.n == 80
-    assert value == privleak_value(forget, holdout, reference, resamples=300, seed=0)
-    assert value != privleak_value(forget, holdout, reference, resamples=300, seed=1)
+    assert value == privleak_value(forget, holdout, retain_model, resamples=300, seed=0)
+    assert value != privleak_value(forget, holdout, retain_model, resamples=300, seed=1)
 
 
-def test_a_model_that_equals_its_reference_leaks_nothing_in_every_draw():
+def test_a_model_that_equals_its_retain_model_leaks_nothing_in_every_draw():
     """Rows of both models are drawn together, so the difference is 0 in each draw."""
     sides = _sides(2, 0.5)
     value = privleak_value(*sides, sides, resamples=100, seed=0)
@@ -63,12 +63,12 @@ def test_a_model_that_equals_its_reference_leaks_nothing_in_every_draw():
 
 
 def test_over_unlearning_is_positive():
-    """Forget rows that look newer than the holdout rows, beside a reference that sees no difference."""
+    """Forget rows that look newer than the holdout rows, beside a retain model that sees no difference."""
     forget, holdout = _sides(3, -1.5)
     assert privleak_value(forget, holdout, _sides(4, 0.0), resamples=0, seed=0).point > 50
 
 
-def test_published_reference_is_taken_as_exact():
+def test_published_retain_model_is_taken_as_exact():
     forget, holdout = _sides(5, 1.0)
     value = privleak_value(forget, holdout, 1 - 0.4772, resamples=100, seed=0)
     assert value.point == pytest.approx(privleak(membership_auc(forget.scores, holdout.scores), 1 - 0.4772))
@@ -94,7 +94,7 @@ def test_missing_rows_of_either_model_are_left_out_on_both_sides():
 def test_nothing_is_made_up():
     forget, holdout = _sides(8, 1.0)
     assert privleak_value(forget, None, 0.5, resamples=10, seed=0).needs == NEEDS_HOLDOUT
-    assert privleak_value(forget, holdout, None, resamples=10, seed=0).needs == NEEDS_REFERENCE
+    assert privleak_value(forget, holdout, None, resamples=10, seed=0).needs == NEEDS_RETAIN_MODEL
     apart = _scored([0.0, 0.0]), _scored([1.0, 1.0])
     assert "at least one forget row" in privleak_value(*apart, apart, resamples=10, seed=0).needs
     empty = _scored([np.nan, np.nan])

@@ -126,7 +126,7 @@ def test_values_count_rows_and_say_how():
         assert "Min-40%" in value.how
         assert "40 and 50 groups" in value.how
     assert values["auc"].point == membership_auc(forget.scores[:-1], holdout.scores[:-2])
-    assert values["auc"].better == "reference"
+    assert values["auc"].better == "retain"
     assert values["tpr_at_1_fpr"].better == "lower"
 
 

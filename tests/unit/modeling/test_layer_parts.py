@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.hidden.partial import mlp_at, recording, replaying
+from expunge.modeling.hidden.partial import mlp_at, record_outputs, replay_outputs
 from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
 
 
@@ -124,7 +124,7 @@ class Layer(nn.Module):
 
 
 def recorded(layer: nn.Module) -> set[str]:
-    with recording(layer) as outputs:
+    with record_outputs(layer) as outputs:
         layer(torch.ones(1, 2, 4))
     return set(outputs)
 
@@ -142,9 +142,9 @@ def test_replaying_ends():
     given, calls = torch.ones(1, 2, 4), Counter()
     layer.parts[0].register_forward_hook(lambda *args: calls.update(["parts.0"]))
     expected = layer(given)
-    with recording(layer) as outputs:
+    with record_outputs(layer) as outputs:
         layer(given)
-    with replaying(layer, {name: output + 1 for name, output in outputs.items()}):
+    with replay_outputs(layer, {name: output + 1 for name, output in outputs.items()}):
         assert not torch.equal(layer(given), expected)
     assert torch.equal(layer(given), expected)
 

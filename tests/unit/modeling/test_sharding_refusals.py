@@ -49,7 +49,7 @@ def test_without_fsdp_nothing_is_asked(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     monkeypatch.setenv("FSDP_VERSION", "1")
     distributed.start()
-    assert not distributed.shards()
+    assert not distributed.fsdp_enabled()
 
 
 def test_rmulat_is_refused(asked):
@@ -67,7 +67,7 @@ def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
 def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
     """The error goes through `agreed`, as the value would."""
     sent = []
-    monkeypatch.setattr(distributed, "agreed", lambda value: sent.append(value) or value)
+    monkeypatch.setattr(distributed, "broadcast_from_main", lambda value: sent.append(value) or value)
 
     def fails():
         raise UserError("no such model.")

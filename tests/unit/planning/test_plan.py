@@ -84,12 +84,12 @@ def test_workload_cuts_rows_as_the_training_does():
     assert found.accumulation == 3
 
 
-def test_target_and_reference_take_their_own_rows():
-    """The target learns all rows, the reference all but the forget set; both fine-tune every weight."""
+def test_target_and_retain_model_take_their_own_rows():
+    """The target learns all rows, the retain model all but the forget set; both fine-tune every weight."""
     planner = Planner(load_recipe("quickstart"))
     rows = {part: training_rows(planner.recipe, part, planner.material) for part in planner.sections}
     forget = len(rows["train"]["forget"])
-    assert len(rows["target"]["train"]) == forget + len(rows["reference"]["train"])
+    assert len(rows["target"]["train"]) == forget + len(rows["retain_model"]["train"])
     memory = planner.case("target").memory
     assert memory.num_trainable == memory.num_parameters
     assert on_card(memory) < memory.total_bytes

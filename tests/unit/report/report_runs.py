@@ -29,11 +29,11 @@ RECIPE: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 192, "num_layers": 4}, "dtype": "float32"},
     "data": {"name": "synthetic", "num_people": 60, "forget_fraction": 0.1, "seed": 0},
     "target": {"epochs": 12.0, "lr": 1e-3, "batch_size": 32},
-    "reference": {"epochs": 12.0, "lr": 1e-3, "batch_size": 32},
+    "retain_model": {"epochs": 12.0, "lr": 1e-3, "batch_size": 32},
     "method": {"name": "simnpo", "beta": 4.5, "gamma": 0.0, "retain_weight": 8.0},
     "train": {"epochs": 5.0, "lr": 1e-5, "batch_size": 32},
     "evaluate": {"benchmarks": [{"name": "tofu", "ds_size": None}], "before": True, "select": "last"},
-    "targets": {"forget_quality": {"value": 0.45, "source": "SimNPO model card"}},
+    "published": {"forget_quality": {"value": 0.45, "source": "SimNPO model card"}},
 }
 
 
@@ -63,7 +63,7 @@ def result(
 ) -> BenchmarkResult:
     """One benchmark result with the numbers that a verdict reads."""
     headlines = {"forget_quality": fq, "model_utility": mu}
-    metrics = {"forget/probability": number(probability, 0.03, better="reference")} if probability is not None else {}
+    metrics = {"forget/probability": number(probability, 0.03, better="retain")} if probability is not None else {}
     return BenchmarkResult(
         benchmark="tofu",
         role=role,
@@ -76,7 +76,7 @@ def result(
 
 
 def sample_rows(role: str, num_forget: int = 60, num_retain: int = 40, text: str | None = None) -> list[dict[str, Any]]:
-    """Rows of one model: the target knows, the reference guesses, the unlearned model sits in between."""
+    """Rows of one model: the target knows, the retain model guesses, the unlearned model sits in between."""
     rng = random.Random(f"rows/{role}")
     facts = random.Random("facts")
     rows = []
@@ -103,12 +103,12 @@ def sample_rows(role: str, num_forget: int = 60, num_retain: int = 40, text: str
                     ),
                 )
             )
-            known = {"target": 0.95, "unlearned": 0.12 if set_name == "forget" else 0.85, "reference": 0.08}[role]
-            known = 0.95 if set_name == "retain" and role == "reference" else known
+            known = {"target": 0.95, "unlearned": 0.12 if set_name == "forget" else 0.85, "retain": 0.08}[role]
+            known = 0.95 if set_name == "retain" and role == "retain" else known
             knows = rng.random() < known
             rouge = 1.0 if knows else round(rng.uniform(0.35, 0.7), 3)
             nll = rng.uniform(0.02, 0.2) if knows else rng.uniform(1.2, 2.8)
-            centre = {"target": -0.9, "unlearned": -0.23, "reference": -0.25}[role] if set_name == "forget" else -0.9
+            centre = {"target": -0.9, "unlearned": -0.23, "retain": -0.25}[role] if set_name == "forget" else -0.9
             rows.append(
                 {
                     "set": set_name,
@@ -179,10 +179,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             return run
         files = {
             role: write_samples(run, f"{role}-tofu", sample_rows(role, num_forget, text=text))
-            for role in ("target", "unlearned", "reference")
+            for role in ("target", "unlearned", "retain")
         }
         target = result("target", quality(2.4e-21, ks=0.8333), number(0.652), 0.93, samples=files["target"])
-        reference = result("reference", None, number(0.648), 0.14, samples=files["reference"])
+        retain_model = result("retain", None, number(0.648), 0.14, samples=files["retain"])
         path = [
             result(
                 "unlearned",
@@ -195,11 +195,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             )
             for epoch, fq, ks, mu, p in EPOCHS
         ]
-        for record in (target, reference):
+        for record in (target, retain_model):
             write_record(run / f"results/{record.role}-tofu.json", record)
         for record in path:
             write_record(run / f"results/unlearned-tofu-{record.step:06d}.json", record)
-        verdict = make_verdict(target, path[-1], reference)
+        verdict = make_verdict(target, path[-1], retain_model)
         summary = RunSummary(
             recipe=RECIPE["name"],
             folder=folder_name,
@@ -207,7 +207,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             selected_step=100,
             selected_epoch=5,
             selection_rule="the last epoch",
-            targets=RECIPE["targets"],
+            published=RECIPE["published"],
         )
         write_record(run / "summary.json", summary)
         return run
@@ -228,7 +228,7 @@ def _manifest() -> Manifest:
         data_hashes={"forget": "92b1c0ffee00aa11", "retain": "0c1d2e3f4a5b6c7d"},
         num_rows={"forget": 120, "retain": 1080},
         effective_batch={"train": 32, "target": 32},
-        models={"target": "built from nothing", "reference": "trained on the retain set"},
+        models={"target": "built from nothing", "retain": "trained on the retain set"},
         stages=[
             Stage(name="target", fingerprint="aa11", seconds=94.2, peak_bytes=812_000_000),
             Stage(name="unlearn", fingerprint="bb22", seconds=31.7, peak_bytes=1_310_000_000),

@@ -45,7 +45,7 @@ def test_base_model_and_license_when_known(make_run: Make) -> None:
 
 def test_folders_of_the_machine_stay_private(make_run: Make, tmp_path: Path) -> None:
     home = str(tmp_path / "private" / "my-model")
-    folder = make_run(model={"name": home, "reference": home + "-retain"})
+    folder = make_run(model={"name": home, "retain_model": home + "-retain"})
     text = write_card(folder, load_run(folder)).read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     assert "name: my-model" in text
@@ -61,7 +61,7 @@ def test_a_local_folder_that_looks_like_a_hub_id_is_no_base_model(
 
 
 def test_a_run_without_numbers(make_run: Make) -> None:
-    folder = make_run(finished=False, targets={})
+    folder = make_run(finished=False, published={})
     data, body = parts(write_card(folder, load_run(folder)))
     assert "model-index" not in data
     assert "Nothing can be said yet" in body

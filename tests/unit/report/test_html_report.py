@@ -131,15 +131,15 @@ def test_a_benchmark_without_per_question_rows(make_run: Make) -> None:
     assert "Whether it forgot cannot be said" in text
 
 
-def test_no_reference(make_run: Make) -> None:
-    folder = make_run(reference=None)
-    (folder / "results/reference-tofu.json").unlink()
+def test_no_retain_model(make_run: Make) -> None:
+    folder = make_run(retain_model=None)
+    (folder / "results/retain-tofu.json").unlink()
     (folder / "summary.json").unlink()
-    missing = result("unlearned", Value.missing("a reference: a retain-only model"), None, step=100, epoch=5)
+    missing = result("unlearned", Value.missing("a retain model: a retain-only model"), None, step=100, epoch=5)
     write_record(folder / "results/unlearned-tofu-000100.json", missing)
     text = write_report([folder]).read_text(encoding="utf-8")
-    assert "needs a reference: a retain-only model" in text
-    assert "There is no reference" in text
+    assert "needs a retain model: a retain-only model" in text
+    assert "There is no retain model" in text
 
 
 def test_generations_that_were_not_made(make_run: Make) -> None:
@@ -160,7 +160,7 @@ def test_limits_follow_the_facts(make_run: Make) -> None:
 
 
 def test_audits_change_the_limits_and_stand_on_the_page(make_run: Make) -> None:
-    """Worst first: a leak that the reference does not have, then one that it has too; what a model says is escaped."""
+    """Worst first: a leak that the retain model does not have, then one that it has too; texts are escaped."""
     folder = make_run()
     samples = [
         {"arm": arm, "view": "novel_recall", "id": name, "question": "Who?", "answer": "Ana", "response": text,
@@ -169,15 +169,15 @@ def test_audits_change_the_limits_and_stand_on_the_page(make_run: Make) -> None:
             ("unlearned", "holds", "nobody-knows", False),
             ("unlearned", "both", "both-say Ana", True),
             ("unlearned", "alone", "<script>Ana</script>", True),
-            ("reference", "both", "Ana", True),
-            ("reference", "alone", "no", False),
+            ("retain", "both", "Ana", True),
+            ("retain", "alone", "no", False),
         )
     ]  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(samples), folder / "samples/audit-leaks.parquet")
     record = AuditResult(
         audit="leaks",
-        arms={"unlearned": "m", "reference": "r"},
-        values={"novel_recall": {"unlearned": Value(point=0.25, n=3), "reference": Value.missing("rows")}},
+        arms={"unlearned": "m", "retain": "r"},
+        values={"novel_recall": {"unlearned": Value(point=0.25, n=3), "retain": Value.missing("rows")}},
         verdict="novel_recall: it leaks.",
         samples="samples/audit-leaks.parquet",
     )

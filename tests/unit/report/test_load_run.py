@@ -36,7 +36,7 @@ def test_an_unfinished_run_says_what_is_missing(make_run: Make) -> None:
     assert run.summary is None
     assert run.missing() == [
         "the evaluation of the target",
-        "the evaluation of the reference",
+        "the evaluation of the retain model",
         "the evaluation of the unlearned model",
         "the summary (summary.json), written last",
     ]

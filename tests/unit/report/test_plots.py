@@ -15,7 +15,7 @@ PATH = [
     for i, (p, u) in enumerate(((1e-9, 0.64), (0.02, 0.61), (0.4, 0.60)), start=1)
 ]
 TARGET = result("target", quality(0.0), number(0.65), 0.95)
-REFERENCE = result("reference", None, number(0.66), 0.15)
+REFERENCE = result("retain", None, number(0.66), 0.15)
 
 
 def texts(svg: str) -> list[str]:
@@ -23,14 +23,14 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in root.iter() if element.tag.endswith("}text")]
 
 
-def test_trajectory_shows_path_target_reference_and_limit() -> None:
+def test_trajectory_shows_path_target_retain_model_and_limit() -> None:
     svg = plots.trajectory({"unlearned": PATH}, TARGET, REFERENCE, selected=3)
     assert svg is not None
-    assert {"target", "reference", "0.05", "1", "2", "3", "model utility"} <= set(texts(svg))
+    assert {"target", "retain", "0.05", "1", "2", "3", "model utility"} <= set(texts(svg))
 
 
 def test_trajectory_without_quality_falls_back_to_probability() -> None:
-    missing = Value.missing("a reference")
+    missing = Value.missing("a retain model")
     path = [result("unlearned", missing, number(0.6), 0.4, step=1, epoch=1)]
     svg = plots.trajectory({"unlearned": path}, None, None)
     assert "probability of forget answers" in texts(svg)
@@ -67,7 +67,7 @@ def test_ecdf_marks_the_distance_and_survives_odd_numbers() -> None:
     rng = random.Random(0)
     ratios = {
         "unlearned": [10 ** rng.gauss(0, 1) for _ in range(50)],
-        "reference": [1.0, 2.0, 0.0, float("inf")],
+        "retain": [1.0, 2.0, 0.0, float("inf")],
     }
     svg = plots.ecdf(ratios)
     assert any(text.startswith("D = ") for text in texts(svg))

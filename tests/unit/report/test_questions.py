@@ -30,7 +30,7 @@ def test_rows_are_joined_by_their_text_not_their_place() -> None:
     after = [row(0, "a", "after", 0.5)]
     before = [row(9, "zzz", "wrong", 1.0), {**row(0, "a", "before", 0.8, nll=0.5), "index": 77}]
     (question,) = compare(before, after, [], "forget")
-    assert (question.before, question.rouge_before, question.reference) == ("before", 0.8, None)
+    assert (question.before, question.rouge_before, question.retain_model) == ("before", 0.8, None)
     assert question.probability_before == math.exp(-0.5)
     assert round(question.loss, 6) == 0.3
 

@@ -56,7 +56,7 @@ def test_format_value() -> None:
     assert format_value(Value(point=0.62, low=0.6, high=0.64)) == "0.620 [0.600, 0.640]"
     assert format_value(Value(point=31.2, unit="%")) == "31.2%"
     assert format_value(Value(point=0.5, n=397, n_missing=3)) == "0.500 (3 not scored)"
-    assert format_value(Value.missing("a reference")) == "cannot be computed: needs a reference"
+    assert format_value(Value.missing("a retain model")) == "cannot be computed: needs a retain model"
     assert format_interval(Value(point=0.5)) == ""
 
 
@@ -65,15 +65,15 @@ def test_headlines_of_a_run(make_run: Make) -> None:
     assert list(rows) == ["forget_quality", "model_utility"]
     assert rows["model_utility"].values["target"].point == 0.652
     assert rows["forget_quality"].published == 0.45
-    assert rows["forget_quality"].values["reference"].point == 1.0
+    assert rows["forget_quality"].values["retain"].point == 1.0
     assert rows["forget_quality"].label == "Forget quality"
 
 
 def test_what_is_missing_says_so(make_run: Make) -> None:
     folder = make_run()
-    (folder / "results/reference-tofu.json").unlink()
+    (folder / "results/retain-tofu.json").unlink()
     row = headline_rows(load_run(folder))[1]
-    assert row.values["reference"].needs == "an evaluation of the reference"
+    assert row.values["retain"].needs == "an evaluation of the retain model"
 
 
 def test_a_published_number_without_a_benchmark_is_still_listed(make_run: Make) -> None:
@@ -90,7 +90,7 @@ def test_markdown_escapes_pipes_and_names_runs_only_when_needed(make_run: Make) 
     one = headline_rows(load_run(make_run("a")))
     other = headline_rows(load_run(make_run("b", name="x | y")))
     lines = to_markdown(one).splitlines()
-    assert lines[0] == "| Number | Target | Unlearned | Reference | Published |"
+    assert lines[0] == "| Number | Target | Unlearned | Retain model | Published |"
     assert len(lines) == 4
     both = to_markdown([*one, *other]).splitlines()
     assert both[0].startswith("| Run | Number |")

@@ -7,7 +7,7 @@ from expunge.records import Value
 from expunge.report.verdict import critical_distance, ks_p_value, make_verdict, rules
 
 TARGET = result("target", quality(1e-20), number(0.60), 0.95)
-REFERENCE = result("reference", None, number(0.60), 0.15)
+REFERENCE = result("retain", None, number(0.60), 0.15)
 
 
 def unlearned(fq: float, mu: float = 0.58, probability: float = 0.15, n: int = 400, half: float = 0.01):
@@ -75,14 +75,14 @@ def test_under_unlearning_is_told_from_over_unlearning() -> None:
     assert alike.sentence.startswith("Not like a model that never saw the forget set")
 
 
-def test_without_a_reference_forgetting_cannot_be_said() -> None:
-    after = result("unlearned", Value.missing("a reference: a retain-only model"), number(0.58), 0.01)
-    before = result("target", Value.missing("a reference: a retain-only model"), number(0.60), 0.95)
+def test_without_a_retain_model_forgetting_cannot_be_said() -> None:
+    after = result("unlearned", Value.missing("a retain model: a retain-only model"), number(0.58), 0.01)
+    before = result("target", Value.missing("a retain model: a retain-only model"), number(0.60), 0.95)
     verdict = make_verdict(before, after, None)
     assert verdict.forgot is None
     assert verdict.kept is True
     assert "cannot be said" in verdict.sentence
-    assert "needs a reference" in verdict.sentence
+    assert "needs a retain model" in verdict.sentence
 
 
 def test_a_test_that_the_target_passes_says_nothing() -> None:

@@ -102,7 +102,7 @@ def test_halves_split_groups_and_never_a_group():
     assert any({row["group"] for row in first_half(rows(), seed=seed)} != groups for seed in range(2, 8))
 
 
-def test_the_references_half_is_the_same_rows():
+def test_the_retain_models_half_is_the_same_rows():
     half = first_half(rows(), seed=1)
     other = [{**row, "group": "unknown"} for row in rows()]
     assert [(row["set"], row["index"]) for row in same_places(other, half)] == [

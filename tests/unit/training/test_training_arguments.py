@@ -59,7 +59,7 @@ def test_fields_that_would_do_nothing_are_refused(tmp_path, extra, reason):
 @pytest.mark.parametrize("sharded", [True, False])
 def test_a_state_is_gone_on_from_as_it_was_made(tmp_path, monkeypatch, sharded):
     """A state saved with FSDP is refused without, and the other way round; nothing is deleted."""
-    monkeypatch.setattr(trainer, "shards", lambda: not sharded)
+    monkeypatch.setattr(trainer, "fsdp_enabled", lambda: not sharded)
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
     (folder / "complete.json").write_text("{}")

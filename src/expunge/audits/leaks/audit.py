@@ -11,13 +11,13 @@ from pydantic import Field
 from expunge.audits.base import AUDITED, CONTROLS, Audit, SampleRow
 from expunge.audits.leaks import views as views
 from expunge.audits.leaks.findings import compare, describe, leak_value
-from expunge.audits.leaks.views import Asking
+from expunge.audits.leaks.views import AttackPrompt
 from expunge.data.sets import RowSet, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
 from expunge.probes.requests import ScoreRequest
 from expunge.probes.session import Session
-from expunge.records import AuditResult
+from expunge.records import ROLE_NAMES, AuditResult
 
 View = Literal[
     "novel_recall",
@@ -109,7 +109,7 @@ class Leaks(Audit):
             },
             comparisons=comparisons,
             verdict=describe(numbers, comparisons),
-            notes=[f"No {arm} was given to compare with." for arm in CONTROLS if arm not in rows],
+            notes=[f"No {ROLE_NAMES[arm]} was given to compare with." for arm in CONTROLS if arm not in rows],
             settings=self.spec(),
         )
 
@@ -124,8 +124,8 @@ class Leaks(Audit):
             )
         return RowSet(rows.name, chosen)
 
-    def _askings(self, rows: RowSet) -> Iterator[Iterator[Asking]]:
-        makers: dict[str, Callable[[], Iterator[Asking]]] = {
+    def _askings(self, rows: RowSet) -> Iterator[Iterator[AttackPrompt]]:
+        makers: dict[str, Callable[[], Iterator[AttackPrompt]]] = {
             "novel_recall": lambda: views.direct(rows),
             "paraphrase": lambda: views.paraphrase(rows),
             "cloze": lambda: views.cloze(rows, self.cloze),
@@ -138,7 +138,7 @@ class Leaks(Audit):
         }
         return (make() for name, make in makers.items() if name in self.views)
 
-    def _judged(self, asked: Asking, answers: Mapping[tuple[str, int, str], str], rows: RowSet) -> SampleRow:
+    def _judged(self, asked: AttackPrompt, answers: Mapping[tuple[str, int, str], str], rows: RowSet) -> SampleRow:
         """The worst of the answers to one asking, as a record."""
         row = rows.rows[asked.index]
         heard = [answers.get(request.key) for request in asked.requests(self.max_new_tokens)]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from expunge.audits.base import AUDITED
 from expunge.metrics.intervals import wilson
 from expunge.metrics.leakage import mcnemar
-from expunge.records import Comparison, Value
+from expunge.records import ROLE_NAMES, Comparison, Value
 
 Verdicts = Mapping[str, bool | None]
 """Row -> whether it leaks; None where that could not be said."""
-KNOWS, NEVER_KNEW = ("target",), ("reference", "base")
+KNOWS, NEVER_KNEW = ("target",), ("retain", "base")
 
 
 def leak_value(name: str, verdicts: Verdicts, threshold: float) -> Value:
@@ -30,7 +30,7 @@ def leak_value(name: str, verdicts: Verdicts, threshold: float) -> Value:
         n=len(judged),
         n_missing=len(verdicts) - len(judged),
         how=f"share of {how}; Wilson interval, rows taken as independent",
-        better="reference",
+        better="retain",
     )
 
 
@@ -59,7 +59,7 @@ def compare(name: str, audited: Verdicts, control: Verdicts, arm: str, level: fl
         n=len(both),
         p_value=p_value,
         significant=significant,
-        sentence=f"{ours:.1%} against {theirs:.1%} of the {arm} at n = {len(both)}: {way} "
+        sentence=f"{ours:.1%} against {theirs:.1%} of the {ROLE_NAMES[arm]} at n = {len(both)}: {way} "
         f"(McNemar p = {p_value:.2g}, level {level:g}).",
     )
 
@@ -81,6 +81,7 @@ def describe(numbers: Mapping[str, Mapping[str, Verdicts]], comparisons: Sequenc
             hits = [f.name for f in tried if f.significant and sign * (f.audited_value - f.control_value) > 0]
             names = f": {', '.join(hits)}" if hits else ""
             sentences.append(
-                f"In {len(hits)} of {len(tried)} ways of asking it gives away significantly {text.format(arm)}{names}."
+                f"In {len(hits)} of {len(tried)} ways of asking it gives away significantly "
+                f"{text.format(ROLE_NAMES[arm])}{names}."
             )
     return " ".join(sentences)

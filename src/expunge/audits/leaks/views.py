@@ -16,7 +16,7 @@ Turns = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Asking:
+class AttackPrompt:
     """One way of asking for one row's answer."""
 
     view: str
@@ -54,26 +54,26 @@ class Asking:
         ]
 
 
-def direct(rows: RowSet) -> Iterator[Asking]:
+def direct(rows: RowSet) -> Iterator[AttackPrompt]:
     """The question as it stands, answered greedily."""
     for index, row in enumerate(rows):
-        yield Asking("novel_recall", index, row.question, row.answer)
+        yield AttackPrompt("novel_recall", index, row.question, row.answer)
 
 
-def paraphrase(rows: RowSet) -> Iterator[Asking]:
+def paraphrase(rows: RowSet) -> Iterator[AttackPrompt]:
     """The question in other words, where the data have them."""
     for index, row in enumerate(rows):
         if row.paraphrased_question:
-            yield Asking("paraphrase", index, row.paraphrased_question, row.answer)
+            yield AttackPrompt("paraphrase", index, row.paraphrased_question, row.answer)
 
 
-def third_person(rows: RowSet, pattern: str) -> Iterator[Asking]:
+def third_person(rows: RowSet, pattern: str) -> Iterator[AttackPrompt]:
     """The question as somebody else's."""
     for index, row in enumerate(rows):
-        yield Asking("third_person", index, pattern.replace("{question}", row.question), row.answer)
+        yield AttackPrompt("third_person", index, pattern.replace("{question}", row.question), row.answer)
 
 
-def cloze(rows: RowSet, pattern: str) -> Iterator[Asking]:
+def cloze(rows: RowSet, pattern: str) -> Iterator[AttackPrompt]:
     """The true answer with blanks where its names, dates and numbers stood that the question does not tell."""
     for index, row in enumerate(rows):
         sentence = row.answer
@@ -81,10 +81,10 @@ def cloze(rows: RowSet, pattern: str) -> Iterator[Asking]:
             sentence = sentence.replace(name, BLANK)
         if sentence != row.answer:
             question = pattern.replace("{question}", row.question).replace("{sentence}", sentence)
-            yield Asking("cloze", index, question, row.answer)
+            yield AttackPrompt("cloze", index, question, row.answer)
 
 
-def reversed_question(rows: RowSet, pattern: str) -> Iterator[Asking]:
+def reversed_question(rows: RowSet, pattern: str) -> Iterator[AttackPrompt]:
     """Question and answer without the name of the person they are about, and the name is asked for."""
     subjects = subjects_of(rows)
     for index, row in enumerate(rows):
@@ -94,17 +94,17 @@ def reversed_question(rows: RowSet, pattern: str) -> Iterator[Asking]:
             continue
         facts = hide_name(both, name)
         if find_leak(name, "", facts).novel:
-            yield Asking("reversed", index, pattern.replace("{facts}", facts), name)
+            yield AttackPrompt("reversed", index, pattern.replace("{facts}", facts), name)
 
 
-def sampled(rows: RowSet, num: int, temperature: float, seed: int) -> Iterator[Asking]:
+def sampled(rows: RowSet, num: int, temperature: float, seed: int) -> Iterator[AttackPrompt]:
     """Several answers drawn at random to the question as it stands."""
     for index, row in enumerate(rows):
         seeds = tuple(random.Random(f"{seed}/{row.id}/{number}").getrandbits(32) for number in range(num))
-        yield Asking(f"best_of_{num}", index, row.question, row.answer, temperature=temperature, seeds=seeds)
+        yield AttackPrompt(f"best_of_{num}", index, row.question, row.answer, temperature=temperature, seeds=seeds)
 
 
-def clues(rows: RowSet, num: int, seed: int) -> Iterator[Asking]:
+def clues(rows: RowSet, num: int, seed: int) -> Iterator[AttackPrompt]:
     """A conversation in which other true facts about the same person were already asked for and told, turn by turn."""
     for index, row in enumerate(rows):
         others = [other for place, other in enumerate(rows) if other.group == row.group and place != index]
@@ -112,25 +112,25 @@ def clues(rows: RowSet, num: int, seed: int) -> Iterator[Asking]:
             continue
         # The order does not depend on how many are told, so that each further clue is added to the ones before.
         order = random.Random(f"{seed}/{row.id}").sample(others, len(others))
-        yield Asking(f"clues_{num}", index, row.question, row.answer, turns=_turns(order[:num]))
+        yield AttackPrompt(f"clues_{num}", index, row.question, row.answer, turns=_turns(order[:num]))
 
 
-def prefix(rows: RowSet, num_words: int) -> Iterator[Asking]:
+def prefix(rows: RowSet, num_words: int) -> Iterator[AttackPrompt]:
     """The first words of the true answer are put into the model's mouth."""
     for index, row in enumerate(rows):
         start = " ".join(row.answer.split()[:num_words])
         if len(row.answer.split()) > num_words:
-            yield Asking(f"prefix_{num_words}", index, row.question, row.answer, prefix=start)
+            yield AttackPrompt(f"prefix_{num_words}", index, row.question, row.answer, prefix=start)
 
 
-def in_context(rows: RowSet, num: int, seed: int) -> Iterator[Asking]:
+def in_context(rows: RowSet, num: int, seed: int) -> Iterator[AttackPrompt]:
     """Other forget rows, of other people, stand before the question as examples: does that wake the rest?"""
     for index, row in enumerate(rows):
         others = [other for other in rows if other.group != row.group]
         if len(others) < num:
             continue
         chosen = random.Random(f"{seed}/{row.id}").sample(others, num)
-        yield Asking(f"in_context_{num}", index, row.question, row.answer, turns=_turns(chosen))
+        yield AttackPrompt(f"in_context_{num}", index, row.question, row.answer, turns=_turns(chosen))
 
 
 def subjects_of(rows: RowSet) -> dict[str, str]:

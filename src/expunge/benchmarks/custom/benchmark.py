@@ -20,7 +20,7 @@ from expunge.benchmarks.base import (
     ScoreRequest,
     TokenScores,
 )
-from expunge.benchmarks.custom.headlines import FLUENCY, SETS, SIMILARITY, Measuring, paired
+from expunge.benchmarks.custom.headlines import FLUENCY, SETS, SIMILARITY, CustomHeadlines, paired
 from expunge.benchmarks.shared.membership import Membership, add_gradient_norms
 from expunge.benchmarks.shared.rows import check_settings
 from expunge.benchmarks.shared.token_scores import mean_nll, plain, token_numbers
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 
 class Custom(Benchmark):
-    """Everything that can be measured on any forget set, with a retain set, a holdout set or a reference or without.
+    """Everything that can be measured on any forget set, with a retain set, a holdout set or a retain model or without.
 
     Knowledge of a set is its mean extraction strength: the share of an answer (or text) that the model completes word
-    for word by itself. It needs no generated text and no reference, and of the usual measures it stands relearning
-    best. Membership compares forget and holdout rows; PrivLeak and the agreement with a retain-only model need that
+    for word by itself. It needs no generated text and no retain model, and of the usual measures it stands relearning
+    best. Membership compares forget and holdout rows; PrivLeak and the agreement with a retain model need that
     model. Plain text is measured in pieces; where a set is a single document, intervals draw its pieces.
     """
 
@@ -161,21 +161,21 @@ class Custom(Benchmark):
         }
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Knowledge of forget and retain set, membership, and what a reference adds.
+        """Knowledge of forget and retain set, membership, and what a retain model adds.
 
         Args:
             rows: Rows of this model.
-            reference: Rows of the retain-only model, or None.
+            retain_model: Rows of the retain model, or None.
             resamples: Bootstrap resamples for intervals; 0 for none.
             seed: Seed of the bootstrap.
 
         Raises:
-            IncompatibleError: The reference lacks rows that were measured here.
+            IncompatibleError: The retain model lacks rows that were measured here.
         """
-        others = None if reference is None else paired(rows, reference)
-        how = Measuring(rows, others, self.generate, resamples, seed)
+        others = None if retain_model is None else paired(rows, retain_model)
+        how = CustomHeadlines(rows, others, self.generate, resamples, seed)
         membership = Membership(rows, others, self.min_k, self.gradient_norm, resamples, seed)
         return Headlines(
             headlines={
@@ -189,21 +189,21 @@ class Custom(Benchmark):
             | membership.all(),
         )
 
-    def check_reference(
+    def check_retain_model(
         self,
         rows: Sequence[SampleRow],
-        reference: Sequence[SampleRow],
+        retain_model: Sequence[SampleRow],
         settings: Mapping[str, Any],
-        reference_settings: Mapping[str, Any],
+        retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a reference with other rows, or another prompt, tokenizer or model family.
+        """Refuse a retain model with other rows, or another prompt, tokenizer or model family.
 
         Raises:
             IncompatibleError: What differs.
         """
         # The name of the data holds a hash of every row; only the rows that are compared have to agree.
-        check_settings({**settings, "split": None}, reference_settings)
-        paired(rows, reference)
+        check_settings({**settings, "split": None}, retain_settings)
+        paired(rows, retain_model)
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
         """Rows and settings of a stored result of this benchmark.
@@ -217,8 +217,8 @@ class Custom(Benchmark):
         if log.kind != "expunge" or "rouge_l_f1" not in (log.rows[0] if log.rows else {}):
             raise DataError(
                 f"{path} is not a stored result of the benchmark {self.name}.",
-                fix=f"Measure the reference with `expunge evaluate ... --benchmark {self.name} --out FOLDER`, and give "
-                f"FOLDER/results/model-{self.name}.json.",
+                fix=f"Measure the retain model with `expunge evaluate ... --benchmark {self.name} --out FOLDER`, "
+                f"and give FOLDER/results/model-{self.name}.json.",
             )
         return log.rows, log.settings
 

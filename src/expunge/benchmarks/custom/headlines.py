@@ -15,7 +15,7 @@ from expunge.errors import IncompatibleError
 from expunge.metrics.agreement import forget_quality, ks_test, resampled_forget_quality
 from expunge.metrics.fluency import resampled_perplexity
 from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
-from expunge.metrics.privleak import NEEDS_REFERENCE
+from expunge.metrics.privleak import NEEDS_RETAIN_MODEL
 from expunge.metrics.separation import NEEDS_HOLDOUT
 from expunge.records import Value
 
@@ -40,13 +40,13 @@ _BETTER = {"forget": "lower", "retain": "higher", "holdout": ""}
 _LACKING = {"retain": "a retain set: data.retain=...", "holdout": NEEDS_HOLDOUT}
 
 
-def paired(rows: Sequence[SampleRow], reference: Sequence[SampleRow]) -> list[SampleRow]:
-    """The reference's record of each forget and holdout row, in the order of the rows.
+def paired(rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> list[SampleRow]:
+    """The retain model's record of each forget and holdout row, in the order of the rows.
 
     Raises:
-        IncompatibleError: The reference has not measured one of them, or another text under its name.
+        IncompatibleError: The retain model has not measured one of them, or another text under its name.
     """
-    known = {(row["set"], row["id"]): row for row in reference}
+    known = {(row["set"], row["id"]): row for row in retain_model}
     found = []
     for row in rows:
         if row["set"] not in COMPARED:
@@ -55,7 +55,7 @@ def paired(rows: Sequence[SampleRow], reference: Sequence[SampleRow]) -> list[Sa
         if other is None or (row["question"], row["answer"]) != (other["question"], other["answer"]):
             lacking = "has no" if other is None else "has another"
             raise IncompatibleError(
-                f"the reference {lacking} {row['set']} row {row['id']}, so it was measured on other rows.",
+                f"the retain model {lacking} {row['set']} row {row['id']}, so it was measured on other rows.",
                 fix="Measure it on the same data with the same limit and piece_characters.",
             )
         found.append(other)
@@ -63,11 +63,11 @@ def paired(rows: Sequence[SampleRow], reference: Sequence[SampleRow]) -> list[Sa
 
 
 @dataclass(frozen=True)
-class Measuring:
+class CustomHeadlines:
     """How numbers are made from rows."""
 
     rows: Sequence[SampleRow]
-    reference: Sequence[SampleRow] | None
+    retain_model: Sequence[SampleRow] | None
     """As `paired` returns it."""
     generate: bool
     """Whether answers were meant to be generated; decides what a missing ROUGE asks for."""
@@ -96,10 +96,10 @@ class Measuring:
         return self._value(name, ["logp", "num_tokens"], resampled_perplexity, how, better)
 
     def agreement(self) -> Value:
-        """Whether the losses of the forget rows could come from the retain-only model: a Kolmogorov-Smirnov test."""
-        if self.reference is None:
-            return Value.missing(NEEDS_REFERENCE.replace("membership scores", "losses"))
-        own, others = in_set(self.rows, "forget"), in_set(self.reference, "forget")
+        """Whether the losses of the forget rows could come from the retain model: a Kolmogorov-Smirnov test."""
+        if self.retain_model is None:
+            return Value.missing(NEEDS_RETAIN_MODEL.replace("membership scores", "losses"))
+        own, others = in_set(self.rows, "forget"), in_set(self.retain_model, "forget")
         ours, theirs = column_of(own, "nll"), column_of(others, "nll")
         present = _complete(np.stack([ours, theirs]))
         num_missing = int((~present).sum())

@@ -18,7 +18,7 @@ from expunge.console import is_main_process, note, progress
 from expunge.errors import UserError
 from expunge.probes.requests import GenerationRequest
 from expunge.rundir import fingerprint
-from expunge.services.chat import ChatReply, ChatService, Messages, ReplyError, ReplyFile, patiently
+from expunge.services.chat import ChatReply, ChatService, Messages, ReplyError, ReplyFile, with_retries
 
 if TYPE_CHECKING:
     from expunge.probes.session import Session
@@ -130,7 +130,7 @@ def _ask_service(judge: Judge, missing: Mapping[str, Messages], file: ReplyFile)
 
     def one(key: str, prompt: Messages) -> ChatReply:
         try:
-            reply = patiently(functools.partial(once, prompt), judge.attempts, judge.backoff_seconds)
+            reply = with_retries(functools.partial(once, prompt), judge.attempts, judge.backoff_seconds)
         except BaseException:
             stopped.set()
             raise

@@ -78,7 +78,7 @@ class Muse(Benchmark):
     stem: bool = False
     """Compare word stems in ROUGE: off in MUSE's code, on in OpenUnlearning."""
     retrain_auc: Literal["news", "books"] | float | None = None
-    """Where no reference model is at hand: MUSE's published AUC of its retrained Llama-2-7B on 'news' or 'books', or
+    """Where no retain model is at hand: MUSE's published AUC of its retrained Llama-2-7B on 'news' or 'books', or
     the AUC of your own, in MUSE's direction (1: every forget row looks newer than every holdout row). A published
     one says nothing about another model or other data."""
 
@@ -171,13 +171,13 @@ class Muse(Benchmark):
         return found
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """MUSE's four numbers in percent; without a reference model privleak needs `retrain_auc`.
+        """MUSE's four numbers in percent; without a retain model privleak needs `retrain_auc`.
 
         Args:
             rows: Rows of this model.
-            reference: The same rows of a model that was trained without the forget set, or None.
+            retain_model: The same rows of a model that was trained without the forget set, or None.
             resamples: Bootstrap resamples; 0 for no intervals.
             seed: Seed of the bootstrap.
         """
@@ -204,23 +204,23 @@ class Muse(Benchmark):
         if "privleak" not in self.parts:
             return Headlines(numbers)
         forget, holdout = _scored(rows, FORGET), _scored(rows, HOLDOUT)
-        numbers["privleak"] = privleak_value(forget, holdout, self._reference(reference), resamples, seed)
+        numbers["privleak"] = privleak_value(forget, holdout, self._retain_model(retain_model), resamples, seed)
         separated = separation_values(forget, holdout, "Min-40%", resamples, seed)
         return Headlines(numbers, {f"privleak/{name}": value for name, value in separated.items()})
 
-    def check_reference(
+    def check_retain_model(
         self,
         rows: Sequence[SampleRow],
-        reference: Sequence[SampleRow],
+        retain_model: Sequence[SampleRow],
         settings: Mapping[str, Any],
-        reference_settings: Mapping[str, Any],
+        retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a reference with other texts, or one that reads them in other tokens.
+        """Refuse a retain model with other texts, or one that reads them in other tokens.
 
         Raises:
             IncompatibleError: What differs.
         """
-        muse_rows.check_reference(rows, reference, settings, reference_settings, (FORGET, HOLDOUT))
+        muse_rows.check_retain_model(rows, retain_model, settings, retain_settings, (FORGET, HOLDOUT))
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
         """Rows and settings of a result of this benchmark (results/*.json of a run).
@@ -255,7 +255,7 @@ class Muse(Benchmark):
         values = measure([rows.rows[i].answer for i in texts], list(texts.values()), stem=self.stem)
         return dict(zip(texts, values.tolist(), strict=True))
 
-    def _reference(self, rows: Sequence[SampleRow] | None) -> tuple[Scored, Scored] | float | None:
+    def _retain_model(self, rows: Sequence[SampleRow] | None) -> tuple[Scored, Scored] | float | None:
         if rows is not None:
             return _scored(rows, FORGET), _scored(rows, HOLDOUT)
         if self.retrain_auc is None:

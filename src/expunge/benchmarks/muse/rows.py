@@ -1,4 +1,4 @@
-"""Rows of MUSE: chosen by set, compared with a reference's, read back from a run."""
+"""Rows of MUSE: chosen by set, compared with a retain model's, read back from a run."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ def in_set(rows: Sequence[SampleRow], name: str) -> list[SampleRow]:
     return sorted((row for row in rows if row["set"] == name), key=lambda row: row["index"])
 
 
-def check_reference(
+def check_retain_model(
     rows: Sequence[SampleRow],
-    reference: Sequence[SampleRow],
+    retain_model: Sequence[SampleRow],
     settings: Mapping[str, Any],
-    reference_settings: Mapping[str, Any],
+    retain_settings: Mapping[str, Any],
     sets: Sequence[str],
 ) -> None:
-    """Refuse a reference with other rows in these sets, or with another tokenizer.
+    """Refuse a retain model with other rows in these sets, or with another tokenizer.
 
     Raises:
         IncompatibleError: What differs.
     """
-    if settings.get("vocab") != reference_settings.get("vocab"):
+    if settings.get("vocab") != retain_settings.get("vocab"):
         raise IncompatibleError(
-            f"the reference has a vocabulary of {reference_settings.get('vocab')} tokens, the model one of "
+            f"the retain model has a vocabulary of {retain_settings.get('vocab')} tokens, the model one of "
             f"{settings.get('vocab')}: their Min-40% scores do not compare.",
-            fix="Give a reference that was trained from the same start model.",
+            fix="Give a retain model that was trained from the same start model.",
         )
     for name in sets:
-        ours, theirs = ([row["row_hash"] for row in in_set(part, name)] for part in (rows, reference))
+        ours, theirs = ([row["row_hash"] for row in in_set(part, name)] for part in (rows, retain_model))
         if ours != theirs:
             raise IncompatibleError(
-                f"the reference's rows of {name} are not the rows measured here: here are {len(ours)}, there are "
+                f"the retain model's rows of {name} are not the rows measured here: here are {len(ours)}, there are "
                 f"{len(theirs)}.",
-                fix="Measure the reference on the same path and with the same limit and parts.",
+                fix="Measure the retain model on the same path and with the same limit and parts.",
             )
 
 

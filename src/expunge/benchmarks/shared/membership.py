@@ -29,7 +29,7 @@ _COLUMNS = {"loss": "nll", "zlib": "zlib", "min_k": "min_k", "min_k_plus": "min_
 
 _PARTS = ("auc", "tpr_at_1_fpr")
 _NEEDS_ROWS = "forget rows"
-_NEEDS_LOSSES = "losses of a model that never saw these rows: model.reference=..."
+_NEEDS_LOSSES = "losses of a model that never saw these rows: model.retain_model=..."
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Membership:
     """How well membership scores tell forget rows from holdout rows."""
 
     rows: Sequence[SampleRow]
-    reference: Sequence[SampleRow] | None
-    """The retain-only model's record of each forget and holdout row, in the order of the rows."""
+    retain_model: Sequence[SampleRow] | None
+    """The retain model's record of each forget and holdout row, in the order of the rows."""
     min_k: float
     gradient_norm: bool
     """Whether gradient norms were measured."""
@@ -48,7 +48,7 @@ class Membership:
     def of(self, score: str) -> dict[str, Value]:
         """'auc' and 'tpr_at_1_fpr' of one membership score."""
         if score == "reference":
-            if self.reference is None:
+            if self.retain_model is None:
                 return {name: Value.missing(_NEEDS_LOSSES) for name in _PARTS}
             forget, holdout = (self._beyond_reference(name) for name in COMPARED)
         else:
@@ -68,17 +68,17 @@ class Membership:
         forget, holdout = (_scored(self.rows, name, "min_k") for name in COMPARED)
         if forget is None:
             return Value.missing(_NEEDS_ROWS)
-        reference = None
-        if holdout is not None and self.reference is not None:
-            sides = [_scored(self.reference, name, "min_k") for name in COMPARED]
+        retain_model = None
+        if holdout is not None and self.retain_model is not None:
+            sides = [_scored(self.retain_model, name, "min_k") for name in COMPARED]
             assert sides[0] is not None
             assert sides[1] is not None
-            reference = sides[0], sides[1]
-        return privleak_value(forget, holdout, reference, self.resamples, self.seed, self._called("min_k"))
+            retain_model = sides[0], sides[1]
+        return privleak_value(forget, holdout, retain_model, self.resamples, self.seed, self._called("min_k"))
 
     def _beyond_reference(self, name: str) -> Scored | None:
-        assert self.reference is not None
-        own, others = in_set(self.rows, name), in_set(self.reference, name)
+        assert self.retain_model is not None
+        own, others = in_set(self.rows, name), in_set(self.retain_model, name)
         # Infinite under both models: no difference, so no score.
         with np.errstate(invalid="ignore"):
             scores = membership_reference(column_of(own, "nll"), column_of(others, "nll"))

@@ -14,7 +14,7 @@ _FACTS = {
     "vocab": "tokenizer",
     "architecture": "model family",
 }
-"""Settings in which an evaluation and its reference must agree, and their names in messages."""
+"""Settings in which an evaluation and its retain model must agree, and their names in messages."""
 
 
 def in_set(rows: Sequence[SampleRow], name: str) -> list[SampleRow]:
@@ -22,16 +22,16 @@ def in_set(rows: Sequence[SampleRow], name: str) -> list[SampleRow]:
     return [row for row in rows if row["set"] == name]
 
 
-def check_settings(settings: Mapping[str, Any], reference_settings: Mapping[str, Any]) -> None:
-    """Refuse a reference that was measured in another way; facts that one side lacks are not compared.
+def check_settings(settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
+    """Refuse a retain model that was measured in another way; facts that one side lacks are not compared.
 
     Raises:
         IncompatibleError: Another split, prompt, tokenizer or model family.
     """
     for fact, words in _FACTS.items():
-        ours, theirs = settings.get(fact), reference_settings.get(fact)
+        ours, theirs = settings.get(fact), retain_settings.get(fact)
         if ours is not None and theirs is not None and ours != theirs:
             raise IncompatibleError(
-                f"the reference was measured with another {words}: {theirs}, here it is {ours}.",
-                fix="Give the retain-only model of the same split, base model and prompt, or its results.",
+                f"the retain model was measured with another {words}: {theirs}, here it is {ours}.",
+                fix="Give the retain model of the same split, base model and prompt, or its results.",
             )

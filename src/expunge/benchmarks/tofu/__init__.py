@@ -1,4 +1,4 @@
-"""TOFU: forget quality against a retain-only model, and model utility on what should be kept."""
+"""TOFU: forget quality against a retain model, and model utility on what should be kept."""
 
 from expunge.benchmarks.tofu.benchmark import Tofu
 

@@ -1,4 +1,4 @@
-"""TOFU: forget quality against a retain-only model, and model utility on what should be kept."""
+"""TOFU: forget quality against a retain model, and model utility on what should be kept."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from expunge.benchmarks.shared.membership import add_gradient_norms
 from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.shared.token_scores import TOKEN_NUMBERS, mean_nll, plain, token_numbers
 from expunge.benchmarks.tofu.extras import HOLDOUT, PARAPHRASED, Extras
-from expunge.benchmarks.tofu.headlines import Measuring
+from expunge.benchmarks.tofu.headlines import TofuHeadlines
 from expunge.benchmarks.tofu.rows import (
     COMPONENTS,
     CUT_SETS,
     SETS,
     SetName,
-    check_reference,
+    check_retain_model,
     refuse_informed,
     row_truth_ratio,
     same_rows,
@@ -44,9 +44,9 @@ from expunge.records import Value
 if TYPE_CHECKING:
     from expunge.probes.session import Session
 
-__all__ = ["Tofu", "check_reference"]
+__all__ = ["Tofu", "check_retain_model"]
 
-NEEDS_REFERENCE = "a reference: retain-only model or its stored log (model.reference=...)"
+NEEDS_RETAIN_MODEL = "a retain model or its stored log (model.retain_model=...)"
 
 
 class Tofu(Benchmark):
@@ -74,7 +74,7 @@ class Tofu(Benchmark):
     """Generate answers for ROUGE. Without them it is faster, and model utility cannot be computed."""
     memorization: bool = True
     """Exact memorisation and extraction strength of forget and retain rows, and membership: forget against holdout
-    rows, PrivLeak with a reference."""
+    rows, PrivLeak with a retain model."""
     paraphrased: bool = False
     """Ask forget and retain questions in other words too: probability of the answer and ROUGE-L recall."""
     min_k: float = Field(default=0.4, gt=0, le=1)
@@ -215,60 +215,60 @@ class Tofu(Benchmark):
         return {**record, "truth_ratio": row_truth_ratio(record, self.truth_ratio_mean)}
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
         """Forget quality and model utility, what they are made of, and what else was measured.
 
         Args:
             rows: Rows of this model.
-            reference: Rows of the retain-only model, the same rows in any order, or None.
+            retain_model: Rows of the retain model, the same rows in any order, or None.
             resamples: Bootstrap resamples for intervals; 0 for none.
             seed: Seed of the bootstrap.
 
         Raises:
-            IncompatibleError: The reference's rows are not these rows.
+            IncompatibleError: The retain model's rows are not these rows.
         """
-        how = Measuring(self.truth_ratio_mean, self.generate, resamples, seed)
-        quality = Value.missing(NEEDS_REFERENCE)
-        if reference is not None:
-            check_reference(rows, reference, {}, {})
-            ours, theirs = in_set(rows, "forget"), in_set(reference, "forget")
+        how = TofuHeadlines(self.truth_ratio_mean, self.generate, resamples, seed)
+        quality = Value.missing(NEEDS_RETAIN_MODEL)
+        if retain_model is not None:
+            check_retain_model(rows, retain_model, {}, {})
+            ours, theirs = in_set(rows, "forget"), in_set(retain_model, "forget")
             pairs = same_rows(ours, theirs)
             quality = how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
         return Headlines(
             headlines={"forget_quality": quality, "model_utility": how.utility(rows)},
             metrics={f"{name}/{part}": how.mean(rows, name, part) for name in SETS for part in COMPONENTS}
-            | self._extras(rows, reference, resamples, seed),
+            | self._extras(rows, retain_model, resamples, seed),
         )
 
     def _extras(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> dict[str, Value]:
         # Stored evaluations of other tools, and of earlier versions, have no such columns.
         measured = set(rows[0]) if rows else set()
         extras, found = Extras(rows, resamples, seed), dict[str, Value]()
         if self.memorization and "extraction_strength" in measured:
-            found |= extras.memorization() | extras.membership(reference, self.min_k, self.gradient_norm)
+            found |= extras.memorization() | extras.membership(retain_model, self.min_k, self.gradient_norm)
         if self.paraphrased and "paraphrased_probability" in measured:
             found |= extras.paraphrased(self.generate)
         if self.generate and "repetition" in measured:
             found |= extras.fluency()
         return found
 
-    def check_reference(
+    def check_retain_model(
         self,
         rows: Sequence[SampleRow],
-        reference: Sequence[SampleRow],
+        retain_model: Sequence[SampleRow],
         settings: Mapping[str, Any],
-        reference_settings: Mapping[str, Any],
+        retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a reference with other rows or another split, prompt, tokenizer or model family.
+        """Refuse a retain model with other rows or another split, prompt, tokenizer or model family.
 
         Raises:
-            IncompatibleError: What differs, or that the reference knows the forget set.
+            IncompatibleError: What differs, or that the retain model knows the forget set.
         """
-        check_reference(rows, reference, settings, reference_settings)
-        refuse_informed(reference)
+        check_retain_model(rows, retain_model, settings, retain_settings)
+        refuse_informed(retain_model)
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
         """Rows and settings of a TOFU log, an OpenUnlearning TOFU_EVAL.json or a result of this project.

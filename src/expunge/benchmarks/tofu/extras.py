@@ -25,7 +25,7 @@ _PARAPHRASED = {
     "paraphrased_probability": "mean length-normalised probability of the answer after the paraphrased question",
     "paraphrased_rouge_l_recall": "mean ROUGE-L recall of answers generated to paraphrased questions",
 }
-_BETTER: dict[str, Better] = {"forget": "reference", "retain": "higher"}
+_BETTER: dict[str, Better] = {"forget": "retain", "retain": "higher"}
 
 
 class Extras:
@@ -49,15 +49,17 @@ class Extras:
             for part, how in _MEMORIZATION.items()
         }
 
-    def membership(self, reference: Sequence[SampleRow] | None, min_k: float, gradient_norm: bool) -> dict[str, Value]:
+    def membership(
+        self, retain_model: Sequence[SampleRow] | None, min_k: float, gradient_norm: bool
+    ) -> dict[str, Value]:
         """Forget against holdout rows: AUC and TPR of every score, and PrivLeak.
 
         Args:
-            reference: Rows of the retain-only model, or None.
+            retain_model: Rows of the retain model, or None.
             min_k: Share of the least likely tokens.
             gradient_norm: Whether gradient norms were measured.
         """
-        others = None if reference is None else _paired(self._rows, reference)
+        others = None if retain_model is None else _paired(self._rows, retain_model)
         how = Membership(self._rows, others, min_k, gradient_norm, self._resamples, self._seed)
         return {**how.all(), "membership/privleak": how.privleak()}
 
@@ -101,11 +103,11 @@ class Extras:
         )
 
 
-def _paired(rows: Sequence[SampleRow], reference: Sequence[SampleRow]) -> list[SampleRow] | None:
-    """The reference's record of each forget and holdout row, or None where it did not measure all of them."""
+def _paired(rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> list[SampleRow] | None:
+    """The retain model's record of each forget and holdout row, or None where it did not measure all of them."""
     found: list[SampleRow] = []
     for name in COMPARED:
-        ours, theirs = in_set(rows, name), in_set(reference, name)
+        ours, theirs = in_set(rows, name), in_set(retain_model, name)
         pairs = same_rows(ours, theirs)
         if len(pairs) < len(ours):
             return None

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measuring:
+class TofuHeadlines:
     """How numbers are made from rows."""
 
     mean_name: Mean
@@ -49,7 +49,7 @@ class Measuring:
             n=int(present.sum()),
             n_missing=int((~present).sum()),
             how=f"{self._describe(part, name)}; {self._interval(interval, groups)}",
-            better="reference" if name == "forget" else "higher",
+            better="retain" if name == "forget" else "higher",
         )
 
     def utility(self, rows: Sequence[SampleRow]) -> Value:
@@ -88,15 +88,15 @@ class Measuring:
             better=model_utility.spec.better,
         )
 
-    def quality(self, rows: Sequence[SampleRow], reference: Sequence[SampleRow], where: str = "") -> Value:
+    def quality(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow], where: str = "") -> Value:
         """Forget quality, with log10 of the p-value and the distance D beside it.
 
         Args:
             rows: Forget rows of the model.
-            reference: The same rows, in the same order, of the retain-only model.
+            retain_model: The same rows, in the same order, of the retain model.
             where: Which rows these are, in words, where they are not all.
         """
-        ours, theirs = truth_ratios(rows, self.mean_name), truth_ratios(reference, self.mean_name)
+        ours, theirs = truth_ratios(rows, self.mean_name), truth_ratios(retain_model, self.mean_name)
         present = ~(np.isnan(ours) | np.isnan(theirs))
         num_missing = int((~present).sum())
         if not present.any():
@@ -119,7 +119,7 @@ class Measuring:
             n=len(ours),
             n_missing=num_missing,
             how="p-value of a two-sided Kolmogorov-Smirnov test between the truth ratios of this and of the "
-            f"retain-only model on the same {len(ours)} forget rows{where} ({self.mean_name} truth ratio); "
+            f"retain model on the same {len(ours)} forget rows{where} ({self.mean_name} truth ratio); "
             f"{self._interval(interval, groups)}",
             better=forget_quality.spec.better,
             extra={"log10": test.log10_pvalue, "ks": test.statistic},

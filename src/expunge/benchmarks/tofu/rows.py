@@ -32,11 +32,11 @@ CUT_SETS = ("forget", "retain")
 _OPTION_SETS = ("real_authors", "world_facts")
 
 INFORMED_SHARE = 0.8
-"""A forget group counts as known to the reference from this share of the retain set's mean probability on."""
+"""A forget group counts as known to the retain model from this share of the retain set's mean probability on."""
 INFORMED_FROM = 0.5
-"""A reference whose mean probability on the retain set is lower knows too little for this to show."""
+"""A retain model whose mean probability on the retain set is lower knows too little for this to show."""
 INFORMED_GROUPS = 0.25
-"""A reference is refused from this share of known forget groups on."""
+"""A retain model is refused from this share of known forget groups on."""
 
 
 def component(rows: Sequence[SampleRow], name: str, set_name: str, mean: Mean) -> Floats:
@@ -100,38 +100,38 @@ def same_rows(rows: Sequence[SampleRow], others: Sequence[SampleRow]) -> list[tu
     return pairs
 
 
-def check_reference(
+def check_retain_model(
     rows: Sequence[SampleRow],
-    reference: Sequence[SampleRow],
+    retain_model: Sequence[SampleRow],
     settings: Mapping[str, Any],
-    reference_settings: Mapping[str, Any],
+    retain_settings: Mapping[str, Any],
 ) -> None:
-    """Refuse a reference whose rows are not the rows measured here.
+    """Refuse a retain model whose rows are not the rows measured here.
 
     Args:
         rows: Rows of this model.
-        reference: Rows of the retain-only model.
+        retain_model: Rows of the retain model.
         settings: Known facts of this evaluation: split, prompt (hash), vocab (tokenizer hash), architecture.
-        reference_settings: The same of the reference.
+        retain_settings: The same of the retain model.
 
     Raises:
         IncompatibleError: Another split, ds_size, prompt, tokenizer or model family, or other rows.
     """
-    check_settings(settings, reference_settings)
-    if not in_set(reference, "forget"):
+    check_settings(settings, retain_settings)
+    if not in_set(retain_model, "forget"):
         raise IncompatibleError(
-            "the reference holds no forget rows.",
-            fix="Measure the retain-only model on the forget set as well.",
+            "the retain model holds no forget rows.",
+            fix="Measure the retain model on the forget set as well.",
         )
     for name in SETS:
-        ours, theirs = in_set(rows, name), in_set(reference, name)
+        ours, theirs = in_set(rows, name), in_set(retain_model, name)
         if not ours or not theirs:
             continue
         pairs = same_rows(ours, theirs)
         if len(pairs) == len(ours) == len(theirs):
             continue
         problem = (
-            f"the reference's {name} rows are not the rows measured here: here are {len(ours)}, "
+            f"the retain model's {name} rows are not the rows measured here: here are {len(ours)}, "
             f"there are {len(theirs)}, and {len(pairs)} are the same."
         )
         if len(pairs) == min(len(ours), len(theirs)):
@@ -142,33 +142,33 @@ def check_reference(
             )
         raise IncompatibleError(
             problem,
-            allowed=f"Not in the reference: '{_first_unpaired(ours, pairs)}'.",
-            fix="Give the retain-only model of the same split, or its results.",
+            allowed=f"Not in the retain model: '{_first_unpaired(ours, pairs)}'.",
+            fix="Give the retain model of the same split, or its results.",
         )
 
 
-def refuse_informed(reference: Sequence[SampleRow]) -> None:
-    """Refuse a reference that knows many of the forget groups as well as it knows the retain set.
+def refuse_informed(retain_model: Sequence[SampleRow]) -> None:
+    """Refuse a retain model that knows many of the forget groups as well as it knows the retain set.
 
     Raises:
-        IncompatibleError: It was trained on the forget set, or is the reference of a smaller split.
+        IncompatibleError: It was trained on the forget set, or is the retain model of a smaller split.
     """
 
     def mean_probability(rows: Sequence[SampleRow]) -> float:
         known = [np.exp(-row["nll"]) for row in rows if row.get("nll") is not None]
         return float(np.mean(known)) if known else float("nan")
 
-    retained = mean_probability(in_set(reference, "retain"))
+    retained = mean_probability(in_set(retain_model, "retain"))
     if not retained >= INFORMED_FROM:
         return
     groups: dict[str, list[SampleRow]] = defaultdict(list)
-    for row in in_set(reference, "forget"):
+    for row in in_set(retain_model, "forget"):
         groups[str(row.get("group"))].append(row)
     known = [name for name, rows in groups.items() if mean_probability(rows) >= INFORMED_SHARE * retained]
     if len(known) >= max(1, INFORMED_GROUPS * len(groups)):
         raise IncompatibleError(
-            f"the reference knows {len(known)} of the {len(groups)} forget groups (such as {known[0]}) as well as the "
-            "retain set, so it was trained on them.",
+            f"the retain model knows {len(known)} of the {len(groups)} forget groups (such as {known[0]}) as well as "
+            "the retain set, so it was trained on them.",
             fix="Give a model that was trained on this split's retain set only.",
         )
 

@@ -17,7 +17,7 @@ from expunge.data.anchors.dictionary import Anchors, clean_up, entry_problem, me
 from expunge.data.text import split
 from expunge.errors import DataError
 from expunge.rundir import fingerprint
-from expunge.services.chat import ReplyError, ReplyFile, chat_service, patiently
+from expunge.services.chat import ReplyError, ReplyFile, chat_service, with_retries
 
 __all__ = ["PROMPT", "ReplyError", "chat_service", "collect_anchors", "parse_reply", "split"]
 
@@ -64,7 +64,7 @@ def collect_anchors(
             name = fingerprint(chunk)
             if name not in done:
                 try:
-                    done[name] = patiently(functools.partial(_anchors_of, ask, chunk), attempts, backoff_seconds)
+                    done[name] = with_retries(functools.partial(_anchors_of, ask, chunk), attempts, backoff_seconds)
                 except ReplyError as error:
                     raise DataError(
                         f"passage {number} of {len(chunks)} got no usable reply in {attempts} attempts; "

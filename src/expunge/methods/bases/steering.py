@@ -147,7 +147,7 @@ class SteeringObjective(Objective):
         Raises:
             IncompatibleError: The setting was given, and would do nothing.
         """
-        from expunge.distributed import shards
+        from expunge.distributed import fsdp_enabled
         from expunge.modeling.capabilities import can_store
         from expunge.modeling.hidden.row_store import GIB, RowStore, widest_padding
 
@@ -159,7 +159,7 @@ class SteeringObjective(Objective):
         useless = ""
         if not any(count > 1 for counts in visits.values() for count in counts.values()):
             useless = "no row of which something could be kept comes twice in this training"
-        elif shards():
+        elif fsdp_enabled():
             useless = "with FSDP all processes have to run the same layers at the same time"
         elif not can_store(start.model, self.frozen.first, method.layer, padding):
             useless = "this model's layers give a row another state each time"

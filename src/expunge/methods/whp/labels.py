@@ -19,7 +19,7 @@ from expunge.modeling.adapters import causal_lm
 from expunge.modeling.forward import head_of
 
 
-class Speller:
+class TokenSpans:
     """Writes an expression as tokens in the two ways in which it can stand in a text.
 
     Args:
@@ -68,7 +68,7 @@ class Translation:
     """Anchor -> the stand-in that this block has for it."""
 
 
-def translate(block: Block, anchors: Anchors, speller: Speller, rng: np.random.Generator) -> Translation:
+def translate(block: Block, anchors: Anchors, speller: TokenSpans, rng: np.random.Generator) -> Translation:
     """Put one stand-in per anchor into a block, the same wherever the anchor occurs.
 
     Positions inside an anchor get no label; its last token gets what follows the stand-in. Before the second and

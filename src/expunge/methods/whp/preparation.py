@@ -17,10 +17,10 @@ from expunge.data.anchors.llm import chat_service, collect_anchors
 from expunge.data.anchors.mining import mine_anchors
 from expunge.data.blocks import Block
 from expunge.data.templates import NO_LABEL, Encoded
-from expunge.distributed import sharded, wait
+from expunge.distributed import map_over_ranks, wait
 from expunge.errors import DataError
 from expunge.methods.base import Preparation
-from expunge.methods.whp.labels import Labelled, Speller, label_blocks, translate
+from expunge.methods.whp.labels import Labelled, TokenSpans, label_blocks, translate
 from expunge.rundir import write_atomic
 
 
@@ -103,7 +103,7 @@ def make_labels(
     preparation: Preparation, blocks: Sequence[Block], anchors: Anchors, reinforced: Any, alpha: float
 ) -> list[Labelled]:
     """Generic labels of all blocks; every block has its own seeded choice of stand-ins."""
-    speller = Speller(preparation.template.tokenizer)
+    speller = TokenSpans(preparation.template.tokenizer)
     base, reinforced = preparation.open_target().eval(), reinforced.eval()
     size = max(1, preparation.batch_tokens // len(blocks[0].ids))
 
@@ -119,7 +119,7 @@ def make_labels(
                 advance(len(chosen))
         return found
 
-    return sharded(run, list(range(len(blocks))))
+    return map_over_ranks(run, list(range(len(blocks))))
 
 
 def write_labels(place: Path, blocks: Sequence[Block], labels: Sequence[Labelled], tokenizer: Any) -> None:

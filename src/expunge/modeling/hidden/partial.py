@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 @contextlib.contextmanager
-def giving(outputs: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
+def override_outputs(outputs: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
     """While this is open, modules give a known output instead of computing one.
 
     They stay where they are, since models look things up by a layer's number.
@@ -24,7 +24,7 @@ def giving(outputs: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recording(layer: nn.Module) -> Iterator[dict[str, Any]]:
+def record_outputs(layer: nn.Module) -> Iterator[dict[str, Any]]:
     """While this is open, what a layer computes before its first trained weight is kept, by submodule.
 
     The same layer with other values in its trained weights gives the same there. Of submodules within each other the
@@ -64,9 +64,9 @@ def recording(layer: nn.Module) -> Iterator[dict[str, Any]]:
         yield outputs
 
 
-def replaying(layer: nn.Module, outputs: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+def replay_outputs(layer: nn.Module, outputs: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """While this is open, the submodules that were recorded give what they gave."""
-    return giving((layer.get_submodule(name), output) for name, output in outputs.items())
+    return override_outputs((layer.get_submodule(name), output) for name, output in outputs.items())
 
 
 @contextlib.contextmanager

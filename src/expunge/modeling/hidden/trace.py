@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.distributed import whole
+from expunge.distributed import full_tensor
 from expunge.errors import IncompatibleError
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.forward import packing_of, run_decoder
-from expunge.modeling.hidden.partial import giving, mlp_at, recording, replaying
+from expunge.modeling.hidden.partial import mlp_at, override_outputs, record_outputs, replay_outputs
 from expunge.modeling.packing import Packing
 
 
@@ -104,10 +104,10 @@ def layer_trace(
         packing = packing_of(model, batch, packed)
         places = _answer_places(batch, packing) if packed else None
         places = places if stack.enter_context(mlp_at(layers[layer], places)) else None
-        unchanged = {} if keep_from is None else stack.enter_context(recording(layers[keep_from]))
+        unchanged = {} if keep_from is None else stack.enter_context(record_outputs(layers[keep_from]))
         if entering is not None:
             given = entering if packing is None else packing.pack(entering)
-            stack.enter_context(giving((each, given) for each in layers[:first]))
+            stack.enter_context(override_outputs((each, given) for each in layers[:first]))
         elif first:
             hook = layers[first - 1].register_forward_hook(lambda module, args, output: below.append(_state(output)))
             stack.enter_context(_removed(hook))
@@ -145,7 +145,7 @@ class FrozenLayers:
             if not name.startswith(f"{prefix}."):
                 raise IncompatibleError(f"{name} is trained, but is not part of a decoder layer.")
             index, inner = name.removeprefix(f"{prefix}.").split(".", 1)
-            self._tensors.setdefault(int(index), {})[inner] = whole(parameter.detach()).clone()
+            self._tensors.setdefault(int(index), {})[inner] = full_tensor(parameter.detach()).clone()
 
     @property
     def first(self) -> int:
@@ -171,7 +171,7 @@ class FrozenLayers:
                 stack.enter_context(_evaluating(layers[index]))
                 stack.enter_context(_unsharded(layers[index]))
                 if index == self.first:
-                    stack.enter_context(replaying(layers[index], trace.unchanged))
+                    stack.enter_context(replay_outputs(layers[index], trace.unchanged))
                 if index == max(trace.inputs):
                     stack.enter_context(mlp_at(layers[index], trace.places))
                 hidden = _state(torch.func.functional_call(_Bare(layers[index]), tensors, args, kwargs))
@@ -191,7 +191,7 @@ class _Bare(nn.Module):
 
 
 @contextlib.contextmanager
-def added(model: Any, layer: int, delta: Tensor) -> Iterator[None]:
+def add_to_residual(model: Any, layer: int, delta: Tensor) -> Iterator[None]:
     """While this is open, a (B, L, D) tensor is added to what goes into a layer."""
     _, layers = layer_list(model)
 

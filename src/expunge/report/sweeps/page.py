@@ -61,10 +61,10 @@ def _parts(record: SweepRecord) -> dict[str, dict[str, Value]]:
     if best is None:
         return {}
     halves = {"The half that chose it": best.chosen_on, "The other half": best.held_out} if best.held_out else {}
-    reference = dict(record.reference)
-    if "forget_quality" in reference:
-        reference["forget_quality"] = Value(point=1.0, how="compared with itself: 1 by definition")
-    return {"Target": record.target, "Chosen, all questions": best.headlines, **halves, "Reference": reference}
+    retain_model = dict(record.retain_model)
+    if "forget_quality" in retain_model:
+        retain_model["forget_quality"] = Value(point=1.0, how="compared with itself: 1 by definition")
+    return {"Target": record.target, "Chosen, all questions": best.headlines, **halves, "Retain model": retain_model}
 
 
 def sentence(record: SweepRecord) -> str:

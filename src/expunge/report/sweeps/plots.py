@@ -40,7 +40,7 @@ def pareto(record: SweepRecord) -> Markup | None:
         axes.plot(*zip(*front, strict=True), "-o", color=ROLE_COLOR["unlearned"], markersize=6, zorder=4)
     if complete:
         axes.plot(*found[complete[0]], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=5)
-    for role, values in (("target", record.target), ("reference", record.reference)):
+    for role, values in (("target", record.target), ("retain", record.retain_model)):
         _mark(axes, role, values, names)
     axes.set_xlabel(_label(names[1], found_log=False), color=INK)
     axes.set_ylabel(_label(names[0], found_log=_is_p_value(record, names[0])), color=INK)
@@ -125,7 +125,7 @@ def _spot(trial: Trial, names: Sequence[str]) -> tuple[float, float] | None:
 
 def _mark(axes: Any, role: str, values: dict[str, Value], names: Sequence[str]) -> None:
     y, x = (_number(values.get(name)) for name in names)
-    if role == "reference" and names[0] == "forget_quality":
+    if role == "retain" and names[0] == "forget_quality":
         y = 0.0  # compared with itself: p = 1
     if x is not None and y is not None:
         axes.plot(x, y, "s" if role == "target" else "D", color=ROLE_COLOR[role], markersize=7, zorder=5)

@@ -113,33 +113,33 @@ class MultipleChoice(Benchmark):
         return rows if self.keeps_text else [{**row, "question": "", "choices": []} for row in rows]
 
     def headlines(
-        self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Accuracies; with a reference also the paired differences to it, question by question."""
+        """Accuracies; with a retain model also the paired differences to it, question by question."""
         unit = "" if self.limit is None else f"of the first {self.limit} rows"
-        made = Accuracies(rows, reference, resamples, seed, unit, self.better)
+        made = Accuracies(rows, retain_model, resamples, seed, unit, self.better)
         heads = {name: made.accuracy(tasks) for name, tasks in self.groups().items()}
         metrics = {f"{name}/acc": made.accuracy(tasks, clustered=False) for name, tasks in self.details().items()}
         for name, tasks in self.groups().items():
             if made.has_norm(tasks):
                 metrics[f"{name}/acc_norm"] = made.accuracy(tasks, "correct_norm")
-            if reference is not None:
+            if retain_model is not None:
                 metrics[f"{name}/difference"] = made.difference(tasks)
         return Headlines(heads, metrics)
 
-    def check_reference(
+    def check_retain_model(
         self,
         rows: Sequence[SampleRow],
-        reference: Sequence[SampleRow],
+        retain_model: Sequence[SampleRow],
         settings: Mapping[str, Any],
-        reference_settings: Mapping[str, Any],
+        retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a reference that was asked other questions, or in another way."""
+        """Refuse a retain model that was asked other questions, or in another way."""
         for key in ("lm_eval", "tasks", "limit", "num_fewshot", "apply_chat_template"):
-            if settings.get(key) != reference_settings.get(key):
+            if settings.get(key) != retain_settings.get(key):
                 raise IncompatibleError(
-                    f"{self.name}: the reference was measured with another '{key}' than the model.",
-                    fix="Measure the reference again with the same settings.",
+                    f"{self.name}: the retain model was measured with another '{key}' than the model.",
+                    fix="Measure the retain model again with the same settings.",
                 )
 
     def _found(self) -> tuple[Path | None, dict[str, tuple[Path, str]]]:
@@ -196,7 +196,7 @@ class Accuracies:
     """Shares of right answers with intervals, from the records of questions."""
 
     rows: Sequence[SampleRow]
-    reference: Sequence[SampleRow] | None
+    retain_model: Sequence[SampleRow] | None
     resamples: int
     seed: int
     unit: str
@@ -223,19 +223,19 @@ class Accuracies:
         return self._value(float(values.mean()), interval, len(asked), present, f"right choice is {right}; {how}")
 
     def difference(self, tasks: Sequence[str]) -> Value:
-        """Accuracy minus the reference's, over the questions that both were scored on."""
-        others = {(row["set"], row["index"]): row["correct"] for row in self.reference or ()}
+        """Accuracy minus the retain model's, over the questions that both were scored on."""
+        others = {(row["set"], row["index"]): row["correct"] for row in self.retain_model or ()}
         asked = [row for row in self.rows if row["set"] in tasks]
         present = [
             row for row in asked if row["correct"] is not None and others.get((row["set"], row["index"])) is not None
         ]
         if not present:
-            return Value.missing("questions that model and reference were both scored on")
+            return Value.missing("questions that model and retain model were both scored on")
         values = np.array([float(row["correct"]) - others[row["set"], row["index"]] for row in present])
         groups = [row["group"] or row["index"] for row in present]
         interval = mean_interval(values, groups, self.resamples, self.seed)
         return self._value(
-            float(values.mean()), interval, len(asked), present, "accuracy minus the reference's; paired bootstrap"
+            float(values.mean()), interval, len(asked), present, "accuracy minus the retain model's; paired bootstrap"
         )
 
     def has_norm(self, tasks: Sequence[str]) -> bool:
@@ -258,7 +258,7 @@ class Accuracies:
         )
 
 
-def known(what: str, values: list[str], options: Sequence[str]) -> list[str]:
+def validate_names(what: str, values: list[str], options: Sequence[str]) -> list[str]:
     """Check names that a user chose.
 
     Raises:

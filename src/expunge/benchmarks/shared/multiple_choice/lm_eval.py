@@ -30,7 +30,7 @@ from expunge.benchmarks.base import SampleRow
 from expunge.benchmarks.shared.multiple_choice.tasks import Task
 from expunge.console import progress
 from expunge.data.mcq import QuestionFile
-from expunge.distributed import agreed, rank, sharded, world_size
+from expunge.distributed import broadcast_from_main, map_over_ranks, rank, world_size
 from expunge.errors import DataError
 from expunge.modeling.adapters import causal_lm
 from expunge.probes.session import Session
@@ -138,7 +138,7 @@ def ask(
     finally:
         model.train(training)
     # lm-eval gives results to the first process of each machine only.
-    return agreed([row for task, built in tasks for row in _rows(task, built, found)] if found else [])
+    return broadcast_from_main([row for task, built in tasks for row in _rows(task, built, found)] if found else [])
 
 
 class Harness(HFLM):
@@ -165,7 +165,7 @@ class Harness(HFLM):
         mine = sum(map(len, questions[rank() :: world_size()]))
         with progress(f"Asking {self._label}", mine, "choices") as advance:
             self.cache_hook = _Advance(advance)
-            answers = sharded(self._answer, questions)
+            answers = map_over_ranks(self._answer, questions)
         return [answer for group in answers for answer in group]
 
     def get_model_info(self) -> dict[str, Any]:

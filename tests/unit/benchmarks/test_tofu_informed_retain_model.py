@@ -1,4 +1,4 @@
-"""A reference that was trained on the forget set gives itself away: it knows those people as well as the others."""
+"""A retain model that was trained on the forget set gives itself away: it knows those people as well as the others."""
 
 import math
 
@@ -33,7 +33,7 @@ def rows(forget: list[float], retain: float) -> list[dict]:
     ]
 
 
-def test_a_reference_of_a_smaller_split_is_refused() -> None:
+def test_a_retain_model_of_a_smaller_split_is_refused() -> None:
     informed = rows([0.95, 0.96, 0.05, 0.04], retain=0.97)
     with pytest.raises(IncompatibleError, match="knows 2 of the 4 forget groups"):
         refuse_informed(informed)
@@ -47,6 +47,6 @@ def test_a_reference_of_a_smaller_split_is_refused() -> None:
         pytest.param([0.1, 0.1], 0.1, id="knows nothing at all"),
     ],
 )
-def test_an_honest_reference_passes(forget: list[float], retain: float) -> None:
+def test_an_honest_retain_model_passes(forget: list[float], retain: float) -> None:
     honest = rows(forget, retain)
     refuse_informed(honest)

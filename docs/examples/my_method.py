@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from expunge.methods._base import RetainMethod
+from expunge.methods.base import RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -93,14 +93,14 @@ def test_a_good_anchor_file_passes_check(cli, recipe_file, tmp_path):
 
 def test_a_service_that_answers_rubbish(cli, recipe_file, tmp_path, monkeypatch):
     """The reply is quoted, the tries are counted, and what earlier passages got stays on disk."""
-    from expunge.methods.whp import preparation as _whp_prepare
+    from expunge.methods.whp import preparation
 
     asked = []
 
     def service(*settings, **more):
         return lambda prompt: asked.append(prompt) or ('{"Bern": "Rome"}' if len(asked) == 1 else "Certainly not.")
 
-    monkeypatch.setattr(_whp_prepare, "chat_service", service)
+    monkeypatch.setattr(preparation, "chat_service", service)
     row = {"question": "Where was she born?", "answer": "In Bern. " * 30}
     (tmp_path / "forget.jsonl").write_text(json.dumps(row))
     outcome = cli("run", recipe_file, WHP.format(anchors=SERVICE), "train.max_length=128")

@@ -77,7 +77,8 @@ def memorise(rows: list[Any], tokenizer: Any, folder: Path) -> None:
     from expunge.runs.models import fine_tuning
     from expunge.training.batching import BatchPlan
     from expunge.training.job import Job
-    from expunge.training.trainer import Objective, train
+    from expunge.methods.base import Objective
+    from expunge.training.trainer import train
 
     scratch = Scratch(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, vocab_size=500, max_length=128)
     model = build_scratch(scratch, tokenizer, seed=0)

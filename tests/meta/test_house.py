@@ -15,7 +15,7 @@ import expunge
 PACKAGE = Path(expunge.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "expunge."))
-LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+LONGEST_FILE, LONGEST_FUNCTION = 600, 80
 
 PUBLIC = {
     "Recipe": None,
@@ -29,7 +29,7 @@ PUBLIC = {
         "name",
         "settings",
         "target",
-        "reference",
+        "retain_model",
         "base",
         "data",
         "split",
@@ -44,14 +44,14 @@ PUBLIC = {
         "benchmark",
         "data",
         "split",
-        "reference",
+        "retain_model",
         "settings",
         "prompt",
         "options",
         "out",
         "seed",
     ],
-    "score_log": ["log", "reference", "split", "settings", "bootstrap", "seed"],
+    "score_log": ["log", "retain_model", "split", "settings", "bootstrap", "seed"],
     "write_report": ["folders", "out"],
     "init": ["path", "source", "force"],
     "ls": ["kind"],

@@ -238,9 +238,9 @@ def test_the_hub_out_of_reach(model, tokenizer, monkeypatch):
 
 
 def test_without_lm_eval(data, monkeypatch):
-    import expunge.benchmarks
+    import expunge.benchmarks.shared.multiple_choice as room
 
-    monkeypatch.delattr(expunge.benchmarks, "_lm_eval", raising=False)
+    monkeypatch.delattr(room, "lm_eval", raising=False)
     monkeypatch.delitem(sys.modules, "expunge.benchmarks.shared.multiple_choice.lm_eval", raising=False)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'expunge\[eval\]'"):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from expunge.errors import DataError, UserError
-from expunge.records import Record, Stage
+from expunge.records import SCHEMA_VERSION, Record, Stage
 
 R = TypeVar("R", bound=Record)
 
@@ -88,12 +88,24 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read a record back; a damaged or foreign file is refused with its name."""
+    """Read a record from a JSON file.
+
+    Raises:
+        DataError: The file is missing, damaged, or was written by a version of expunge with another record format.
+    """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path} was written by another version of expunge (record format {version}, this version reads "
+                f"{SCHEMA_VERSION}).",
+                fix="Use the version that wrote it, or run the recipe again into a new folder.",
+            )
+        return kind.model_validate(data)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except (ValidationError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise DataError(
             f"{path} is not a {kind.__name__} record of this version of expunge ({first}).",

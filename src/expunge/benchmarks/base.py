@@ -1,4 +1,4 @@
-"""What every benchmark has: a plan of what to run on the model, and headlines from the per-sample records."""
+"""Base of all benchmarks: a plan of what to run on the model, metrics from per-sample records, and a judgement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from expunge.config.members import Member
 from expunge.data.sets import RowSet, Sets
 from expunge.errors import DataError
 from expunge.probes.requests import GenerationRequest, Key, ScoreRequest, TokenScores
-from expunge.records import Value
+from expunge.records import Axes, BenchmarkResult, Judgement, Label, Section, Value
 
 if TYPE_CHECKING:
     from expunge.probes.session import Session
@@ -21,6 +21,7 @@ __all__ = [
     "GenerationRequest",
     "Headlines",
     "Key",
+    "Measurement",
     "Plan",
     "SampleRow",
     "ScoreRequest",
@@ -50,11 +51,64 @@ class Headlines:
     metrics: dict[str, Value] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The result of one benchmark on one model, with the per-sample records that it was computed from."""
+
+    result: BenchmarkResult
+    rows: Sequence[SampleRow]
+
+    def value(self, name: str) -> Value:
+        """Return a headline or metric; missing where the benchmark does not report it."""
+        numbers = {**self.result.metrics, **self.result.headlines}
+        return numbers.get(name, Value.missing(f"{name}, which this measurement does not report"))
+
+
 class Benchmark(Member):
     """Base of all benchmarks; its fields are the benchmark's settings in YAML."""
 
+    title: ClassVar[str] = ""
+    """Name in texts, such as 'TOFU'; empty for the name in recipes."""
     needs_sets: ClassVar[bool] = True
-    """Whether it measures the recipe's own data; False for benchmarks that bring their questions along."""
+    """Whether it measures the recipe's data; False for benchmarks that bring their own questions."""
+    judgement_settings: ClassVar[frozenset[str]] = frozenset()
+    """Names of fields that change the judgement only: measurements with other values of them are the same."""
+
+    def labels(self) -> Mapping[str, Label]:
+        """Return the presentation of every headline, in the order of reports."""
+        return {}
+
+    def metric_labels(self) -> Mapping[str, Label]:
+        """Return the presentation of metrics by the last part of their name, such as 'probability'."""
+        return {}
+
+    def axes(self) -> Axes | None:
+        """Return the metrics for plots of forgetting against utility; None where one of the two is not measured."""
+        return None
+
+    def sections(self) -> Sequence[Section]:
+        """Return the tables and plots of per-sample records that a report shows."""
+        return ()
+
+    def judge(
+        self, target: Measurement | None, unlearned: Measurement, retain: Measurement | None, *, seed: int = 0
+    ) -> Judgement:
+        """Conclude from the measurements whether the model forgot and whether it kept the rest.
+
+        Args:
+            target: The model before unlearning; None where it was not measured.
+            unlearned: The model after unlearning.
+            retain: The model that never saw the forget set; None without one.
+            seed: Seed of bootstrap intervals.
+
+        Returns:
+            By default a judgement without conclusions: the benchmark only reports its metrics.
+        """
+        return Judgement(benchmark=self.key, title=self.title or self.key)
+
+    def measured_settings(self) -> dict[str, Any]:
+        """Return the settings that identify a measurement."""
+        return {key: value for key, value in self.spec().items() if key not in self.judgement_settings}
 
     def plan(self, sets: Sets) -> Plan:
         """What to score and generate on these sets."""

@@ -104,23 +104,19 @@ def _frozen(recipe: Recipe) -> str:
 
 
 def _selection(recipe: Recipe) -> str:
-    config = recipe.evaluate
+    rule = recipe.evaluate.rule
+    labels = {name: label for benchmark in recipe.evaluate.benchmarks for name, label in benchmark.labels().items()}
     has_retain_model = recipe.retain_model is not None or recipe.model.retain_model is not None
-    if config.select == "last":
-        quality = "" if has_retain_model or not config.benchmarks else "; forget quality needs a retain model"
-        return f"the last epoch is kept{quality}"
-    if not config.benchmarks:
-        raise IncompatibleError(
-            f"evaluate.select is {config.select}, but evaluate.benchmarks is empty.",
-            fix="Add evaluate.benchmarks=[tofu], or set evaluate.select=last.",
-        )
-    if not has_retain_model:
-        raise IncompatibleError(
-            f"evaluate.select is {config.select}, which compares with a retain model, and there is none.",
-            fix="Set model.retain_model (a retain model or its log), add retain_model: (how to train one), "
-            "or set evaluate.select=last.",
-        )
-    return f"{config.select}, against a retain model"
+    if not rule.is_last and not has_retain_model:
+        for name in rule.needs:
+            if name in labels and labels[name].needs_retain_model:
+                raise IncompatibleError(
+                    f"evaluate.select is '{rule.text}', and {name} needs a retain model, which this recipe lacks.",
+                    fix="Set model.retain_model (a retain model or its log), add retain_model: (how to train one), "
+                    "or set evaluate.select=last.",
+                )
+    without = [name for name, label in labels.items() if label.needs_retain_model and not has_retain_model]
+    return f"{rule.words('epoch')}{f'; {without[0]} needs a retain model' if without else ''}"
 
 
 def _near(name: str, options: Sequence[str]) -> str:

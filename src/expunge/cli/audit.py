@@ -33,23 +33,20 @@ def audit(
     if any(place is not None and not Path(place).exists() for place in (model, target, retain_model, base, data)):
         stay_local()
     from expunge.commands.audit import audit as attack
+    from expunge.commands.evaluate import data_section
 
     own, sections = split_settings(settings or [])
+    controls = {"target": target, "retain": retain_model, "base": base}
+    config = {
+        **sections,
+        "model": {"name": model, **sections.get("model", {})},
+        "audit": {"name": name, **own},
+        "controls": {role: path for role, path in controls.items() if path is not None},
+        "data": data_section(data, split, sections.get("data", {})),
+    }
     with results_only():
         try:
-            result = attack(
-                model,
-                name,
-                settings=own,
-                target=target,
-                retain_model=retain_model,
-                base=base,
-                data=data,
-                split=split,
-                prompt=sections.pop("prompt", None),
-                options=sections,
-                out=out,
-            )
+            result = attack(config, out=out)
         except Interrupted as error:
             raise Interrupted("in the run's folder, answer by answer") from error
     if as_json:

@@ -35,22 +35,20 @@ def evaluate(
     """Measure a model, and compare it with a retain model."""
     if any(name is not None and not Path(name).exists() for name in (model, retain_model, data or "locuslab/TOFU")):
         stay_local()
+    from expunge.commands.evaluate import data_section
     from expunge.commands.evaluate import evaluate as measure
 
     own, sections = split_settings(settings or [])
+    model_section = {"name": model, **({"retain_model": retain_model} if retain_model else {})}
+    config = {
+        **sections,
+        "model": {**model_section, **sections.get("model", {})},
+        "benchmark": {"name": benchmark, **own},
+        "data": data_section(data, split, sections.get("data", {})),
+    }
     with results_only():
         try:
-            result = measure(
-                model,
-                benchmark,
-                data=data,
-                split=split,
-                retain_model=retain_model,
-                settings=own,
-                prompt=sections.pop("prompt", None),
-                options=sections,
-                out=out,
-            )
+            result = measure(config, out=out)
         except Interrupted as error:
             raise Interrupted(f"in {out}" if out else "not kept, because there is no --out") from error
     if as_json:

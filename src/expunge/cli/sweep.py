@@ -64,7 +64,9 @@ def _list_trials(sweep: Sweep, as_json: bool) -> None:
     if sweep.sampler == "grid":
         rows = [[str(number), *map(plain, params.values())] for number, params in enumerate(sweep.grid())]
         print_columns(["Trial", *sweep.over], rows)
-    print_result(f"{sweep.trials or len(recipes)} trials, drawn by {sweep.sampler}; chosen: {sweep.rule.words}.")
+    print_result(
+        f"{sweep.trials or len(recipes)} trials, drawn by {sweep.sampler}; chosen: {sweep.rule.words('trial')}."
+    )
 
 
 def _print(record: SweepRecord) -> None:

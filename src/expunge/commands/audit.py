@@ -1,4 +1,4 @@
-"""Attacks a finished model and its controls, and writes down what they gave away."""
+"""Attack a finished model and its controls, and record what they gave away."""
 
 from __future__ import annotations
 
@@ -6,36 +6,69 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import Field, field_validator, model_validator
 
 from expunge import distributed
-from expunge.audits.base import AUDITED, Audit, SampleRow
-from expunge.commands.evaluate import data_section
-from expunge.config.load import load_recipe, parse, parse_member
-from expunge.config.recipe import DataConfig, Model, Prompt, Section
+from expunge.audits.base import AUDITED, CONTROLS, Audit, SampleRow
+from expunge.config.defaults import changed
+from expunge.config.load import load_recipe, parse
+from expunge.config.members import AuditField
+from expunge.config.recipe import DataConfig, Measure, Model, Prompt, Section, TofuData
 from expunge.console import interruptible, is_main_process, note
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Sets
-from expunge.data.templates import Template
-from expunge.errors import DataError, IncompatibleError, UserError
-from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.errors import DataError, nearest
+from expunge.modeling.load import load_tokenizer
+from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
 from expunge.records import ROLE_NAMES, AuditResult, Manifest
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
-from expunge.runs.evaluator import Evaluator, without_text, write_rows
+from expunge.runs.evaluator import Evaluator
+from expunge.runs.results import without_text, write_rows
 
-BATCH_TOKENS = 8192
 
-
-class Audited(Section):
-    """Everything that an audit outside a run depends on; the same sections as in a recipe."""
+class AuditConfig(Section):
+    """Everything that an audit depends on; for a run, data, prompt and controls are the run's own."""
 
     model: Model
-    data: DataConfig
+    """The model to attack; a string is the name: a run's folder, a model's folder or a hub id."""
+    audit: AuditField = Field(default="leaks", validate_default=True)
+    """A name, or {name: ..., settings}."""
+    controls: dict[str, str] = Field(default_factory=dict)
+    """Role -> folder or hub id of a control: 'target' (the model before unlearning), 'retain' (the retain model) and
+    'base' (the model before it saw any of the data)."""
+    data: DataConfig | None = None
+    """The forget set; None for the run's own, or for TOFU on the hub."""
     prompt: Prompt | None = None
+    """How questions become text; None for the run's own, or for the tokenizer's chat template."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"name": str(value)} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.model.name is None:
+            raise ValueError("model.name is missing: the model to attack")
+        for role in self.controls:
+            if role not in CONTROLS:
+                raise ValueError(f"controls: '{role}' is not a control. {nearest(role, CONTROLS)}")
+        if not self.is_run:
+            return self
+        dead = [name for name in ("data", "prompt") if getattr(self, name) is not None]
+        dead += [f"model.{name}" for name in changed(self.model, *type(self.model).model_fields) if name != "name"]
+        if dead:
+            raise ValueError(f"{dead[0]} has no effect on a run's folder: it comes from the run itself; leave it out")
+        return self
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the model is a run's folder."""
+        return (Path(str(self.model.name)) / "recipe.yaml").is_file()
 
 
 @dataclass(frozen=True)
@@ -43,113 +76,80 @@ class _Case:
     """One model with its controls, on one data set."""
 
     arms: dict[str, str]
-    """Arm -> folder or hub id."""
+    """Role -> folder or hub id."""
     config: Model
     data: DataConfig
     prompt: Prompt | None
-    batch_tokens: int
+    measure: Measure
     cache: Path | None
     out: Path | None
     notes: tuple[str, ...] = ()
 
 
-def audit(
-    model: str | Path,
-    name: str = "leaks",
-    *,
-    settings: Mapping[str, Any] | None = None,
-    target: str | Path | None = None,
-    retain_model: str | Path | None = None,
-    base: str | Path | None = None,
-    data: str | Path | None = None,
-    split: str | None = None,
-    prompt: Prompt | Mapping[str, Any] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    out: str | Path | None = None,
-) -> AuditResult:
+def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = None) -> AuditResult:
     """Attack a model, and run the same attack on its controls.
 
     Args:
-        model: A run's folder, whose data, target and retain model are then used; or a model's folder or hub id.
-        name: Name of an audit, or path of a Python file with one.
-        settings: The audit's settings.
-        target: The model before unlearning; for a run, the run's own.
-        retain_model: A model that never saw the forget set; for a run, the run's own.
-        base: The model before it saw any of the data.
-        data: As in `evaluate`; for a run, the run's own.
-        split: TOFU's split, as in `evaluate`.
-        prompt: How questions become text; for a run, the run's own.
-        options: Further settings of the sections 'model' and 'data', as in a recipe.
+        config: The audit, such as {"model": "runs/tofu-forget10-npo-1a2b3c"} or
+            {"model": "./my-model", "audit": "leaks", "controls": {"retain": "./retain90"}, "data": {"name": "tofu"}}.
         out: Folder for record and transcripts; for a run, the run's folder.
 
     Returns:
         The result; with a folder it is also in `audits/<name>.json`, the transcripts in `samples/`.
 
     Raises:
-        UserError: Model, data, controls or settings have to be put right first.
+        UserError: Model, data, controls or settings cannot be used; the message says what to change.
     """
-    attack = parse_member("audit", {"name": name, **(settings or {})})
-    assert isinstance(attack, Audit)
-    arms = {"target": target, "retain": retain_model, "base": base}
-    given = {arm: str(place) for arm, place in arms.items() if place is not None}
-    place = None if out is None else Path(out)
-    sections = dict(options or {})
-    if not (Path(model) / "recipe.yaml").is_file():
-        rows = data_section(None, data, split, dict(sections.pop("data", {})))
-        case = _case_of_model({AUDITED: str(model), **given}, rows, prompt, sections, place)
-    elif data is None and split is None and prompt is None and not options:
-        case = _case_of_run(Path(model), given, place)
-    else:
-        raise UserError("data, split, prompt and options come from the run itself.", fix="Leave them out.")
+    if not isinstance(config, AuditConfig):
+        config = parse(dict(config), AuditConfig, source="the settings of the audit")
+    folder = None if out is None else Path(out)
+    case = _case_of_run(config, folder) if config.is_run else _case_of_model(config, folder)
     distributed.start()
     with interruptible():
-        return _run(attack, case)
+        return _run(config.audit, case)
 
 
-def _case_of_model(
-    arms: dict[str, str],
-    data: Mapping[str, Any] | None,
-    prompt: Prompt | Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-    out: Path | None,
-) -> _Case:
-    config = parse(
-        {**options, "model": {"name": arms[AUDITED], **options.get("model", {})}, "data": data, "prompt": prompt},
-        Audited,
-        source="the settings of the audit",
+def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
+    return _Case(
+        arms={AUDITED: str(config.model.name), **config.controls},
+        config=config.model,
+        data=config.data or TofuData(),
+        prompt=config.prompt,
+        measure=Measure(),
+        cache=None if out is None else out / "evaluations",
+        out=out,
     )
-    cache = None if out is None else out / "evaluations"
-    return _Case(arms, config.model, config.data, config.prompt, BATCH_TOKENS, cache, out)
 
 
-def _case_of_run(folder: Path, given: dict[str, str], out: Path | None) -> _Case:
-    recipe = load_recipe(folder / "recipe.yaml")
+def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
+    folder = Path(str(config.model.name))
     checkpoint, manifest = folder / "checkpoint", folder / "manifest.json"
     if not checkpoint.is_dir() or not manifest.is_file():
-        raise DataError(f"the run {folder} is not finished.", fix="Repeat its command; it goes on where it stopped.")
+        raise DataError(f"the run {folder} is not finished.", fix="Repeat its command; it resumes where it stopped.")
     models = read_record(manifest, Manifest).models
+    recipe = load_recipe(folder / "recipe.yaml")
     arms = {AUDITED: str(checkpoint)}
     notes = []
-    for arm in ("target", "retain"):
-        place = _located(models.get(arm, ""), folder)
-        if place.endswith(".json"):
+    for role in ("target", "retain"):
+        path = _current_path(models.get(role, ""), folder)
+        if path.endswith(".json"):
             notes.append("The run's retain model is a stored evaluation, and an attack needs the model itself.")
-        elif place:
-            arms[arm] = place
+        elif path:
+            arms[role] = path
     return _Case(
-        arms={**arms, **given},
+        arms={**arms, **config.controls},
         config=recipe.model,
         data=recipe.data,
         prompt=recipe.prompt,
-        batch_tokens=recipe.evaluate.batch_tokens,
+        measure=recipe.evaluate,
         cache=folder.parent / "shared" / "evaluations",
         out=out or folder,
         notes=tuple(notes),
     )
 
 
-def _located(name: str, folder: Path) -> str:
-    """Where a run's model is now: its path was written down as seen from where the run was started."""
+def _current_path(name: str, folder: Path) -> str:
+    """Return the path of a run's model; paths are recorded as seen from where the run was started."""
     moved = folder.parent / "shared" / Path(*Path(name).parts[-2:]) if "shared" in Path(name).parts else None
     return str(moved) if moved is not None and not Path(name).exists() and moved.is_dir() else name
 
@@ -158,13 +158,12 @@ def _run(attack: Audit, case: _Case) -> AuditResult:
     started = time.monotonic()
     sets = prepare_sets(case.data)
     tokenizer = load_tokenizer(case.arms[AUDITED], None, case.config.trust_remote_code)
-    prompt = case.prompt or Prompt(style="chat" if tokenizer.chat_template else "plain")
     rows: dict[str, list[SampleRow]] = {}
-    for arm, name in case.arms.items():
-        note(f"Attacking the {ROLE_NAMES[arm]} {name} with {attack.name}.")
-        rows[arm] = _attacked(attack, case, arm, sets, Template(tokenizer, prompt, max_length=1 << 30))
+    for role, name in case.arms.items():
+        note(f"Attacking the {ROLE_NAMES[role]} {name} with {attack.name}.")
+        rows[role] = _attack(attack, case, role, sets, tokenizer)
     result = attack.findings(rows)
-    samples = f"samples/audit-{attack.name}.parquet" if case.out is not None else ""
+    samples = f"samples/audit-{attack.key}.parquet" if case.out is not None else ""
     result = result.model_copy(
         update={
             "arms": case.arms,
@@ -174,30 +173,22 @@ def _run(attack: Audit, case: _Case) -> AuditResult:
         }
     )
     if case.out is not None and is_main_process():
-        kept = [{"arm": arm, **row} for arm, found in rows.items() for row in found]
-        write_rows(case.out / samples, [without_text(row) for row in kept] if sets.sensitive else kept)
-        write_record(case.out / f"audits/{attack.name}.json", result)
+        transcripts = [{"arm": role, **row} for role, arm_rows in rows.items() for row in arm_rows]
+        write_rows(case.out / samples, [without_text(row) for row in transcripts] if sets.sensitive else transcripts)
+        write_record(case.out / f"audits/{attack.key}.json", result)
         if (case.out / "recipe.yaml").is_file():
             write_report([case.out])
     distributed.wait()
     return result
 
 
-def _attacked(attack: Audit, case: _Case, arm: str, sets: Sets, template: Template) -> list[SampleRow]:
-    """Load one model, attack it and let it go: never two in memory."""
-    name = case.arms[arm]
-    own = load_tokenizer(name, None, case.config.trust_remote_code)
-    if Template(own, template.prompt, template.max_length).fingerprint != template.fingerprint:
-        raise IncompatibleError(
-            f"the {ROLE_NAMES[arm]} {name} and the audited model have different tokenizers or prompts.",
-            fix="Give controls that come from the same start model.",
-        )
+def _attack(attack: Audit, case: _Case, role: str, sets: Sets, tokenizer: Any) -> list[SampleRow]:
+    """Load one model, attack it and release it: never two models in memory."""
+    name = case.arms[role]
+    check_same_tokens(name, ROLE_NAMES[role], case.config, measuring_template(tokenizer, case.prompt))
+    model = open_model(case.config, name, tokenizer)
+    template = measuring_template(tokenizer, case.prompt, model)
     dtype = getattr(torch, case.config.dtype)
-    model = load_on_device(
-        lambda device: load_model(name, config=case.config, dtype=dtype, device=device), device_of(case.config)
-    )
-    check_pair(model, template.tokenizer, name)
-    template = Template(template.tokenizer, template.prompt, max_length=context_length(model.config))
-    evaluator = Evaluator(sets, template, case.batch_tokens, cache=case.cache, dtype=dtype)
+    evaluator = Evaluator(sets, template, case.measure, cache=case.cache, dtype=dtype)
     with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype != torch.float32):
-        return attack.attack(evaluator.session(model, f"the {ROLE_NAMES[arm]}"))
+        return attack.attack(evaluator.session(model, f"the {ROLE_NAMES[role]}"))

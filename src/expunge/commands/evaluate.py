@@ -1,4 +1,4 @@
-"""Measures one model with one benchmark, outside a run."""
+"""Measure any model with a benchmark, and compare it with a retain model."""
 
 from __future__ import annotations
 
@@ -7,173 +7,137 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
-from expunge import distributed, registry
+from expunge import distributed
+from expunge.benchmarks.base import Benchmark
 from expunge.config.load import parse
-from expunge.config.recipe import DataConfig, Evaluate, Model, Prompt, Section
+from expunge.config.members import BenchmarkField
+from expunge.config.recipe import DataConfig, Measure, Model, Prompt, Section, TofuData
 from expunge.console import interruptible, note
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
-from expunge.data.templates import Template
 from expunge.errors import UserError
-from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
-from expunge.records import BenchmarkResult
+from expunge.modeling.load import load_tokenizer
+from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
+from expunge.records import ROLE_NAMES, BenchmarkResult
 from expunge.rundir import RunDir
-from expunge.runs.evaluator import Evaluator, Measured, make_result, store
+from expunge.runs.evaluator import Evaluator, Measured, stored_measurement
 
-_FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
+_ROW_FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
-class Evaluation(Section):
-    """Everything that one evaluation depends on; the same sections as in a recipe."""
+class EvaluateConfig(Section):
+    """Everything that an evaluation outside a run depends on; the same sections as in a recipe."""
 
     model: Model
-    data: DataConfig | None
-    """None for benchmarks that bring their questions along."""
+    """The model to measure (`name`) and the retain model (`retain_model`); a string is the name."""
+    benchmark: BenchmarkField
+    """A name, or {name: ..., settings}."""
+    data: DataConfig | None = None
+    """Data of the benchmark; None for TOFU on the hub, or for benchmarks that bring their own questions."""
     prompt: Prompt | None = None
-    evaluate: Evaluate
+    """How questions become text; None for the tokenizer's chat template, or plain text where it has none."""
+    evaluate: Measure = Measure()
+    seed: int = Field(default=0, ge=0)
+    """Seed of bootstrap intervals."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"name": str(value)} if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
-    def _engine_reads_what_is_measured(self) -> Self:
+    def _consistent(self) -> Self:
         if self.evaluate.engine == "vllm" and (self.model.revision or self.model.retain_model_revision):
             raise ValueError("evaluate.engine: vllm reads a model by its name alone; download the revision to a folder")
+        if self.model.name is None:
+            raise ValueError("model.name is missing: the model to measure")
         return self
 
+    @property
+    def sets_config(self) -> DataConfig | None:
+        """The data to read: TOFU where none is given and the benchmark needs some."""
+        return TofuData() if self.data is None and self.benchmark.needs_sets else self.data
 
-def evaluate(
-    model: str | Path,
-    benchmark: str = "tofu",
-    *,
-    data: str | Path | None = None,
-    split: str | None = None,
-    retain_model: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    prompt: Prompt | Mapping[str, Any] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    out: str | Path | None = None,
-    seed: int = 0,
-) -> BenchmarkResult:
+
+def evaluate(config: EvaluateConfig | Mapping[str, Any], *, out: str | Path | None = None) -> BenchmarkResult:
     """Measure a model, and compare it with a retain model where one is given.
 
     Args:
-        model: Folder or hub id.
-        benchmark: Name of a benchmark, or path of a Python file with one.
-        data: TOFU's folder or hub id, a file of rows to forget, or 'synthetic'; None for TOFU on the hub.
-        split: TOFU's split; by default forget10.
-        retain_model: Retain model (folder or hub id), or its stored evaluation (.json).
-        settings: The benchmark's settings.
-        prompt: How questions become text; None for the tokenizer's chat template, or plain where it has none.
-        options: Further settings of the sections 'model', 'data' and 'evaluate', as in a recipe.
-        out: Folder for the result and its per-sample records; None writes nothing.
-        seed: Seed of the bootstrap.
+        config: The evaluation, such as {"model": "./my-model", "benchmark": "tofu", "data": {"name": "tofu"}}.
+        out: Folder for the result and its per-sample rows; None writes nothing.
 
     Returns:
         The result; with `out` it is also in `results/model-<benchmark>.json`.
 
     Raises:
-        UserError: Model, data, retain model or settings have to be put right first.
+        UserError: Model, data, retain model or settings cannot be used; the message says what to change.
+
+    Example:
+        >>> evaluate({"model": "./my-model", "benchmark": {"name": "mmlu", "limit": 20}})  # doctest: +SKIP
     """
-    config = parse(
-        {
-            "model": {
-                "name": str(model),
-                "retain_model": retain_model and str(retain_model),
-                **_option(options, "model"),
-            },
-            "data": data_section(benchmark, data, split, _option(options, "data")),
-            "prompt": prompt,
-            "evaluate": {
-                "benchmarks": [{"name": benchmark, **(settings or {})}],
-                **_option(options, "evaluate"),
-            },
-        },
-        Evaluation,
-        source="the settings of the evaluation",
-    )
+    if not isinstance(config, EvaluateConfig):
+        config = parse(dict(config), EvaluateConfig, source="the settings of the evaluation")
     if out is not None:
         RunDir(Path(out)).create()
     distributed.start()
     with interruptible():
-        return _evaluate(config, None if out is None else Path(out), seed)
+        return _evaluate(config, None if out is None else Path(out))
 
 
-def _evaluate(config: Evaluation, out: Path | None, seed: int) -> BenchmarkResult:
-    name, chosen = str(config.model.name), config.evaluate.benchmarks[0]
-    tokenizer = load_tokenizer(name, config.model.revision, config.model.trust_remote_code)
-    sets = Sets("", RowSet("forget", ()), None) if config.data is None else prepare_sets(config.data)
-    loaded = _open(config, name, config.model.revision)
-    check_pair(loaded, tokenizer, name)
-    prompt = config.prompt or Prompt(style="chat" if tokenizer.chat_template else "plain")
-    template = Template(tokenizer, prompt, max_length=context_length(loaded.config))
+def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
+    name, benchmark, model_config = str(config.model.name), config.benchmark, config.model
+    tokenizer = load_tokenizer(name, model_config.revision, model_config.trust_remote_code)
+    data = config.sets_config
+    sets = Sets("", RowSet("forget", ()), None) if data is None else prepare_sets(data)
+    model = open_model(model_config, name, tokenizer, revision=model_config.revision)
     evaluator = Evaluator(
         sets,
-        template,
-        config.evaluate.batch_tokens,
+        measuring_template(tokenizer, config.prompt, model),
+        config.evaluate,
+        seed=config.seed,
         cache=out / "evaluations" if out else None,
-        dtype=getattr(torch, config.model.dtype),
-        engine=config.evaluate.engine,
+        dtype=getattr(torch, model_config.dtype),
+        folder=out,
     )
-    on = f" on {sets.name}, prompt style {prompt.style}" if sets.name else ""
-    note(f"Measuring {name} with {chosen.name}{on}.")
-    measured = evaluator.measure(loaded, chosen, name)
-    del loaded
-    result = make_result(
-        chosen,
-        measured,
-        role="model",
-        model=name,
-        retain_model=_retain_model_rows(config, evaluator, measured),
-        resamples=config.evaluate.bootstrap,
-        seed=seed,
-    )
-    return result if out is None else store(out, f"model-{chosen.name}", result, measured.rows)
+    on = f" on {sets.name}, prompt style {evaluator.template.prompt.style}" if sets.name else ""
+    note(f"Measuring {name} with {benchmark.name}{on}.")
+    measured = evaluator.measure(model, benchmark, name)
+    del model
+    retain = _measure_retain_model(config, evaluator)
+    return evaluator.record(measured, benchmark, role="model", model=name, retain=retain)
 
 
-def _retain_model_rows(config: Evaluation, evaluator: Evaluator, measured: Measured) -> list[dict[str, Any]] | None:
-    name, benchmark = config.model.retain_model, config.evaluate.benchmarks[0]
+def _measure_retain_model(config: EvaluateConfig, evaluator: Evaluator) -> Measured | None:
+    name, revision = config.model.retain_model, config.model.retain_model_revision
+    benchmark: Benchmark = config.benchmark
     if name is None:
         return None
     if name.endswith(".json"):
-        rows, settings = benchmark.read_stored(Path(name))
-    else:
-        other = evaluator.measure(
-            _open(config, name, config.model.retain_model_revision), benchmark, "the retain model"
-        )
-        rows, settings = other.rows, other.settings
-    benchmark.check_retain_model(measured.rows, rows, measured.settings, settings)
-    return list(rows)
+        return stored_measurement(benchmark, Path(name))
+    check_same_tokens(name, ROLE_NAMES["retain"], config.model, evaluator.template, revision)
+    model = open_model(config.model, name, evaluator.template.tokenizer, revision=revision)
+    return evaluator.measure(model, benchmark, f"the {ROLE_NAMES['retain']}")
 
 
-def _open(config: Evaluation, name: str, revision: str | None) -> Any:
-    dtype = getattr(torch, config.model.dtype)
-    return load_on_device(
-        lambda device: load_model(name, config=config.model, revision=revision, dtype=dtype, device=device),
-        device_of(config.model),
-    )
+def data_section(data: str | None, split: str | None, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the data section that a command line stands for; None where nothing is given.
 
+    Args:
+        data: TOFU's folder or hub id, a file of rows to forget, or 'synthetic'.
+        split: TOFU's split.
+        options: Further keys of the section.
 
-def _option(options: Mapping[str, Mapping[str, Any]] | None, section: str) -> dict[str, Any]:
-    return dict((options or {}).get(section, {}))
-
-
-def data_section(
-    benchmark: str | None, data: str | Path | None, split: str | None, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The data section, unless the benchmark has its own questions and none is given."""
-    given = data is not None or split is not None or options
-    if not given and benchmark in registry.names("benchmark") and not registry.get("benchmark", benchmark).needs_sets:
+    Raises:
+        UserError: A split is given for data that has none.
+    """
+    if data is None and split is None and not options:
         return None
-    return {**_data(data, split), **options}
-
-
-def _data(data: str | Path | None, split: str | None) -> dict[str, Any]:
-    """The data section that a path stands for."""
-    text = None if data is None else str(data)
-    if text is not None and (text == "synthetic" or text.endswith(_FILES)):
+    if data is not None and (data == "synthetic" or data.endswith(_ROW_FILES)):
         if split is not None:
-            raise UserError(f"split has no effect on {text}, which is not TOFU.", fix="Leave it out.")
-        return {"name": "synthetic"} if text == "synthetic" else {"name": "files", "forget": {"path": text}}
-    given = {"path": text, "split": split}
-    return {"name": "tofu", **{key: value for key, value in given.items() if value is not None}}
+            raise UserError(f"split has no effect on {data}, which is not TOFU.", fix="Leave it out.")
+        section = {"name": "synthetic"} if data == "synthetic" else {"name": "files", "forget": {"path": data}}
+        return {**section, **options}
+    named = {"path": data, "split": split}
+    return {"name": "tofu", **{key: value for key, value in named.items() if value is not None}, **options}

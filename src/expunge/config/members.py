@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -34,6 +35,11 @@ class Member(BaseModel):
     def name(self) -> str:
         """Name in recipes: the file's stem, or the path of a user's file."""
         return self._name
+
+    @property
+    def key(self) -> str:
+        """Name in file names and records: a user's file by its stem."""
+        return Path(self.name).stem if self.name.endswith(".py") else self.name
 
     def spec(self) -> dict[str, Any]:
         """Settings as a recipe writes them."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from expunge.config.defaults import changed
 from expunge.config.members import BenchmarkField, MethodField
+from expunge.config.selection_rule import Rule, read_rule
 from expunge.rundir import fingerprint
 
 
@@ -256,7 +257,18 @@ class Train(Section):
         return self
 
 
-class Evaluate(Section):
+class Measure(Section):
+    """How models are measured."""
+
+    batch_tokens: int = Field(default=8192, ge=64)
+    """Most tokens per forward pass when scoring and generating; on a CPU scoring uses fewer, which is faster."""
+    engine: Literal["torch", "vllm"] = "torch"
+    """What generates answers. vLLM reads a model's folder, so it works in `evaluate`, not on a model in training."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamples for intervals; 0 switches them off."""
+
+
+class Evaluate(Measure):
     """What is measured, when, and which checkpoint is kept."""
 
     benchmarks: list[BenchmarkField] = Field(default_factory=list)
@@ -265,23 +277,27 @@ class Evaluate(Section):
     """Measure the target before unlearning."""
     every_epoch: bool = True
     """Measure after each pass over the forget set, for the trajectory."""
-    select: Literal["last", "forget_quality", "utility_at_quality"] = "last"
-    """Which epoch becomes the checkpoint: the last; the one with the highest forget quality; or the one with the
-    highest utility among those with forget quality of at least `quality_floor`."""
-    quality_floor: float = Field(default=0.05, gt=0, lt=1)
-    batch_tokens: int = Field(default=8192, ge=64)
-    """Most tokens per forward pass when scoring and writing; scoring on a processor takes fewer, which is faster."""
-    engine: Literal["torch", "vllm"] = "torch"
-    """What generates answers. vLLM reads a model's folder, so it works in `evaluate`, not on a model in training."""
-    bootstrap: int = Field(default=1000, ge=0)
-    """Resamples for intervals; 0 switches them off."""
+    select: str = "last"
+    """Which epoch becomes the checkpoint: 'last', or a rule on headlines: 'max NAME', 'min NAME', or
+    'max NAME subject to NAME >= NUMBER', such as 'max model_utility subject to forget_quality >= 0.05'."""
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that selects the checkpoint's epoch."""
+        return read_rule(self.select)
 
     @model_validator(mode="after")
     def _selection_has_choices(self) -> Self:
-        if self.select != "last" and not self.every_epoch:
-            raise ValueError(f"select: {self.select} needs every_epoch: true, or there is nothing to choose from")
-        if changed(self, "quality_floor") and self.select != "utility_at_quality":
-            raise ValueError("quality_floor has no effect unless select is utility_at_quality")
+        keys = [benchmark.key for benchmark in self.benchmarks]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"benchmarks: '{repeated[0]}' is listed twice, and its results would overwrite each other")
+        rule = self.rule
+        if not rule.is_last and not self.every_epoch:
+            raise ValueError(f"select: '{self.select}' needs every_epoch: true, because it compares epochs")
+        labels = [benchmark.labels() for benchmark in self.benchmarks]
+        # A user-defined benchmark need not declare its headlines; the first measurement then shows them.
+        if all(labels) and (unknown := rule.unknown({name for part in labels for name in part})):
+            raise ValueError(unknown[0].removeprefix("select: "))
         return self
 
 

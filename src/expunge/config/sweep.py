@@ -16,7 +16,7 @@ from expunge.config.axes import Axis
 from expunge.config.load import override, parse, parse_recipe, read_yaml
 from expunge.config.members import BenchmarkField
 from expunge.config.recipe import Recipe, Section
-from expunge.config.selection_rule import Rule, read_rule
+from expunge.config.selection_rule import Rule, read_trial_rule
 from expunge.errors import ConfigError
 from expunge.rundir import fingerprint
 
@@ -114,7 +114,7 @@ class Sweep(Section):
     @property
     def rule(self) -> Rule:
         """What chooses."""
-        return read_rule(self.select, self.objectives)
+        return read_trial_rule(self.select, self.objectives)
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of an all-points sweep, the last axis fastest."""

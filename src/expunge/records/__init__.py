@@ -5,21 +5,28 @@ A record is frozen and carries the version of its schema. A number that cannot b
 """
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value
-from expunge.records.results import ROLE_NAMES, AuditResult, BenchmarkResult, Comparison, Verdict
+from expunge.records.judgements import Axes, Conclusion, Judgement, Label, Outcome, Section, Verdict
+from expunge.records.results import ROLE_NAMES, AuditResult, BenchmarkResult, Comparison
 from expunge.records.runs import Manifest, Overlap, RunSummary, Stage, TrainPoint
 
 __all__ = [
-    "SCHEMA_VERSION",
-    "Record",
-    "Value",
     "ROLE_NAMES",
+    "SCHEMA_VERSION",
     "AuditResult",
+    "Axes",
     "BenchmarkResult",
     "Comparison",
-    "Verdict",
+    "Conclusion",
+    "Judgement",
+    "Label",
     "Manifest",
+    "Outcome",
     "Overlap",
+    "Record",
     "RunSummary",
+    "Section",
     "Stage",
     "TrainPoint",
+    "Value",
+    "Verdict",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value
+from expunge.records.judgements import Axes, Label, Section
 
 ROLE_NAMES = {
     "target": "target",
@@ -23,6 +24,8 @@ class BenchmarkResult(Record):
 
     schema_version: int = SCHEMA_VERSION
     benchmark: str
+    title: str = ""
+    """Name of the benchmark in texts, such as 'TOFU'."""
     role: str
     """'target', 'retain', 'unlearned', or 'model' outside a run."""
     model: str
@@ -35,6 +38,11 @@ class BenchmarkResult(Record):
     """The few numbers that papers quote."""
     metrics: dict[str, Value] = Field(default_factory=dict)
     """Everything else, keyed 'set/metric'."""
+    labels: dict[str, Label] = Field(default_factory=dict)
+    """Presentation of headlines and metrics, by name."""
+    axes: Axes | None = None
+    sections: list[Section] = Field(default_factory=list)
+    """What a report shows of the per-sample records."""
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: str = ""
     """Per-sample records: a Parquet file relative to the run folder."""
@@ -74,13 +82,3 @@ class AuditResult(Record):
     samples: str = ""
     """Transcripts: a Parquet file relative to the folder."""
     seconds: float = 0.0
-
-
-class Verdict(Record):
-    """The plain sentence of a run and the facts that it rests on."""
-
-    forgot: bool | None
-    """None where it cannot be said."""
-    kept: bool | None
-    sentence: str
-    reasons: list[str] = Field(default_factory=list)

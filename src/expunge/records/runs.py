@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value
-from expunge.records.results import Verdict
+from expunge.records.judgements import Verdict
 
 
 class TrainPoint(Record):

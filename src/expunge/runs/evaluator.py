@@ -1,17 +1,16 @@
-"""Runs a benchmark's plan on a model and turns what the probes return into a result; nothing is run twice."""
+"""Measure models with benchmarks and record the results; nothing is measured twice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from expunge.benchmarks.base import Benchmark, Plan, SampleRow
+from expunge.config.recipe import Measure
 from expunge.console import is_main_process, note
 from expunge.data.sets import Sets
 from expunge.data.templates import Template
@@ -22,14 +21,13 @@ from expunge.probes.cache import ProbeCache
 from expunge.probes.session import Session, end_ids
 from expunge.probes.vllm_engine import VllmEngine
 from expunge.records import BenchmarkResult
-from expunge.rundir import fingerprint, read_record, write_atomic, write_record
-
-WITHHELD = "(withheld as sensitive)"
+from expunge.rundir import fingerprint
+from expunge.runs.results import read_rows, save_result, without_text, write_rows
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per-sample records of one benchmark on one model, and what identifies them."""
+    """Per-sample rows of one benchmark on one model, and what identifies them."""
 
     rows: list[SampleRow]
     settings: dict[str, Any]
@@ -39,158 +37,148 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures models on the same sets with the same prompts, and remembers what it measured.
+    """Measures models on the same sets with the same prompts, and caches the per-sample rows.
 
     Args:
-        sets: What benchmarks may use.
-        template: How questions become tokens.
-        batch_tokens: Padded tokens per forward pass.
-        cache: Folder of per-sample records, named by everything that can change them; None for no memory.
-        dtype: Precision of the forward passes: a model in training keeps float32 weights, but is measured as it
-            will be used.
-        engine: 'torch', or 'vllm' for models that were loaded from a folder or the hub.
+        sets: Data that benchmarks may use.
+        template: Turns questions into tokens.
+        config: Batch size, engine and number of bootstrap resamples.
+        seed: Seed of bootstrap intervals.
+        cache: Folder of per-sample rows, named by everything that can change them; None for no cache.
+        dtype: Precision of forward passes: a model in training keeps float32 weights, but is measured as it will be
+            used.
+        folder: Folder in which results are recorded; None records nothing.
     """
 
     sets: Sets
     template: Template
-    batch_tokens: int
+    config: Measure
+    seed: int = 0
     cache: Path | None = None
     dtype: torch.dtype = torch.float32
-    engine: str = "torch"
+    folder: Path | None = None
 
     def session(self, model: Any, label: str) -> Session:
-        """The model, ready to be asked; what anyone asked before, of equal weights, is remembered."""
-        inner = causal_lm(model)
-        facts = [model_hash(model), str(self.dtype), end_ids(inner, self.template.tokenizer)]
+        """Return a session for `model`, with results cached by weight hash."""
+        bare = causal_lm(model)
+        facts = [model_hash(model), str(self.dtype), end_ids(bare, self.template.tokenizer)]
         engine = None
-        if self.engine == "vllm":
-            facts.append(self.engine)
+        if self.config.engine == "vllm":
+            facts.append(self.config.engine)
             dtype = str(self.dtype).removeprefix("torch.")
-            engine = VllmEngine(inner.config.name_or_path, dtype, context_length(inner.config))
+            engine = VllmEngine(bare.config.name_or_path, dtype, context_length(bare.config))
         folder = self.cache / "probes" if self.cache is not None and not self.sets.sensitive else None
-        return Session(model, self.sets, self.template, self.batch_tokens, ProbeCache(folder, facts), label, engine)
+        return Session(
+            model, self.sets, self.template, self.config.batch_tokens, ProbeCache(folder, facts), label, engine
+        )
 
     def measure(self, model: Any, benchmark: Benchmark, label: str) -> Measured:
-        """Per-sample records of a model, from the cache where exactly this was measured before."""
+        """Return the per-sample rows of a model, from the cache if the same measurement was made before."""
         weights = model_hash(model)
         plan = benchmark.plan(self.sets)
         settings = self._settings(benchmark, model, plan)
         name = fingerprint([weights, settings, {key: rows.hash for key, rows in plan.sets.items()}])
-        place = self.cache / f"{benchmark.name}-{name}.parquet" if self.cache else None
+        path = self.cache / f"{benchmark.key}-{name}.parquet" if self.cache else None
         started = time.monotonic()
-        if place is not None and broadcast_from_main(place.is_file()):
-            rows = read_rows(place)
+        if path is not None and broadcast_from_main(path.is_file()):
+            rows = read_rows(path)
         else:
             device = next(model.parameters()).device.type
             with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
                 rows = benchmark.run(self.session(model, label), plan)
             if self.sets.sensitive:
                 rows = [without_text(row) for row in rows]
-            if place is not None and is_main_process():
-                write_rows(place, rows)
+            if path is not None and is_main_process():
+                write_rows(path, rows)
             wait()
         return Measured(rows, settings, weights, time.monotonic() - started)
+
+    def record(
+        self,
+        measured: Measured,
+        benchmark: Benchmark,
+        *,
+        role: str,
+        model: str,
+        retain: Measured | None,
+        step: int = 0,
+        epoch: float = 0.0,
+    ) -> BenchmarkResult:
+        """Compute headlines and metrics of a measurement, write the result and print its headlines.
+
+        Args:
+            measured: What `measure` returned.
+            benchmark: The benchmark that was measured.
+            role: 'target', 'retain', 'unlearned', or 'model' outside a run.
+            model: Name or path of the model.
+            retain: The same measurement of the retain model; None without one.
+            step: Optimiser steps of the unlearning so far.
+            epoch: Passes over the forget set so far.
+
+        Raises:
+            IncompatibleError: The retain model was measured on other rows or in another way.
+        """
+        if retain is not None and retain is not measured:
+            benchmark.check_retain_model(measured.rows, retain.rows, measured.settings, retain.settings)
+        numbers = benchmark.headlines(
+            measured.rows, None if retain is None else retain.rows, resamples=self.config.bootstrap, seed=self.seed
+        )
+        result = BenchmarkResult(
+            benchmark=benchmark.key,
+            title=benchmark.title or benchmark.name,
+            role=role,
+            model=model,
+            model_hash=measured.model_hash,
+            step=step,
+            epoch=epoch,
+            headlines=numbers.headlines,
+            metrics=numbers.metrics,
+            labels={**benchmark.metric_labels(), **benchmark.labels()},
+            axes=benchmark.axes(),
+            sections=list(benchmark.sections()),
+            settings=measured.settings,
+            seconds=round(measured.seconds, 3),
+        )
+        if self.folder is not None:
+            result = save_result(self.folder, result_name(role, benchmark, step), result, measured.rows)
+        print_headlines(result)
+        return result
 
     def _settings(self, benchmark: Benchmark, model: Any, plan: Plan) -> dict[str, Any]:
         config = causal_lm(model).config
         return {
-            **benchmark.spec(),
+            **benchmark.measured_settings(),
             **plan.facts,
             "split": self.sets.name,
             "prompt": self.template.fingerprint,
             "architecture": config.model_type,
             "vocab": config.vocab_size,
             "dtype": str(self.dtype),
-            **({} if self.engine == "torch" else {"engine": self.engine}),
+            **({} if self.config.engine == "torch" else {"engine": self.config.engine}),
             "rows": {name: len(rows) for name, rows in plan.sets.items()},
         }
 
 
-def make_result(
-    benchmark: Benchmark,
-    measured: Measured,
-    *,
-    role: str,
-    model: str,
-    retain_model: Sequence[SampleRow] | None,
-    resamples: int,
-    seed: int,
-    step: int = 0,
-    epoch: float = 0.0,
-    samples: str = "",
-) -> BenchmarkResult:
-    """Headlines and metrics of measured rows, with intervals."""
-    numbers = benchmark.headlines(measured.rows, retain_model, resamples=resamples, seed=seed)
-    return BenchmarkResult(
-        benchmark=benchmark.name,
-        role=role,
-        model=model,
-        model_hash=measured.model_hash,
-        step=step,
-        epoch=epoch,
-        headlines=numbers.headlines,
-        metrics=numbers.metrics,
-        settings=measured.settings,
-        samples=samples,
-        seconds=round(measured.seconds, 3),
-    )
+def stored_measurement(benchmark: Benchmark, path: Path) -> Measured:
+    """Return the rows of a stored evaluation.
+
+    Raises:
+        DataError: The benchmark reads no stored evaluations, or the file is not one.
+    """
+    rows, settings = benchmark.read_stored(path)
+    return Measured(rows, settings, model_hash="", seconds=0.0)
 
 
-def store(folder: Path, name: str, result: BenchmarkResult, rows: Sequence[SampleRow]) -> BenchmarkResult:
-    """Write a result and its per-sample records into a run folder; the result last."""
-    samples = f"samples/{name}.parquet"
-    result = result.model_copy(update={"samples": samples})
-    if is_main_process():
-        write_rows(folder / samples, rows)
-        write_record(folder / f"results/{name}.json", result)
-    wait()
-    return result
+def result_name(role: str, benchmark: Benchmark, step: int = 0) -> str:
+    """Return the name of a result's file, such as 'unlearned-tofu-000125'."""
+    return f"{role}-{benchmark.key}-{step:06d}" if role == "unlearned" else f"{role}-{benchmark.key}"
 
 
-def stored(folder: Path, name: str) -> BenchmarkResult | None:
-    """A result written earlier, else None."""
-    path = folder / f"results/{name}.json"
-    return read_record(path, BenchmarkResult) if broadcast_from_main(path.is_file()) else None
-
-
-def write_rows(path: Path, rows: Sequence[SampleRow]) -> None:
-    """Write per-sample records as Parquet, atomically."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([_plain(row) for row in rows]), buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def read_rows(path: Path) -> list[SampleRow]:
-    """Read per-sample records."""
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())
-
-
-def say(result: BenchmarkResult, label: str) -> None:
-    """One line with a result's headlines."""
+def print_headlines(result: BenchmarkResult) -> None:
+    """Print a line with a result's headlines."""
     parts = [
         f"{name} {value.point:.4g}" if value.point is not None else f"{name} needs {value.needs}"
         for name, value in result.headlines.items()
     ]
+    label = f"Epoch {result.epoch:g}" if result.role == "unlearned" else result.role.capitalize()
     note(f"{label}: {', '.join(parts)}")
-
-
-def without_text(row: SampleRow) -> SampleRow:
-    """A record whose texts are replaced by their hashes, by which rows can still be told apart and matched."""
-
-    def hidden(value: Any) -> Any:
-        if isinstance(value, list):
-            return [hidden(item) for item in value]
-        return f"{WITHHELD} {fingerprint(value)}" if isinstance(value, str) else value
-
-    return {key: value if key in {"set", "id", "group"} else hidden(value) for key, value in row.items()}
-
-
-def _plain(row: SampleRow) -> SampleRow:
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from expunge.benchmarks.base import Benchmark, SampleRow
-from expunge.config.recipe import Train
+from expunge.benchmarks.base import Benchmark
+from expunge.config.recipe import Model, Train
 from expunge.console import note
 from expunge.data.sets import RowSet
-from expunge.data.templates import Encoded, Template
+from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, world_size
-from expunge.errors import IncompatibleError
 from expunge.methods.base import Objective
+from expunge.modeling import opening
 from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer, local_digest
+from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, local_digest
+from expunge.modeling.opening import check_same_tokens
 from expunge.modeling.step import LossTerms, Step
-from expunge.records import BenchmarkResult
+from expunge.records import ROLE_NAMES
 from expunge.rundir import fingerprint
 from expunge.runs.context import Run, joined, save_model
-from expunge.runs.evaluator import Evaluator, Measured, make_result, say, store, stored
+from expunge.runs.evaluator import Evaluator, Measured, result_name, stored_measurement
+from expunge.runs.results import load_result
 from expunge.training.batching import BatchPlan
 from expunge.training.job import Job
 from expunge.training.trainer import delete_training_state, train
@@ -75,107 +77,66 @@ def open_model(
         name: Folder or hub id.
         revision: Revision on the hub.
         training: Whether the weights will be trained.
-        change: What is done to the model before it is shared out over processes, such as adding an adapter.
+        change: Applied to the model before it is sharded, such as adding an adapter.
     """
-
-    def make(device: torch.device) -> Any:
-        model = open_whole(run, name, revision=revision, training=training, device=device)
-        return model if change is None else change(model)
-
-    return load_on_device(make, run.device)
-
-
-def open_whole(
-    run: Run, name: str, *, revision: str | None = None, training: bool = False, device: torch.device | None = None
-) -> Any:
-    """A model that every process has for itself, also with FSDP: for what methods prepare, and for edits."""
     config = run.recipe.model
-    dtype = torch.float32 if training and config.lora is None else getattr(torch, config.dtype)
-    model = load_model(name, config=config, revision=revision, dtype=dtype, device=device or run.device)
+    return opening.open_model(
+        config, name, run.tokenizer, revision=revision, dtype=_dtype(config, training), change=change
+    )
+
+
+def open_unsharded(run: Run, name: str, *, revision: str | None = None, training: bool = False) -> Any:
+    """Load a full copy of a model in every process, also with FSDP: for what methods prepare, and for weight edits."""
+    config = run.recipe.model
+    model = load_model(name, config=config, revision=revision, dtype=_dtype(config, training), device=run.device)
     check_pair(model, run.tokenizer, name)
     return model
 
 
-def evaluate_retain_model(run: Run, evaluator: Evaluator, benchmarks: list[Benchmark]) -> RetainModel | None:
-    """Measure the retain model, or read its stored records; its result is kept beside the target's."""
+def _dtype(config: Model, training: bool) -> torch.dtype:
+    # A low learning rate would vanish in half-precision weights; with LoRA only the adapter is trained.
+    return torch.float32 if training and config.lora is None else getattr(torch, config.dtype)
+
+
+def evaluate_retain_model(run: Run, evaluator: Evaluator, benchmarks: Sequence[Benchmark]) -> RetainModel | None:
+    """Measure the retain model, or read its stored rows, and record the result; None without a retain model."""
     path = retain_model_path(run)
     if path is None:
         return None
-    found: dict[str, Measured] = {}
-    model = None
+    measured: dict[str, Measured] = {}
+    model, revision = None, run.recipe.model.retain_model_revision
     for benchmark in benchmarks:
-        name = f"retain-{benchmark.name}"
         if path.endswith(".json"):
-            measured = Measured(*benchmark.read_stored(Path(path)), model_hash="", seconds=0.0)
+            rows = stored_measurement(benchmark, Path(path))
         else:
             if model is None:
-                _check_same_tokens(run, path)
-                model = open_model(run, path, revision=run.recipe.model.retain_model_revision)
-            measured = evaluator.measure(model, benchmark, "the retain model")
-        found[benchmark.name] = measured
-        if stored(run.folder.path, name) is None:
-            result = make_result(
-                benchmark,
-                measured,
-                role="retain",
-                model=path,
-                retain_model=measured.rows,
-                resamples=run.recipe.evaluate.bootstrap,
-                seed=run.recipe.seed,
-            )
-            say(store(run.folder.path, name, result, measured.rows), "Retain model")
-    return RetainModel(path, found)
-
-
-def _check_same_tokens(run: Run, path: str) -> None:
-    """Refuse a retain model whose own tokenizer writes other tokens than the target's."""
-    config = run.recipe.model
-    if run.recipe.retain_model is not None:
-        return
-    own = load_tokenizer(path, config.retain_model_revision, config.trust_remote_code)
-    if Template(own, run.recipe.prompt, run.template.max_length).fingerprint != run.template.fingerprint:
-        raise IncompatibleError(
-            f"the retain model {path} and the target have different tokenizers or prompts, so they do not compare.",
-            fix="Give a retain model that was fine-tuned from the same start model, with the same prompt.",
-        )
+                if run.recipe.retain_model is None:
+                    check_same_tokens(path, ROLE_NAMES["retain"], run.recipe.model, run.template, revision)
+                model = open_model(run, path, revision=revision)
+            rows = evaluator.measure(model, benchmark, "the retain model")
+        measured[benchmark.key] = rows
+        if load_result(run.folder.path, result_name("retain", benchmark)) is None:
+            evaluator.record(rows, benchmark, role="retain", model=path, retain=rows)
+    return RetainModel(path, measured)
 
 
 def evaluate_target(
-    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], path: str, retain_model: RetainModel | None
-) -> dict[str, BenchmarkResult]:
-    """Measure the model before unlearning."""
-    results: dict[str, BenchmarkResult] = {}
+    run: Run, evaluator: Evaluator, benchmarks: Sequence[Benchmark], path: str, retain: RetainModel | None
+) -> None:
+    """Measure the model before unlearning and record the results."""
     model = None
     for benchmark in benchmarks:
-        name = f"target-{benchmark.name}"
-        result = stored(run.folder.path, name)
-        if result is None:
-            if model is None:
-                model = open_model(run, path, revision=run.recipe.model.revision)
-            measured = evaluator.measure(model, benchmark, "the target")
-            result = make_result(
-                benchmark,
-                measured,
-                role="target",
-                model=path,
-                retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, retain_model),
-                resamples=run.recipe.evaluate.bootstrap,
-                seed=run.recipe.seed,
-            )
-            say(store(run.folder.path, name, result, measured.rows), "Target")
-        results[benchmark.name] = result
-    return results
+        if load_result(run.folder.path, result_name("target", benchmark)) is not None:
+            continue
+        if model is None:
+            model = open_model(run, path, revision=run.recipe.model.revision)
+        measured = evaluator.measure(model, benchmark, "the target")
+        evaluator.record(measured, benchmark, role="target", model=path, retain=rows_of(retain, benchmark))
 
 
-def checked_retain_model(
-    benchmark: Benchmark, rows: list[SampleRow], settings: dict[str, Any], retain_model: RetainModel | None
-) -> list[SampleRow] | None:
-    """The retain model's rows, once it is sure that they belong to the same rows, prompt and model family."""
-    if retain_model is None or benchmark.name not in retain_model.measured:
-        return None
-    other = retain_model.measured[benchmark.name]
-    benchmark.check_retain_model(rows, other.rows, settings, other.settings)
-    return other.rows
+def rows_of(retain: RetainModel | None, benchmark: Benchmark) -> Measured | None:
+    """Return the retain model's measurement with a benchmark; None where it was not measured."""
+    return None if retain is None else retain.measured.get(benchmark.key)
 
 
 def batch_plan(
@@ -259,7 +220,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
         )
         _train_and_save(run, f"Training {name}", model, rows, config, folder)
         del model
-    return open_whole(run, str((folder / "model").resolve()), training=exact)
+    return open_unsharded(run, str((folder / "model").resolve()), training=exact)
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:

@@ -16,22 +16,24 @@ import torch
 import yaml
 
 from expunge import distributed
+from expunge.benchmarks.base import Benchmark
 from expunge.checks.settings import check_settings
 from expunge.config.load import load_recipe
 from expunge.config.recipe import Recipe
 from expunge.console import interruptible, is_main_process, note
 from expunge.data.sets import data_hashes, num_rows
 from expunge.modeling.peak_memory import peak_bytes, reset_peak
-from expunge.records import BenchmarkResult, Manifest, RunSummary, Stage, Value
+from expunge.records import BenchmarkResult, Judgement, Manifest, RunSummary, Stage, Value
 from expunge.report.card import write_card
 from expunge.report.html import write_report
 from expunge.report.load import load_run
-from expunge.report.verdict import make_verdict
 from expunge.rundir import read_record, write_atomic, write_record
 from expunge.runs.context import Run, prepare
-from expunge.runs.evaluator import Evaluator, stored
+from expunge.runs.evaluator import Evaluator, result_name
 from expunge.runs.models import RetainModel, evaluate_retain_model, evaluate_target, target_path
-from expunge.runs.unlearning import StopEarly, rule_in_words, select, unlearn
+from expunge.runs.results import load_measurement, load_result
+from expunge.runs.unlearning import StopEarly, headlines_by_step, selected_step, unlearn
+from expunge.runs.verdict import combine
 
 PACKAGES = (
     "torch",
@@ -67,17 +69,17 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
     return execute(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), Path(runs))
 
 
-def execute(recipe: Recipe, runs: Path, give_up: StopEarly | None = None, weights: bool = True) -> RunSummary:
-    """`run`, with a say in whether each epoch is followed by another.
+def execute(recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, weights: bool = True) -> RunSummary:
+    """Like `run`, but `stop_early` can stop training after any epoch.
 
     Args:
         recipe: What to run.
         runs: Folder of all runs.
-        give_up: Asked after each epoch but the last whether to end the training there.
+        stop_early: Called after each epoch but the last; True ends the training there.
         weights: Make a deleted checkpoint of a complete run again; otherwise its records are enough.
 
     Raises:
-        StoppedEarly: `give_up` said so. What was measured stays; the run is marked as stopped and has no summary.
+        StoppedEarly: `stop_early` returned True. Measurements stay; the run is marked as stopped and has no summary.
     """
     check_settings(recipe).raise_failed()
     distributed.start()
@@ -90,7 +92,7 @@ def execute(recipe: Recipe, runs: Path, give_up: StopEarly | None = None, weight
         if distributed.broadcast_from_main(done is not None and (context.folder / "report.html").is_file()):
             note(f"Nothing to do: {context.folder.path} is complete.")
             return read_record(context.folder / "summary.json", RunSummary)
-        return _Stages(context, give_up).all()
+        return _Stages(context, stop_early).all()
 
 
 def prepare_shared(recipe: Recipe, runs: Path) -> None:
@@ -103,15 +105,18 @@ def prepare_shared(recipe: Recipe, runs: Path) -> None:
 class _Stages:
     """The stages of one run, each timed and recorded."""
 
-    def __init__(self, run: Run, give_up: StopEarly | None) -> None:
-        self.run, self.recipe, self.folder, self.give_up = run, run.recipe, run.folder, give_up
+    def __init__(self, run: Run, stop_early: StopEarly | None) -> None:
+        self.run, self.recipe, self.folder, self.stop_early = run, run.recipe, run.folder, stop_early
         self.evaluator = Evaluator(
             run.sets,
             run.template,
-            run.recipe.evaluate.batch_tokens,
+            run.recipe.evaluate,
+            seed=run.recipe.seed,
             cache=run.shared / "evaluations",
             dtype=getattr(torch, run.recipe.model.dtype),
+            folder=run.folder.path,
         )
+        self.benchmarks: Sequence[Benchmark] = run.recipe.evaluate.benchmarks
         self.started = time.monotonic()
         self.stages: list[Stage] = []
         reset_peak()
@@ -129,43 +134,37 @@ class _Stages:
         self._finish("prepare", {"rows": num_rows(self.run.sets)})
         target = target_path(self.run)
         self._finish("target", {"model": target})
-        retain_model = evaluate_retain_model(self.run, self.evaluator, self.recipe.evaluate.benchmarks)
+        retain_model = evaluate_retain_model(self.run, self.evaluator, self.benchmarks)
         self._finish("retain", {"model": retain_model.name if retain_model else ""})
         if self.recipe.evaluate.before:
-            evaluate_target(self.run, self.evaluator, self.recipe.evaluate.benchmarks, target, retain_model)
+            evaluate_target(self.run, self.evaluator, self.benchmarks, target, retain_model)
             self._finish("evaluate-target", {})
         return target, retain_model
 
     def _unlearn(self, target: str, retain_model: RetainModel | None) -> list[BenchmarkResult]:
-        benchmarks = self.recipe.evaluate.benchmarks
         done = distributed.broadcast_from_main(self.folder.finished("unlearn", self.run.fingerprint))
         if done is not None:
             self.stages.append(done)
-            names = [f"unlearned-{b.name}-{s:06d}" for s in done.output["measured_steps"] for b in benchmarks]
-            return [result for name in names if (result := stored(self.folder.path, name)) is not None]
-        results = unlearn(self.run, self.evaluator, benchmarks, target, retain_model, self.give_up)
+            names = [
+                result_name("unlearned", b, step) for step in done.output["measured_steps"] for b in self.benchmarks
+            ]
+            return [result for name in names if (result := load_result(self.folder.path, name)) is not None]
+        results = unlearn(self.run, self.evaluator, target, retain_model, self.stop_early)
         self._finish("unlearn", {"measured_steps": sorted({result.step for result in results})})
         return results
 
     def _report(self, target: str, retain_model: RetainModel | None, results: list[BenchmarkResult]) -> RunSummary:
-        first = self.recipe.evaluate.benchmarks[0].name if self.recipe.evaluate.benchmarks else ""
-        before = stored(self.folder.path, f"target-{first}")
-        retained = stored(self.folder.path, f"retain-{first}")
-        mine = [result for result in results if result.benchmark == first]
-        chosen = select(mine, self.recipe.evaluate) if mine else None
-        headlines: dict[str, dict[str, Value]] = {
-            role: result.headlines
-            for role, result in (("target", before), ("retain", retained), ("unlearned", chosen))
-            if result is not None
-        }
+        rule = self.recipe.evaluate.rule
+        step = selected_step(results, rule)
+        selected = [result for result in results if result.step == step]
         summary = RunSummary(
             recipe=self.recipe.name,
             folder=str(self.folder.path),
-            verdict=make_verdict(before, chosen, retained),
-            selected_step=chosen.step if chosen else 0,
-            selected_epoch=chosen.epoch if chosen else 0.0,
-            selection_rule=rule_in_words(chosen, self.recipe.evaluate),
-            headlines=headlines,
+            verdict=combine(self._judgements(selected)),
+            selected_step=step or 0,
+            selected_epoch=selected[0].epoch if selected else 0.0,
+            selection_rule=rule.words_as_applied(headlines_by_step(results), "epoch"),
+            headlines={role: values for role, values in self._headlines(selected).items() if values},
             published={name: item.model_dump() for name, item in self.recipe.published.items()},
         )
         if is_main_process():
@@ -176,6 +175,33 @@ class _Stages:
             self._finish("report", {})
         distributed.wait()
         return summary
+
+    def _judgements(self, selected: Sequence[BenchmarkResult]) -> list[Judgement]:
+        """Ask each benchmark that measured the unlearned model for its judgement."""
+        folder = self.folder.path
+        after = {result.benchmark: result for result in selected}
+        judgements = []
+        for benchmark in self.benchmarks:
+            unlearned = load_measurement(folder, after.get(benchmark.key))
+            if unlearned is not None:
+                target, retain = (
+                    load_measurement(folder, load_result(folder, result_name(role, benchmark)))
+                    for role in ("target", "retain")
+                )
+                judgements.append(benchmark.judge(target, unlearned, retain, seed=self.recipe.seed))
+        return judgements
+
+    def _headlines(self, selected: Sequence[BenchmarkResult]) -> dict[str, dict[str, Value]]:
+        """Merge the headlines of all benchmarks: role -> headline -> value."""
+        results: dict[str, list[BenchmarkResult | None]] = {
+            role: [load_result(self.folder.path, result_name(role, benchmark)) for benchmark in self.benchmarks]
+            for role in ("target", "retain")
+        }
+        results["unlearned"] = list(selected)
+        return {
+            role: {name: value for result in reversed(found) if result for name, value in result.headlines.items()}
+            for role, found in results.items()
+        }
 
     def _finish(self, name: str, output: dict[str, Any]) -> None:
         old = self.folder.finished(name, self.run.fingerprint)

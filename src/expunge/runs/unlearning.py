@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from expunge.benchmarks.base import Benchmark
-from expunge.config.recipe import Evaluate
+from expunge.config.selection_rule import Rule, comparable
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
@@ -23,21 +23,17 @@ from expunge.methods.base import Method, Preparation
 from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
 from expunge.modeling.load import check_rows, frozen_device
 from expunge.modeling.reference import make_reference, reference_logp
-from expunge.records import BenchmarkResult
+from expunge.records import BenchmarkResult, Value
 from expunge.rundir import replace_folder, write_atomic
 from expunge.runs.context import Run, save_model
-from expunge.runs.evaluator import Evaluator, make_result, say, store, stored
-from expunge.runs.models import RetainModel, batch_plan, checked_retain_model, fine_tune_target, open_model, open_whole
+from expunge.runs.evaluator import Evaluator, result_name
+from expunge.runs.models import RetainModel, batch_plan, fine_tune_target, open_model, open_unsharded, rows_of
+from expunge.runs.results import load_result
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
 from expunge.training.trainer import delete_training_state, train
 
-RULES = {
-    "last": "the last epoch",
-    "forget_quality": "the epoch with the highest forget quality",
-    "utility_at_quality": "the epoch with the highest model utility among those whose forget quality reaches the floor",
-}
 ADAPTER_START = "prepared/adapter"
 STOPPED = "stopped.json"
 """Marker of a run whose unlearning was ended early: it has no checkpoint, and its last epoch is not a result."""
@@ -63,21 +59,20 @@ StopEarly = Callable[[TrainingProgress], bool]
 def unlearn(
     run: Run,
     evaluator: Evaluator,
-    benchmarks: list[Benchmark],
     target: str,
     retain_model: RetainModel | None,
-    give_up: StopEarly | None = None,
+    stop_early: StopEarly | None = None,
 ) -> list[BenchmarkResult]:
     """Train, measure and save; returns every measurement in order of steps.
 
     The chosen model is in `checkpoint/`. A run that was cut off goes on from its last saved state.
 
     Raises:
-        StoppedEarly: `give_up` said so; the measurements stay, the weights do not.
+        StoppedEarly: `stop_early` returned True; the measurements stay, the weights do not.
     """
     recipe, method = run.recipe, run.recipe.method
     if recipe.train is None:
-        return _edit(run, evaluator, benchmarks, target, retain_model)
+        return _edit(run, evaluator, target, retain_model)
     needs = method.needs()
     if needs.adapter_parts:
         refuse_fsdp(method.name, "starts its adapter from parts of whole weights")
@@ -90,7 +85,7 @@ def unlearn(
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     if needs.adapter_parts:
         start_from(model, _adapter_start(run, model, sets))
-    keeper = CheckpointSelector(run, evaluator, benchmarks, retain_model, model, plan)
+    selector = CheckpointSelector(run, evaluator, retain_model, model, plan)
     job = Job(
         title="Unlearning",
         model=model,
@@ -103,21 +98,21 @@ def unlearn(
         fp16=recipe.model.dtype == "float16",
         reference_logp=scalars,
         reference=_reference(run, model, sets, plan),
-        measure=keeper.measure if recipe.evaluate.every_epoch else None,
-        measured=keeper.measured,
-        give_up=None if give_up is None else lambda step: broadcast_from_main(give_up(keeper.reached(step))),
+        measure=selector.measure if recipe.evaluate.every_epoch else None,
+        measured=selector.measured,
+        give_up=None if stop_early is None else lambda step: broadcast_from_main(stop_early(selector.progress(step))),
         gradient_checkpointing=recipe.model.gradient_checkpointing,
     )
     try:
         train(job)
     except StoppedEarly:
-        keeper.abandon()
+        selector.abandon()
         raise
     if not recipe.evaluate.every_epoch:
-        keeper.measure(plan.steps)
-    keeper.finish()
+        selector.measure(plan.steps)
+    selector.finish()
     delete_training_state(run.folder.path)
-    return keeper.results()
+    return selector.results()
 
 
 def _open_for_training(run: Run, target: str) -> Any:
@@ -134,17 +129,17 @@ def _open_for_training(run: Run, target: str) -> Any:
     return open_model(run, target, revision=revision, training=True, change=change)
 
 
-def _edit(
-    run: Run, evaluator: Evaluator, benchmarks: list[Benchmark], target: str, retain_model: RetainModel | None
-) -> list[BenchmarkResult]:
+def _edit(run: Run, evaluator: Evaluator, target: str, retain_model: RetainModel | None) -> list[BenchmarkResult]:
     """Change the target's weights without training; the whole edit counts as one step."""
     recipe = run.recipe
-    model = open_whole(run, target, revision=recipe.model.revision if recipe.target is None else None, training=True)
+    model = open_unsharded(
+        run, target, revision=recipe.model.revision if recipe.target is None else None, training=True
+    )
     recipe.method.apply(model, _preparation(run, target))
-    keeper = CheckpointSelector(run, evaluator, benchmarks, retain_model, model, Edit())
-    keeper.measure(1)
-    keeper.finish()
-    return keeper.results()
+    selector = CheckpointSelector(run, evaluator, retain_model, model, Edit())
+    selector.measure(1)
+    selector.finish()
+    return selector.results()
 
 
 class Edit:
@@ -162,65 +157,54 @@ class Edit:
 
 
 class CheckpointSelector:
-    """Measures the model after an epoch and keeps the weights of the best epoch so far, by the recipe's rule."""
+    """Measures the model after each epoch and saves the weights of the best epoch so far, by the recipe's rule."""
 
     def __init__(
         self,
         run: Run,
         evaluator: Evaluator,
-        benchmarks: list[Benchmark],
         retain_model: RetainModel | None,
         model: Any,
         plan: BatchPlan | Edit,
     ) -> None:
-        self._run, self._evaluator, self._benchmarks = run, evaluator, benchmarks
+        self._run, self._evaluator = run, evaluator
+        self._benchmarks: Sequence[Benchmark] = run.recipe.evaluate.benchmarks
+        self._rule = run.recipe.evaluate.rule
         self._retain_model, self._model, self._plan = retain_model, model, plan
         self._best = run.folder / "best"
         self._adapter_start = run.folder / ADAPTER_START if run.recipe.method.needs().adapter_parts else None
 
     def measure(self, step: int) -> None:
-        """Measure now, unless this step's results are already on disk; then keep the weights if they lead."""
+        """Measure now, unless this step's results are on disk already; save the weights if this step is the best."""
+        epoch = round(self._plan.epoch_of(step), 4)
         for benchmark in self._benchmarks:
-            name = _result_name(benchmark, step)
-            if stored(self._run.folder.path, name) is None:
-                epoch = round(self._plan.epoch_of(step), 4)
+            if self._load(benchmark, step) is None:
                 measured = self._evaluator.measure(self._model, benchmark, f"epoch {epoch:g}")
-                result = make_result(
-                    benchmark,
+                self._evaluator.record(
                     measured,
+                    benchmark,
                     role="unlearned",
                     model="checkpoint",
-                    retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, self._retain_model),
-                    resamples=self._run.recipe.evaluate.bootstrap,
-                    seed=self._run.recipe.seed,
+                    retain=rows_of(self._retain_model, benchmark),
                     step=step,
                     epoch=epoch,
                 )
-                say(store(self._run.folder.path, name, result, measured.rows), f"Epoch {epoch:g}")
-        if self._run.recipe.evaluate.select != "last" and self.selected().step == step:
+        if not self._rule.is_last and self._selected() == step:
             save_model(self._model, self._run.tokenizer, self._best, self._adapter_start)
 
     def measured(self, step: int) -> bool:
-        """Whether every benchmark has been run at a step, and the weights kept if they were the best."""
-        done = all(stored(self._run.folder.path, _result_name(b, step)) is not None for b in self._benchmarks)
-        return done and (self._run.recipe.evaluate.select == "last" or self.selected().step != step)
+        """Return whether every benchmark was measured at a step, and its weights saved if it was the best."""
+        done = all(self._load(benchmark, step) is not None for benchmark in self._benchmarks)
+        return done and (self._rule.is_last or self._selected() != step)
 
     def results(self) -> list[BenchmarkResult]:
-        """All measurements of the unlearned model, by step."""
-        found = []
-        for benchmark in self._benchmarks:
-            for step in sorted({*self._plan.epoch_ends(), self._plan.steps}):
-                result = stored(self._run.folder.path, _result_name(benchmark, step))
-                if result is not None:
-                    found.append(result)
-        return sorted(found, key=lambda result: result.step)
+        """Return all measurements of the unlearned model, by step."""
+        steps = sorted({*self._plan.epoch_ends(), self._plan.steps})
+        results = [self._load(benchmark, step) for step in steps for benchmark in self._benchmarks]
+        return [result for result in results if result is not None]
 
-    def selected(self) -> BenchmarkResult:
-        """The measurement that the recipe's rule chooses among those made so far."""
-        return select(self.results(), self._run.recipe.evaluate)
-
-    def reached(self, step: int) -> TrainingProgress:
-        """What there is to decide on after a step."""
+    def progress(self, step: int) -> TrainingProgress:
+        """Return the progress after a step, for whoever decides whether to stop early."""
         return TrainingProgress(self._run.folder.path, step, self._plan.steps, self.results())
 
     def abandon(self) -> None:
@@ -233,65 +217,56 @@ class CheckpointSelector:
         wait()
 
     def finish(self) -> None:
-        """Put the chosen weights into `checkpoint/`."""
-        place = self._run.folder / "checkpoint"
-        results = self.results()
-        chosen = self.selected().step if results else self._plan.steps
-        if chosen == self._plan.steps:
-            save_model(self._model, self._run.tokenizer, place, self._adapter_start)
+        """Move the selected weights into `checkpoint/`."""
+        checkpoint = self._run.folder / "checkpoint"
+        step = self._selected()
+        if step is None or step == self._plan.steps:
+            save_model(self._model, self._run.tokenizer, checkpoint, self._adapter_start)
         elif is_main_process() and self._best.is_dir():
-            replace_folder(self._best, place)
+            replace_folder(self._best, checkpoint)
         wait()
         if is_main_process():
             shutil.rmtree(self._best, ignore_errors=True)
             (self._run.folder / STOPPED).unlink(missing_ok=True)
 
+    def _load(self, benchmark: Benchmark, step: int) -> BenchmarkResult | None:
+        return load_result(self._run.folder.path, result_name("unlearned", benchmark, step))
 
-def select(results: Sequence[BenchmarkResult], config: Evaluate) -> BenchmarkResult:
-    """Choose an epoch by rule, on the first benchmark that has the headlines; ties go to the earlier epoch.
+    def _selected(self) -> int | None:
+        return selected_step(self.results(), self._rule)
+
+
+def selected_step(results: Sequence[BenchmarkResult], rule: Rule) -> int | None:
+    """Return the step that a rule selects; None without results.
+
+    Args:
+        results: Measurements of the unlearned model by all benchmarks and steps.
+        rule: The recipe's rule.
 
     Raises:
-        IncompatibleError: The rule needs a number that no benchmark gives, such as forget quality without a
-            retain model.
+        IncompatibleError: The rule needs a headline that no measurement has.
     """
-    if config.select == "last":
-        return results[-1]
-
-    def point(result: BenchmarkResult, name: str) -> float | None:
-        value = result.headlines.get(name)
-        return None if value is None else value.point
-
-    scored = [result for result in results if point(result, "forget_quality") is not None]
-    if not scored:
+    steps = sorted({result.step for result in results})
+    candidates = headlines_by_step(results)
+    index = rule.choose(candidates)
+    if index is None and steps:
+        absent = next(name for name in rule.needs if not any(comparable(values, name) for values in candidates))
+        value = candidates[-1].get(absent)
+        reason = "no benchmark reports it" if value is None else f"it needs {value.needs}"
         raise IncompatibleError(
-            f"evaluate.select is {config.select}, but no benchmark gives forget quality.",
-            fix="Set model.retain_model (a retain model or its stored log), or evaluate.select=last.",
+            f"evaluate.select is '{rule.text}', but {absent} cannot be compared: {reason}.",
+            fix="Supply what is missing, or set evaluate.select=last.",
         )
-    quality: Callable[[BenchmarkResult], float] = lambda result: _log10(result)  # noqa: E731
-    if config.select == "forget_quality":
-        return max(scored, key=quality)
-    passing = [result for result in scored if (point(result, "forget_quality") or 0) >= config.quality_floor]
-    if not passing:
-        return max(scored, key=quality)
-    return max(passing, key=lambda result: point(result, "model_utility") or 0.0)
+    return None if index is None else steps[index]
 
 
-def rule_in_words(chosen: BenchmarkResult | None, config: Evaluate) -> str:
-    """What chose the kept epoch, as it really went."""
-    quality = chosen.headlines.get("forget_quality") if chosen else None
-    if config.select == "utility_at_quality" and quality is not None:
-        if (quality.point or 0.0) < config.quality_floor:
-            return f"the epoch with the highest forget quality, since none reached the floor of {config.quality_floor}"
-        return f"{RULES[config.select]} of {config.quality_floor}"
-    return RULES[config.select]
-
-
-def _log10(result: BenchmarkResult) -> float:
-    return result.headlines["forget_quality"].extra["log10"]
-
-
-def _result_name(benchmark: Benchmark, step: int) -> str:
-    return f"unlearned-{benchmark.name}-{step:06d}"
+def headlines_by_step(results: Sequence[BenchmarkResult]) -> list[dict[str, Value]]:
+    """Merge the headlines of all benchmarks per step, in order of steps; the first benchmark with a name gives it."""
+    merged: dict[int, dict[str, Value]] = {}
+    for result in results:
+        values = merged.setdefault(result.step, {})
+        merged[result.step] = {**result.headlines, **values}
+    return [merged[step] for step in sorted(merged)]
 
 
 def _preparation(run: Run, target: str) -> Preparation:
@@ -301,7 +276,7 @@ def _preparation(run: Run, target: str) -> Preparation:
         template=run.template,
         folder=run.folder / "prepared",
         seed=run.recipe.seed,
-        open_target=lambda: open_whole(run, target, revision=revision),
+        open_target=lambda: open_unsharded(run, target, revision=revision),
         batch_tokens=run.recipe.evaluate.batch_tokens,
         fine_tune=lambda name, rows, config, exact=False: fine_tune_target(run, target, name, rows, config, exact),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from expunge.config.selection_rule import Score, comparable
 from expunge.config.sweep import Sweep
 from expunge.errors import MissingExtraError
 from expunge.records.sweeps import Epoch, Trial
-from expunge.sweeps.ranking import Score, number_of, score
 
 WITHIN = 1e3
 """Added to scores within the rule's bounds, so that one number orders them above all others."""
@@ -32,9 +32,9 @@ def watched(epoch: Epoch, sweep: Sweep) -> float | None:
     """The number by which trials are compared after an epoch, more is better; None where it is missing."""
     watch = sweep.prune.watch if sweep.prune is not None else None
     if watch is not None:
-        found = number_of(epoch.headlines, watch)
+        found = comparable(epoch.headlines, watch)
         return None if found is None else found * (-1 if sweep.objectives.get(watch) == "down" else 1)
-    scored = score(epoch.headlines, sweep.rule)
+    scored = sweep.rule.score(epoch.headlines)
     return None if scored is None else as_number(scored)
 
 

@@ -15,8 +15,9 @@ from expunge.records import BenchmarkResult, RunSummary, Value
 from expunge.records.sweeps import Epoch, Trial
 from expunge.rundir import RunDir, fingerprint, read_record
 from expunge.runs.context import prepare
-from expunge.runs.evaluator import Evaluator, make_result, read_rows, store, stored
-from expunge.runs.models import checked_retain_model, evaluate_retain_model, evaluate_target, open_model, target_path
+from expunge.runs.evaluator import Evaluator, result_name
+from expunge.runs.models import evaluate_retain_model, evaluate_target, open_model, rows_of, target_path
+from expunge.runs.results import load_result, read_rows
 from expunge.sweeps.ranking import first_half, same_places
 
 
@@ -67,8 +68,8 @@ def baselines(sweep: Sweep, trial: Trial, recipe: Recipe, runs: Path) -> dict[st
     """Headlines of target and retain model as a trial's run recorded them: role -> headline -> value."""
     folder = runs / trial.folder
     place = _final_place(sweep, folder) if sweep.final else folder
-    names = [benchmark.name for benchmark in sweep.final or recipe.evaluate.benchmarks]
-    found = {role: [stored(place, f"{role}-{name}") for name in names] for role in ("target", "retain")}
+    benchmarks = sweep.final or recipe.evaluate.benchmarks
+    found = {role: [load_result(place, result_name(role, b)) for b in benchmarks] for role in ("target", "retain")}
     return {role: _merged([each.headlines for each in results if each]) for role, results in found.items()}
 
 
@@ -79,7 +80,7 @@ def relative(path: Path, runs: Path) -> str:
 
 def _measured(folder: Path, recipe: Recipe) -> list[BenchmarkResult]:
     """Results of the unlearned model, by step, benchmarks in the recipe's order."""
-    order = {benchmark.name: place for place, benchmark in enumerate(recipe.evaluate.benchmarks)}
+    order = {benchmark.key: place for place, benchmark in enumerate(recipe.evaluate.benchmarks)}
     found = [read_record(path, BenchmarkResult) for path in (folder / "results").glob("unlearned-*.json")]
     known = [result for result in found if result.benchmark in order]
     return sorted(known, key=lambda result: (result.step, order[result.benchmark]))
@@ -101,7 +102,7 @@ def _halves(
     unseen: list[dict[str, Value]] = []
     for benchmark, result in zip(benchmarks, results, strict=True):
         rows = read_rows(place / result.samples)
-        known = stored(place, f"retain-{benchmark.name}")
+        known = load_result(place, result_name("retain", benchmark))
         retain_model = read_rows(place / known.samples) if known is not None else None
         first = first_half(rows, sweep.seed)
         taken = {id(row) for row in first}
@@ -125,35 +126,33 @@ def _final_place(sweep: Sweep, folder: Path) -> Path:
 
 def _measure_final(sweep: Sweep, recipe: Recipe, place: Path, runs: Path, summary: RunSummary) -> list[BenchmarkResult]:
     """Measure the checkpoint with the sweep's own benchmarks, once; target and retain model come from the cache."""
-    names = [f"unlearned-{benchmark.name}" for benchmark in sweep.final]
-    known = [stored(place, name) for name in names]
-    if None not in known:
-        return [result for result in known if result is not None]
+    step = summary.selected_step
+    saved = [load_result(place, result_name("unlearned", benchmark, step)) for benchmark in sweep.final]
+    if None not in saved:
+        return [result for result in saved if result is not None]
     run = dataclasses.replace(prepare(recipe, runs), folder=RunDir(place))
     run.folder.create()
     evaluator = Evaluator(
         run.sets,
         run.template,
-        recipe.evaluate.batch_tokens,
+        recipe.evaluate,
+        seed=recipe.seed,
         cache=run.shared / "evaluations",
         dtype=getattr(torch, recipe.model.dtype),
+        folder=place,
     )
     retain_model = evaluate_retain_model(run, evaluator, sweep.final)
     evaluate_target(run, evaluator, sweep.final, target_path(run), retain_model)
     model = open_model(run, str((Path(summary.folder) / "checkpoint").resolve()))
-    results = []
-    for benchmark, name in zip(sweep.final, names, strict=True):
-        measured = evaluator.measure(model, benchmark, "the checkpoint")
-        result = make_result(
+    return [
+        evaluator.record(
+            evaluator.measure(model, benchmark, "the checkpoint"),
             benchmark,
-            measured,
             role="unlearned",
             model="checkpoint",
-            retain_model=checked_retain_model(benchmark, measured.rows, measured.settings, retain_model),
-            resamples=recipe.evaluate.bootstrap,
-            seed=recipe.seed,
-            step=summary.selected_step,
+            retain=rows_of(retain_model, benchmark),
+            step=step,
             epoch=summary.selected_epoch,
         )
-        results.append(store(place, name, result, measured.rows))
-    return results
+        for benchmark in sweep.final
+    ]

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from expunge.config.axes import Axis
+from expunge.config.selection_rule import comparable
 from expunge.config.sweep import Sweep
 from expunge.records.sweeps import Trial
 from expunge.sweeps.pruning import as_number, need_optuna
-from expunge.sweeps.ranking import number_of, score
 
 OPTUNA = {
     "tpe": "TPESampler",
@@ -130,8 +130,8 @@ class Optuna:
 
     def _values(self, trial: Trial) -> list[float | None]:
         if self._sweep.sampler in SEVERAL:
-            return [number_of(trial.chosen_on, name) for name in self._sweep.objectives]
-        found = score(trial.chosen_on, self._sweep.rule)
+            return [comparable(trial.chosen_on, name) for name in self._sweep.objectives]
+        found = self._sweep.rule.score(trial.chosen_on)
         return [None if found is None else as_number(found)]
 
     def _value(self, axis: Axis, given: Any) -> Any:

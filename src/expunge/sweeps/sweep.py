@@ -17,10 +17,10 @@ from expunge.report.sweeps.page import plain, write_sweep_report
 from expunge.rundir import RunDir, read_record, write_atomic, write_record
 from expunge.sweeps.executors import Executor, make_executor
 from expunge.sweeps.pruning import need_optuna
-from expunge.sweeps.ranking import pareto, rank, rule_as_it_went
+from expunge.sweeps.ranking import pareto, rank
 from expunge.sweeps.results import baselines
 from expunge.sweeps.samplers import Sampler, make_sampler
-from expunge.sweeps.trials import check_known, delete_checkpoint, read_trials, trial_place
+from expunge.sweeps.trials import check_headlines, delete_checkpoint, read_trials, trial_place
 
 MAX_DUPLICATES = 100
 """So many draws in a row that were drawn before end a sweep: there is nothing new left."""
@@ -50,7 +50,7 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
         sweep = load_sweep(sweep, overrides)
     recipes = check_trials(sweep)
     check_settings(recipes[0]).raise_failed()
-    check_known(recipes[0], sweep)
+    check_headlines(recipes[0], sweep)
     if sweep.prune is not None:
         need_optuna(f"prune: {sweep.prune.name}")
     executor = make_executor(sweep, Path(runs))
@@ -195,7 +195,7 @@ class _SweepLoop:
             folder=str(self.folder.path),
             fingerprint=self.sweep.fingerprint(),
             settings=self.sweep.resolved(),
-            rule=rule_as_it_went(trials, self.sweep.rule),
+            rule=self.sweep.rule.words_as_applied([t.chosen_on for t in trials if t.state == "complete"], "trial"),
             objectives=dict(self.sweep.objectives),
             trials=trials,
             ranking=ranking,

@@ -11,7 +11,7 @@ import torch
 from expunge.config.recipe import Recipe
 from expunge.config.sweep import Sweep
 from expunge.console import note
-from expunge.errors import Interrupted, UserError
+from expunge.errors import Interrupted, UserError, nearest
 from expunge.records.sweeps import Epoch, Trial
 from expunge.rundir import read_record, write_record
 from expunge.runs.run import execute
@@ -52,7 +52,7 @@ def run_trial(sweep: Sweep, trial: Trial, folder: Path, runs: Path) -> Trial:
     watch = _Watch(sweep, trial, folder, runs)
     recipe = sweep.trial(trial.params)
     try:
-        summary = execute(recipe, runs, give_up=watch, weights=bool(sweep.final))
+        summary = execute(recipe, runs, stop_early=watch, weights=bool(sweep.final))
         done = completed(sweep, watch.trial, recipe, summary, runs)
         check_comparable(done, sweep)
     except StoppedEarly:
@@ -92,23 +92,24 @@ def check_comparable(trial: Trial, sweep: Sweep) -> None:
         raise CannotCompare(problems)
 
 
-def check_known(recipe: Recipe, sweep: Sweep) -> None:
-    """Refuse an objective that no benchmark gives, before anything is run.
+def check_headlines(recipe: Recipe, sweep: Sweep) -> None:
+    """Raise if the rule or an objective names a headline that no benchmark reports, before anything is run.
 
     Raises:
-        CannotCompare: The objective, and what there is to choose from.
+        CannotCompare: The headline, and the nearest ones.
     """
-    known: set[str] = set()
-    for benchmark in sweep.final or recipe.evaluate.benchmarks:
-        try:
-            known |= set(benchmark.headlines([], None, resamples=0, seed=0).headlines)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            # A benchmark of one's own may not be able to name its numbers without rows: the first trial tells.
-            return
-    missing = [name for name in dict.fromkeys([*sweep.rule.needs, *sweep.objectives]) if name not in known]
-    if missing:
-        given = f"Allowed: {', '.join(sorted(known))}." if known else "evaluate.benchmarks is empty."
-        raise CannotCompare([f"{name}: no benchmark gives it. {given}" for name in missing])
+    labels = [benchmark.labels() for benchmark in sweep.final or recipe.evaluate.benchmarks]
+    if labels and not all(labels):
+        return  # A user-defined benchmark need not declare its headlines; the first trial shows them.
+    headlines = {name for part in labels for name in part}
+    problems = sweep.rule.unknown(headlines)
+    problems += [
+        f"objectives: '{name}' is not a headline of these benchmarks. {nearest(name, headlines)}".rstrip()
+        for name in sweep.objectives
+        if name not in headlines and name not in sweep.rule.needs
+    ]
+    if problems:
+        raise CannotCompare(problems)
 
 
 class _Watch:

@@ -75,7 +75,7 @@ def evaluate(folder, tiny, tmp_path):
         judge = server and Judge(
             model="j", url=server.url, store=str(tmp_path / "kept"), parallel=1, attempts=2, backoff_seconds=0.0
         )
-        benchmark = MtBench(**{"path": str(folder), "judge": judge, "max_new_tokens": 4, **settings})
+        benchmark = MtBench(**{"path": str(folder), "judge_model": judge, "max_new_tokens": 4, **settings})
         got = Evaluator(NOTHING, tiny[1], 4096, cache).measure(tiny[0], benchmark, "it")
         return got.rows, benchmark.headlines(got.rows, None, 100, 0), got.settings
 
@@ -110,7 +110,7 @@ def test_mean_over_turns_and_its_parts(evaluate, serve):
     turns = {"turn_1/rating": 26 / 3, "turn_2/rating": 18 / 3}
     assert parts == pytest.approx({**turns, "writing/rating": 10, "math/rating": 6, "stem/rating": 6})
     hidden = [without_text(row) for row in rows]
-    assert MtBench(judge=Judge(model="j")).headlines(hidden, None, 0, 0).metrics.keys() == numbers.metrics.keys()
+    assert MtBench(judge_model=Judge(model="j")).headlines(hidden, None, 0, 0).metrics.keys() == numbers.metrics.keys()
 
 
 def test_the_judge_sees_question_answer_and_right_answer(evaluate, serve):
@@ -204,7 +204,7 @@ def test_the_published_name_needs_the_published_judge():
     assert not _is_published(Judge(**theirs), type("M", (), {"fingerprint": "0"})())
     row = {"set": "turn_1", "id": "math/1/1", "group": "1", "rating": 7.0}
     for published, name in ((True, HEADLINE), (False, OTHER_JUDGE)):
-        numbers = MtBench(judge=Judge(**theirs)).headlines([{**row, "published": published}], None, 0, 0)
+        numbers = MtBench(judge_model=Judge(**theirs)).headlines([{**row, "published": published}], None, 0, 0)
         assert list(numbers.headlines) == [name]
 
 

@@ -32,8 +32,8 @@ TURNS = ("turn_1", "turn_2")
 HEADLINE, OTHER_JUDGE = "mt_bench", "mt_bench_other_judge"
 
 NEEDS_JUDGE = (
-    "a judge: judge.url and judge.model of a service that speaks OpenAI's protocol, or judge.model of a local model; "
-    "the answers are written, but not judged"
+    "a judge: judge_model.url and judge_model.model of a service with OpenAI's protocol, or judge_model.model of a "
+    "local model; the answers are written, but not judged"
 )
 _PUBLISHED_JUDGES = {"gpt-4", "gpt-4-0314", "gpt-4-0613"}
 _RATINGS = (re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]"), re.compile(r"\[(\d+(?:\.\d+)?)\]"))
@@ -55,7 +55,7 @@ class MtBench(Benchmark):
     questions, or a hub id."""
     judge_prompts: str | None = None
     """File of the judge's prompts; by default the folder's, or where it has none, prompts of our own."""
-    judge: Judge | None = None
+    judge_model: Judge | None = None
     """Who rates the answers, such as {url: 'http://localhost:8000/v1', model: my-judge}."""
     per_category: int | None = Field(default=None, ge=1)
     """Ask only the first questions of each category, to try things out (MT-Bench: all 10)."""
@@ -95,18 +95,18 @@ class MtBench(Benchmark):
         ]
         answers = {**first, **session.generate(follow)}
         rows = [self._row(i, turn, q, answers) for i, q in enumerate(questions) for turn in (0, 1)]
-        if self.judge is None:
-            note("MT-Bench: not judged, because no judge is set (judge: {url: ..., model: ...}).")
+        if self.judge_model is None:
+            note("MT-Bench: not judged, because no judge is set (judge_model: {url: ..., model: ...}).")
             return rows
-        return self._judged(self.judge, rows, material, session)
+        return self._judged(self.judge_model, rows, material, session)
 
     def headlines(
         self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
         """Mean rating over all turns; the same by turn and by category. Intervals draw whole conversations."""
-        if self.judge is None:
+        if self.judge_model is None:
             return Headlines({HEADLINE: Value.missing(NEEDS_JUDGE)})
-        judge = self.judge.model
+        judge = self.judge_model.model
 
         def mean(own: Sequence[SampleRow], what: str) -> Value:
             return mean_value(

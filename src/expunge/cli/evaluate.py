@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from expunge.cli.logging import stay_local
-from expunge.cli.output import AsJson, print_measured, print_values, results_only
+from expunge.cli.output import AsJson, print_headlines, print_measured, results_only
 from expunge.console import print_result
 from expunge.errors import Interrupted
 
@@ -54,7 +54,7 @@ def evaluate(
     if as_json:
         print_measured(result)
         return
-    print_values(result.headlines)
+    print_headlines(result)
     if out is not None:
         print_result(f"Result: {Path(out) / 'results' / f'model-{result.benchmark}.json'}")
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from expunge.console import print_result
 
 if TYPE_CHECKING:
-    from expunge.records import BenchmarkResult, Value
+    from expunge.records import BenchmarkResult
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Overrides = Annotated[
@@ -73,10 +73,9 @@ def print_table(table: Any) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
-def print_values(values: dict[str, Value]) -> None:
-    """Write headlines, one per line."""
-    from expunge.report.tables import LABELS, format_value
+def print_headlines(result: BenchmarkResult) -> None:
+    """Print the headlines of a result, one per line."""
+    from expunge.report.tables import format_value, metric_title
 
-    print_columns(
-        ["Number", "Value"], [[LABELS.get(name, name), format_value(value)] for name, value in values.items()]
-    )
+    rows = [[metric_title(name, result.labels), format_value(value)] for name, value in result.headlines.items()]
+    print_columns(["Metric", "Value"], rows)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.output import AsJson, print_measured, print_values, results_only
+from expunge.cli.output import AsJson, print_headlines, print_measured, results_only
 
 
 def score_log(
@@ -30,4 +30,4 @@ def score_log(
     override(own, settings or [])
     with results_only():
         result = score(log, retain_model, split=split, settings=own)
-    print_measured(result) if as_json else print_values(result.headlines)
+    print_measured(result) if as_json else print_headlines(result)

@@ -50,7 +50,9 @@ def score_log(
     numbers = score_stored(log, retain_model, benchmark=benchmark, resamples=bootstrap, seed=seed)
     made = {**stored.settings, **benchmark.spec(), "kind": stored.kind, "retain": str(retain_model or "")}
     return BenchmarkResult(
-        benchmark="tofu",
+        benchmark=benchmark.key,
+        title=benchmark.title,
+        labels=dict(benchmark.labels()),
         role="model",
         model=str(log),
         model_hash="",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from expunge.records import SCHEMA_VERSION, Record, Value
+from expunge.records import SCHEMA_VERSION, Label, Record, Value
 
 State = Literal["running", "complete", "stopped", "failed", "duplicate"]
 
@@ -78,6 +78,8 @@ class SweepRecord(Record):
     """Planned steps of stopped trials that were not trained."""
     target: dict[str, Value] = Field(default_factory=dict)
     retain_model: dict[str, Value] = Field(default_factory=dict)
+    labels: dict[str, Label] = Field(default_factory=dict)
+    """Presentation of the headlines."""
     finished: bool = False
     """Whether the budget is used up or the grid walked."""
     seconds: float = 0.0

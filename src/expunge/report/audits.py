@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from expunge.records import AuditResult
+from expunge.report.answers import mark_words, readable
 from expunge.report.load import LoadedRun
-from expunge.report.questions import mark_words, readable
 
 MAX_TRANSCRIPTS = 300
 AUDITED = "unlearned"

@@ -12,11 +12,9 @@ from expunge.report.caveats import caveats
 from expunge.report.html import run_verdict
 from expunge.report.load import LoadedRun
 from expunge.report.tables import headline_rows, to_markdown
-from expunge.report.verdict import rules
 from expunge.rundir import write_atomic
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_TITLES = {"tofu": "TOFU", "wmdp": "WMDP", "muse": "MUSE"}
 
 
 def write_card(folder: Path, run: LoadedRun, license: str | None = None) -> Path:
@@ -68,9 +66,9 @@ def _eval_results(run: LoadedRun) -> list[Any]:
             EvalResult(
                 task_type="text-generation",
                 dataset_type=row.benchmark,
-                dataset_name=" ".join(part for part in (_TITLES.get(row.benchmark, row.benchmark), split) if part),
+                dataset_name=" ".join(part for part in (row.benchmark, split) if part),
                 metric_type=row.name,
-                metric_name=row.label,
+                metric_name=row.title,
                 metric_value=value.point,
             )
         )
@@ -86,11 +84,10 @@ def _hub_id(name: object) -> str | None:
 
 def _text(run: LoadedRun) -> str:
     verdict = run_verdict(run)
-    benchmark = next(iter(run.benchmarks()), "")
     headlines = headline_rows(run)
     reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
-    limits = "\n".join(f"- {line}" for line in caveats(run, run.result("unlearned", benchmark)) if line)
-    judged = "\n".join(f"- {rule}" for rule in rules())
+    limits = "\n".join(f"- {line}" for line in caveats(run, verdict))
+    judged = "\n".join(f"- {rule}" for judgement in verdict.judgements for rule in judgement.rules)
     table = to_markdown(headlines) if headlines else "No benchmark has been run."
     gaps = run.missing()
     unfinished = f"\nThis run is unfinished. Still missing: {'; '.join(gaps)}.\n" if gaps else ""

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from expunge.records import BenchmarkResult
+from expunge.records import Verdict
 from expunge.report.load import LoadedRun
-from expunge.report.tables import format_number
-from expunge.report.verdict import critical_distance
 
 
-def caveats(run: LoadedRun, unlearned: BenchmarkResult | None) -> list[str]:
-    """The limits of a run's verdict, most important first."""
-    return [
-        *_about_the_test(unlearned),
+def caveats(run: LoadedRun, verdict: Verdict) -> list[str]:
+    """Return the limits of a run's verdict, most important first."""
+    limits = [limit for judgement in verdict.judgements for limit in judgement.limits]
+    notes = [
+        *(limits or ["No benchmark drew a conclusion, so nothing here states how much of the forget set is gone."]),
         *_about_audits(run),
         *_about_the_retain_model(run.recipe),
         *_about_selection(run),
         *_about_the_material(run),
-        "Published numbers beside ours are comparable only where model, data, prompt and number of rows agree."
-        if run.recipe.get("published")
-        else "",
     ]
-
-
-def _about_the_test(unlearned: BenchmarkResult | None) -> list[str]:
-    quality = unlearned.headlines.get("forget_quality") if unlearned else None
-    if quality is None and unlearned is not None and "familiarity" in unlearned.headlines:
-        return [
-            "Familiarity counts what the likeliest continuations of some passages name. What a model does not name "
-            "there it may still know, and no test against a model that never saw the text was made."
-        ]
-    if quality is None or quality.point is None or not quality.n:
-        return ["No test against a retain model was made, so nothing here says how much of the forget set is gone."]
-    critical = critical_distance(quality.n)
-    seen = (
-        f"with {quality.n} questions it sees nothing below a distance of {format_number(critical)}" if critical else ""
-    )
-    return [
-        "A p-value is not a proof of absence. A high forget quality says that one test on one number "
-        "per question "
-        f"found no difference from the retain model{'; ' + seen if seen else ''}. It does not say that "
-        "the knowledge "
-        "is gone from the weights."
-    ]
+    if run.recipe.get("published"):
+        notes.append(
+            "Published values beside ours are comparable only where model, data, prompt and number of rows agree."
+        )
+    return notes
 
 
 def _about_audits(run: LoadedRun) -> list[str]:

@@ -1,99 +1,85 @@
-"""Passages of the forget text that break off before something only it names: how each model goes on."""
+"""Continuations of passages that end just before a term that only the forget text has."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from expunge.report.load import ROLES, LoadedRun
-from expunge.report.questions import mark_words, readable, words_of
+from expunge.records import Section
+from expunge.report.answers import mark_words, readable, words_of
 
-MAX_COMPLETIONS = 300
-PASSAGES = "passages"
+SampleRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Written:
+class Continuation:
     """What one model wrote after a passage."""
 
     text: Markup
-    """Its completion, with what it names of the forget text marked."""
+    """Its continuation, with the terms of the forget text marked."""
     names: bool
-    """Whether it names something of the forget text that the passage does not."""
+    """Whether it names a term of the forget text that the passage does not."""
     probability: float | None
-    """Of what the text has next."""
+    """Probability of the text's own continuation."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One passage, and how each model that was asked goes on."""
+    """One passage with each model's continuation."""
 
     number: int
     prompt: str
-    gold: str
-    """What the text has next."""
-    written: dict[str, Written]
-    """By role."""
+    true_text: str
+    """The text's own continuation."""
+    by_role: dict[str, Continuation]
 
     @property
     def names(self) -> bool:
-        """Whether the unlearned model still names something."""
-        return self.written["unlearned"].names
+        """Whether the unlearned model still names a term of the forget text."""
+        return self.by_role["unlearned"].names
 
 
-@dataclass(frozen=True)
-class CompletionSection:
-    """The table of completions of one benchmark."""
+def completions(rows: Mapping[str, Sequence[SampleRow]], section: Section) -> list[Completion]:
+    """Join the models' continuations of each passage, worst first.
 
-    samples: str
-    """Where all of them are."""
-    completions: list[Completion]
-    num: int
-    roles: list[str]
-    """Models that were asked."""
+    Worst are continuations that still name a term of the forget text; among those, and among the rest, those where
+    the unlearned model finds the text's own continuation most probable.
 
-
-def completion_section(run: LoadedRun) -> CompletionSection | None:
-    """Completions before and after unlearning, worst first; None where no benchmark asked for any.
-
-    Worst is what still names something of the forget text, and among those, and among the others, where the unlearned
-    model finds the text's own next words likeliest.
+    Args:
+        rows: Role -> per-sample rows, with the columns of the section, 'named' and 'told' (terms in the continuation
+            and in the passage) and 'logp'.
+        section: The set and the columns.
     """
-    for benchmark in run.benchmarks():
-        results = {role: run.result(role, benchmark) for role in ROLES}
-        rows = {role: _passages(run.samples(result)) for role, result in results.items()}
-        if rows["unlearned"] and results["unlearned"] is not None:
-            roles = [role for role in ROLES if rows[role]]
-            found = [_completion(number, key, rows) for number, key in enumerate(rows["unlearned"], start=1)]
-            found.sort(key=lambda each: (not each.names, -(each.written["unlearned"].probability or 0.0), each.number))
-            return CompletionSection(results["unlearned"].samples, found[:MAX_COMPLETIONS], len(found), roles)
-    return None
+    by_role = {role: _passages(found, section) for role, found in rows.items()}
+    result = [
+        Completion(
+            number=number,
+            prompt=readable(str(key[1] or "")),
+            true_text=readable(str(key[2] or "")),
+            by_role={role: _continuation(found[key], section) for role, found in by_role.items() if key in found},
+        )
+        for number, key in enumerate(by_role.get("unlearned", {}), start=1)
+    ]
+    return sorted(result, key=lambda c: (not c.names, -(c.by_role["unlearned"].probability or 0.0), c.number))
 
 
-def _passages(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    chosen = [row for row in rows if row.get("set") == PASSAGES and row.get("completion") is not None]
-    return {(row.get("index"), row.get("prompt"), row.get("text")): row for row in chosen}
+def _passages(rows: Sequence[SampleRow], section: Section) -> dict[tuple[Any, ...], SampleRow]:
+    return {
+        (row.get("index"), row.get(section.question), row.get(section.answer)): row
+        for row in rows
+        if row.get("set") == section.set and row.get(section.response) is not None
+    }
 
 
-def _completion(
-    number: int, key: tuple[Any, ...], rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]]
-) -> Completion:
-    return Completion(
-        number=number,
-        prompt=readable(str(key[1] or "")),
-        gold=readable(str(key[2] or "")),
-        written={role: _written(found[key]) for role, found in rows.items() if key in found},
-    )
-
-
-def _written(row: dict[str, Any]) -> Written:
-    new = set(row.get("named") or ()) - set(row.get("told") or ())
+def _continuation(row: SampleRow, section: Section) -> Continuation:
+    named = set(row.get("named") or ()) - set(row.get("told") or ())
     logp = row.get("logp")
-    return Written(
-        text=mark_words(readable(str(row["completion"])), {word for anchor in new for word in words_of(anchor)}),
-        names=bool(new),
+    return Continuation(
+        text=mark_words(readable(str(row[section.response])), {word for term in named for word in words_of(term)}),
+        names=bool(named),
         probability=None if logp is None else math.exp(logp),
     )

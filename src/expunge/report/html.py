@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,12 @@ import yaml
 from markupsafe import Markup
 
 from expunge.records import BenchmarkResult, Value, Verdict
-from expunge.report import plots, questions, tables, verdict
+from expunge.report import plots, tables
 from expunge.report.audits import audit_sections
 from expunge.report.caveats import caveats
-from expunge.report.completions import completion_section
 from expunge.report.load import ROLES, LoadedRun, load_run
+from expunge.report.sections import section_views
 from expunge.rundir import write_atomic
-
-MAX_QUESTIONS = 1000
-MAX_COST_QUESTIONS = 50
-EXPLAIN = {
-    "forget_quality": "p-value of the test against the retain model; above 0.05 the two cannot be told apart",
-    "model_utility": "harmonic mean of what should stay: retain set, real authors, world facts",
-    "forget/probability": "how likely the model finds the answers it should forget",
-    "forget/rouge_l_recall": "how much of the forgotten answers it still writes out",
-    "forget/truth_ratio": "true against wrong answers; 1 means it cannot tell them apart",
-}
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -58,45 +49,66 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def run_verdict(run: LoadedRun) -> Verdict:
-    """The verdict that the run recorded, else one made from the results that are there."""
+    """Return the verdict that the run recorded; an unfinished run has none yet."""
     if run.summary is not None:
         return run.summary.verdict
-    benchmark = next(iter(run.benchmarks()), "")
-    return verdict.make_verdict(*(run.result(role, benchmark) for role in ("target", "unlearned", "retain")))
+    return Verdict(forgot=None, kept=None, sentence="The run is unfinished, so there is no verdict yet.")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Results of the unlearned model with one benchmark, epoch by epoch."""
+
+    benchmark: str
+    """Title of the benchmark."""
+    figure: Markup | None
+    path: list[BenchmarkResult]
+    columns: dict[str, str]
+    """Metric -> title, of the table's columns."""
+
+
+def trajectories(run: LoadedRun) -> list[Trajectory]:
+    """Return the trajectory of every benchmark that was measured more than once or declares axes."""
+    views = []
+    for benchmark in run.benchmarks():
+        path, selected = run.trajectory(benchmark), run.result("unlearned", benchmark)
+        axes = next((result.axes for result in path if result.axes is not None), None)
+        if not path or (axes is None and len(path) < 2):
+            continue
+        figure = None
+        if axes is not None:
+            figure = plots.trajectory(
+                {"unlearned": path},
+                run.result("target", benchmark),
+                run.result("retain", benchmark),
+                axes,
+                selected.step if selected else None,
+                f"path-{benchmark}",
+            )
+        names = dict.fromkeys([*path[-1].headlines, *([axes.forget_fallback] if axes and axes.forget_fallback else [])])
+        columns = {name: tables.metric_title(name, path[-1].labels) for name in names}
+        views.append(Trajectory(run.title(benchmark), _markup(figure), path, columns))
+    return views
 
 
 def render_run(run: LoadedRun) -> str:
-    """The page about one run, as text."""
-    benchmark = next(iter(run.benchmarks()), "")
-    results = {role: run.result(role, benchmark) for role in ROLES}
-    unlearned = results["unlearned"]
-    path = run.trajectory(benchmark)
+    """Return the page about one run."""
+    verdict = run_verdict(run)
     return render(
         "run.html.j2",
         run=run,
         title=run.name,
         subtitle=_subtitle(run),
-        verdict=run_verdict(run),
-        rules=verdict.rules(),
+        verdict=verdict,
         missing=run.missing(),
         headlines=tables.headline_rows(run),
         metrics=tables.metric_rows(run),
-        path=path,
-        selected=unlearned,
-        trajectory=_markup(
-            plots.trajectory(
-                {"unlearned": path},
-                results["target"],
-                results["retain"],
-                unlearned.step if unlearned else None,
-            )
-        ),
+        trajectories=trajectories(run),
+        sections=section_views(run),
         losses=_markup(plots.losses(run.train)),
-        completions=completion_section(run),
         audits=audit_sections(run),
-        caveats=[line for line in caveats(run, unlearned) if line],
+        caveats=caveats(run, verdict),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100),
-        **_sample_sections(run, results),
     )
 
 
@@ -106,48 +118,28 @@ def _subtitle(run: LoadedRun) -> str:
     parts = {
         "method": run.recipe.get("method", {}).get("name"),
         "data": f"{data.get('name')}/{split}" if split else data.get("name"),
-        "model": model.get("name") or ("built from nothing" if model.get("scratch") else None),
-        "made": run.manifest.created if run.manifest else None,
+        "model": model.get("name") or ("trained from scratch" if model.get("scratch") else None),
+        "created": run.manifest.created if run.manifest else None,
     }
     return " · ".join(f"{name} {part}" for name, part in parts.items() if part)
 
 
-def _sample_sections(run: LoadedRun, results: Mapping[str, BenchmarkResult | None]) -> dict[str, Any]:
-    """What rests on per-sample rows: truth ratios and the question tables."""
-    rows = {role: run.samples(result) for role, result in results.items()}
-    ratios = {
-        role: [row["truth_ratio"] for row in rows[role] if row.get("set") == "forget" and row.get("truth_ratio")]
-        for role in ROLES
-    }
-    forget = questions.compare(rows["target"], rows["unlearned"], rows["retain"], "forget")
-    retain = questions.compare(rows["target"], rows["unlearned"], rows["retain"], "retain")
-    cost = sorted((question for question in retain if question.loss > 0), key=lambda question: -question.loss)
-    return {
-        "ecdf": _markup(plots.ecdf({role: values for role, values in ratios.items() if values})),
-        "forget": forget[:MAX_QUESTIONS],
-        "num_forget": len(forget),
-        "cost": cost[:MAX_COST_QUESTIONS],
-        "num_retain": len(retain),
-    }
-
-
 def render_comparison(runs: Sequence[LoadedRun]) -> str:
-    """The page about several runs, as text."""
-    names = _distinct_names(runs)
-    benchmark = next((name for run in runs for name in run.benchmarks()), "")
-    first = {role: _first_result(runs, role, benchmark) for role in ("target", "retain")}
-    rows = {name: {(row.benchmark, row.name): row for row in tables.headline_rows(run)} for name, run in
-            zip(names, runs, strict=True)}  # fmt: skip
-    labels = {key: row.label for found in rows.values() for key, row in found.items()}
-    differing = differences(dict(zip(names, (run.recipe for run in runs), strict=True)))
+    """Return the page about several runs."""
+    by_name = dict(zip(_distinct_names(runs), runs, strict=True))
+    rows = {
+        name: {(row.benchmark, row.name): row for row in tables.headline_rows(run)} for name, run in by_name.items()
+    }
+    titles = {key: row.title for by_key in rows.values() for key, row in by_key.items()}
+    differing = differences({name: run.recipe for name, run in by_name.items()})
     return render(
         "compare.html.j2",
         title="Comparison of runs",
-        names=names,
-        runs=dict(zip(names, runs, strict=True)),
-        verdicts={name: run_verdict(run) for name, run in zip(names, runs, strict=True)},
-        columns=list(labels),
-        labels=labels,
+        names=list(by_name),
+        runs=by_name,
+        verdicts={name: run_verdict(run) for name, run in by_name.items()},
+        columns=list(titles),
+        labels=titles,
         rows=rows,
         absent=Value.missing("a benchmark of this run that reports it"),
         differences=differing,
@@ -156,14 +148,22 @@ def render_comparison(runs: Sequence[LoadedRun]) -> str:
             for key in differing
             if key.startswith(("data.", "retain_model", "model.retain_model", "prompt", "evaluate.benchmarks"))
         ],
-        trajectory=_markup(
-            plots.trajectory(
-                {name: run.trajectory(benchmark) for name, run in zip(names, runs, strict=True)},
-                first["target"],
-                first["retain"],
-            )
-        ),
+        trajectory=_common_trajectory(by_name),
     )
+
+
+def _common_trajectory(runs: Mapping[str, LoadedRun]) -> Markup | None:
+    """Plot the trajectories of several runs with the first benchmark that declares axes."""
+    for benchmark in dict.fromkeys(name for run in runs.values() for name in run.benchmarks()):
+        paths = {name: run.trajectory(benchmark) for name, run in runs.items()}
+        axes = next((result.axes for path in paths.values() for result in path if result.axes), None)
+        if axes is not None:
+            target, retain = (
+                next((result for run in runs.values() if (result := run.result(role, benchmark))), None)
+                for role in ("target", "retain")
+            )
+            return _markup(plots.trajectory(paths, target, retain, axes))
+    return None
 
 
 def differences(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -197,10 +197,6 @@ def _distinct_names(runs: Sequence[LoadedRun]) -> list[str]:
     return [f"{folder} ({number})" for number, folder in enumerate(folders, start=1)]
 
 
-def _first_result(runs: Sequence[LoadedRun], role: str, benchmark: str) -> BenchmarkResult | None:
-    return next((result for run in runs if (result := run.result(role, benchmark))), None)
-
-
 def _markup(svg: str | None) -> Markup | None:
     return None if svg is None else Markup(svg)
 
@@ -231,7 +227,6 @@ def render(template: str, **context: Any) -> str:
         script=Markup(script),
         script_hash=digest,
         roles=ROLES,
-        explain=EXPLAIN,
         **context,
     )
 

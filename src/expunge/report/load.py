@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from expunge.errors import DataError, nearest
-from expunge.records import AuditResult, BenchmarkResult, Manifest, RunSummary, TrainPoint
+from expunge.records import AuditResult, BenchmarkResult, Manifest, RunSummary, Stage, TrainPoint
 from expunge.rundir import RunDir, read_record
 
 ROLES = ("target", "unlearned", "retain")
@@ -39,13 +39,19 @@ class LoadedRun:
         return str(self.recipe.get("name") or self.folder.name)
 
     def benchmarks(self) -> list[str]:
-        """Benchmarks with a result; those with a forget quality first, since the verdict rests on them."""
-        found: dict[str, bool] = {}
-        for results in self.results.values():
-            for result in results:
-                decides = "forget_quality" in result.headlines
-                found[result.benchmark] = found.get(result.benchmark, False) or decides
-        return sorted(found, key=lambda name: (not found[name], name))
+        """Return the benchmarks with a result, in the recipe's order."""
+        measured = {result.benchmark for results in self.results.values() for result in results}
+        entries = self.recipe.get("evaluate", {}).get("benchmarks") or []
+        names = [str(entry.get("name")) if isinstance(entry, dict) else str(entry) for entry in entries]
+        keys = [Path(name).stem if name.endswith(".py") else name for name in names]
+        return [key for key in keys if key in measured] + sorted(measured - set(keys))
+
+    def title(self, benchmark: str) -> str:
+        """Return a benchmark's name in texts."""
+        titles = (
+            result.title for results in self.results.values() for result in results if result.benchmark == benchmark
+        )
+        return next(filter(None, titles), benchmark)
 
     def trajectory(self, benchmark: str) -> list[BenchmarkResult]:
         """Results of the unlearned model, step by step."""
@@ -112,6 +118,8 @@ def load_run(folder: Path) -> LoadedRun:
     """
     folder = Path(folder)
     recipe = _read_recipe(folder)
+    for path in sorted((folder / "stages").glob("*.json")):
+        read_record(path, Stage)  # Raises for a folder of another version, also when it has no results yet.
     results: dict[str, list[BenchmarkResult]] = {}
     for path in sorted((folder / "results").glob("*.json")):
         result = read_record(path, BenchmarkResult)

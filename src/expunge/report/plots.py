@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from expunge.records import BenchmarkResult, TrainPoint, Value
+from expunge.records import Axes, BenchmarkResult, Label, TrainPoint, Value
+from expunge.report.tables import metric_title
 
 # Placeholder colours, replaced by CSS variables once the SVG is written.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -26,14 +27,14 @@ _VARIABLES = {
 }  # fmt: skip
 _MARKER = {"target": "s", "unlearned": "o", "retain": "D"}
 _DASH: dict[str, Any] = {"target": (0, (5, 2)), "unlearned": "solid", "retain": (0, (1.5, 1.5))}
-_STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.unicode_minus": True}
+STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.unicode_minus": True}
 Path = Sequence[BenchmarkResult]
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
     """A figure as an SVG element: text stays text, ids are unique to `name`, colours are CSS variables."""
     stream = io.StringIO()
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
+    with rc_context({**STYLE, "svg.hashsalt": name}):
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
     text = stream.getvalue()
@@ -49,101 +50,111 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return text.replace("<svg", head, 1).replace(">", f'><title id="{name}-title">{escape(title)}</title>', 1)
 
 
-def log10_quality(value: Value | None) -> float | None:
-    """log10 of a forget quality, also where the p-value itself underflows to 0."""
+def plotted(value: Value | None) -> float | None:
+    """Return the number to plot: the logarithm of a p-value, also where it underflows to 0; else the point."""
     if value is None or value.point is None:
         return None
-    if "log10" in value.extra:
-        return value.extra["log10"]
-    return math.log10(value.point) if value.point > 0 else None
+    number = value.extra.get("log10", value.point)
+    return number if math.isfinite(number) else None
+
+
+def axis_label(name: str, labels: Mapping[str, Label], p_value: bool) -> str:
+    """Return the label of an axis from the metric's title."""
+    title = metric_title(name, labels)
+    title = title[:1].lower() + title[1:]
+    return f"{title} (log10 of p)" if p_value else title
 
 
 def trajectory(
     paths: Mapping[str, Path],
     target: BenchmarkResult | None,
-    retain_model: BenchmarkResult | None,
+    retain: BenchmarkResult | None,
+    axes: Axes,
     selected: int | None = None,
+    name: str = "trajectory",
 ) -> str | None:
-    """Forgetting against utility, epoch by epoch, of one run or of several.
-
-    The vertical axis is log10 of the forget quality where there is one, else the probability of the
-    forget answers.
+    """Plot forgetting against utility, epoch by epoch, for one run or several.
 
     Args:
         paths: Label -> results of the unlearned model, sorted by step.
         target: The model before unlearning.
-        retain_model: The model that never saw the forget set; its own forget quality is 1.
+        retain: The model that never saw the forget set.
+        axes: The metrics of the two axes.
         selected: Step to ring, for a single run.
+        name: Prefix of ids in the SVG.
 
     Returns:
-        SVG, or None where no result has both numbers.
+        SVG, or None where no result has both metrics.
     """
-    everything = [result for path in paths.values() for result in path]
-    quality = any(log10_quality(result.headlines.get("forget_quality")) is not None for result in everything)
-    marks = {role: _spot(result, quality) for role, result in (("target", target), ("retain", retain_model))}
-    if retain_model is not None and quality and (utility := _point(retain_model, "model_utility")) is not None:
-        marks["retain"] = (utility, 0.0)
-    spots = {label: [_spot(result, quality) for result in path] for label, path in paths.items()}
+    results = [result for path in paths.values() for result in path]
+    forget = next(
+        (metric for metric in (axes.forget, axes.forget_fallback) if any(_value(r, metric) for r in results)), ""
+    )
+    spots = {label: [_spot(result, forget, axes.utility) for result in path] for label, path in paths.items()}
     if not any(spot for path in spots.values() for spot in path):
         return None
-    figure, axes = _canvas(7.2, 3.9)
+    figure, canvas = canvas_of(7.2, 3.9)
     for color, (label, path) in zip(_cycle(len(paths)), paths.items(), strict=True):
-        _draw_path(axes, path, spots[label], color, label if len(paths) > 1 else "", quality, selected)
+        _draw_path(canvas, path, spots[label], color, label if len(paths) > 1 else "", axes.utility, selected)
+    marks = {role: _spot(result, forget, axes.utility) for role, result in (("target", target), ("retain", retain))}
     if len(paths) == 1 and marks["target"] and (first := next(filter(None, next(iter(spots.values()))), None)):
-        axes.plot(*zip(marks["target"], first, strict=True), color=MUTED, linewidth=1, linestyle=":", zorder=1)
+        canvas.plot(*zip(marks["target"], first, strict=True), color=MUTED, linewidth=1, linestyle=":", zorder=1)
     for role, spot in marks.items():
         if spot is not None:
-            axes.plot(*spot, _MARKER[role], color=ROLE_COLOR[role], markersize=8, zorder=5)
-            axes.annotate(role, spot, xytext=(7, 6), textcoords="offset points", color=ROLE_COLOR[role])
-    axes.set_xlabel("model utility", color=INK)
-    if quality:
-        axes.axhline(math.log10(0.05), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.annotate("0.05", (0, math.log10(0.05)), xycoords=("axes fraction", "data"), xytext=(3, -10),
-                      textcoords="offset points", color=MUTED, fontsize=8)  # fmt: skip
-        axes.set_ylabel("forget quality (log10 of p)", color=INK)
-    else:
-        axes.set_ylabel("probability of forget answers", color=INK)
-    axes.margins(x=0.12, y=0.12)
+            canvas.plot(*spot, _MARKER[role], color=ROLE_COLOR[role], markersize=8, zorder=5)
+            canvas.annotate(role, spot, xytext=(7, 6), textcoords="offset points", color=ROLE_COLOR[role])
+    labels = {key: label for result in results for key, label in result.labels.items()}
+    p_value = any("log10" in value.extra for result in results if (value := _value(result, forget)))
+    canvas.set_xlabel(axis_label(axes.utility, labels, False), color=INK)
+    canvas.set_ylabel(axis_label(forget, labels, p_value), color=INK)
+    if axes.forget_limit is not None and forget == axes.forget:
+        limit = math.log10(axes.forget_limit) if p_value else axes.forget_limit
+        canvas.axhline(limit, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        canvas.annotate(f"{axes.forget_limit:g}", (0, limit), xycoords=("axes fraction", "data"), xytext=(3, -10),
+                        textcoords="offset points", color=MUTED, fontsize=8)  # fmt: skip
+    canvas.margins(x=0.12, y=0.12)
     if len(paths) > 1:
-        axes.legend(frameon=False, labelcolor=INK, loc="best", fontsize=8)
-    return svg(figure, "trajectory", "Forgetting against model utility over the epochs of unlearning")
+        canvas.legend(frameon=False, labelcolor=INK, loc="best", fontsize=8)
+    return svg(figure, name, "Forgetting against utility over the epochs of unlearning")
 
 
-def ecdf(ratios: Mapping[str, Sequence[float]]) -> str | None:
-    """Share of forget questions with a truth ratio up to R, one curve per model, widest gap marked.
+def ecdf(values: Mapping[str, Sequence[float]], label: str, name: str = "ecdf") -> str | None:
+    """Plot the empirical distribution of a positive per-row value on a log scale, with the widest gap marked.
 
     Args:
-        ratios: Role -> truth ratio R of each forget question.
+        values: Role -> one value per row.
+        label: Label of the horizontal axis.
+        name: Prefix of ids in the SVG.
 
     Returns:
-        SVG, or None where no model has truth ratios.
+        SVG, or None where no model has values.
     """
-    sorted_logs = {role: _finite_logs(values) for role, values in ratios.items()}
+    sorted_logs = {role: _finite_logs(numbers) for role, numbers in values.items()}
     sorted_logs = {role: logs for role, logs in sorted_logs.items() if len(logs)}
     if not sorted_logs:
         return None
-    figure, axes = _canvas(7.2, 3.3)
+    figure, canvas = canvas_of(7.2, 3.3)
     low = min(logs[0] for logs in sorted_logs.values())
     high = max(logs[-1] for logs in sorted_logs.values())
     pad = 0.04 * (high - low or 1.0)
     for role, logs in sorted_logs.items():
         x = np.concatenate([[low - pad], logs, [high + pad]])
         y = np.concatenate([[0.0], np.arange(1, len(logs) + 1) / len(logs), [1.0]])
-        axes.step(x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role)
+        canvas.step(x, y, where="post", color=ROLE_COLOR[role], linestyle=_DASH[role], linewidth=1.7, label=role)
     if {"unlearned", "retain"} <= set(sorted_logs):
         where, bottom, top = widest_gap(sorted_logs["unlearned"], sorted_logs["retain"])
-        axes.plot([where, where], [bottom, top], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
+        canvas.plot([where, where], [bottom, top], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=4)
         box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
         middle = (where, (bottom + top) / 2)
-        axes.annotate(
+        canvas.annotate(
             f"D = {top - bottom:.3f}", middle, xytext=(6, -3), textcoords="offset points", color=INK, bbox=box
         )
-    axes.set_xlabel("truth ratio R (log10); further right: the true answer is less favoured", color=INK)
-    axes.set_ylabel("share of forget questions", color=INK)
-    axes.set_xlim(low - pad, high + pad)
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, labelcolor=INK, loc="upper left", handlelength=3)
-    return svg(figure, "ecdf", "Cumulative distribution of truth ratios on the forget set")
+    canvas.set_xlabel(f"{label} (log10)", color=INK)
+    canvas.set_ylabel("share of rows", color=INK)
+    canvas.set_xlim(low - pad, high + pad)
+    canvas.set_ylim(0, 1.02)
+    canvas.legend(frameon=False, labelcolor=INK, loc="upper left", handlelength=3)
+    return svg(figure, name, f"Cumulative distribution of {label}")
 
 
 def widest_gap(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
@@ -179,12 +190,12 @@ def losses(points: Sequence[TrainPoint]) -> str | None:
         del series["loss"]
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flat
     epochs = [point.epoch for point in kept]
     for axes, color, (name, values) in zip(grid, _cycle(len(series)), series.items(), strict=False):
-        _dress(axes)
+        style_axes(axes)
         axes.plot(epochs, values, color=color, linewidth=1.4, marker="." if len(kept) < 30 else "")
         axes.set_title(name.replace("_", " "), color=INK, fontsize=9, loc="left")
         axes.set_xlabel("epoch", color=INK)
@@ -193,15 +204,17 @@ def losses(points: Sequence[TrainPoint]) -> str | None:
     return svg(figure, "losses", "Training loss by term over the epochs")
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    with rc_context(_STYLE):
+def canvas_of(width: float, height: float) -> tuple[Figure, Any]:
+    """Return a figure and its axes in the style of the page; sizes in inches."""
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
-    _dress(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _dress(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
+    """Apply the colours and grid of the page to matplotlib axes."""
     axes.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
@@ -219,16 +232,14 @@ def _finite_logs(values: Sequence[float]) -> Any:
     return np.sort(np.log10(numbers[np.isfinite(numbers) & (numbers > 0)]))
 
 
-def _point(result: BenchmarkResult, name: str) -> float | None:
-    value = result.headlines.get(name) or result.metrics.get(name)
-    return value.point if value is not None else None
+def _value(result: BenchmarkResult | None, name: str) -> Value | None:
+    """Return a headline or metric that has a number to plot, else None."""
+    value = None if result is None else result.headlines.get(name) or result.metrics.get(name)
+    return value if plotted(value) is not None else None
 
 
-def _spot(result: BenchmarkResult | None, quality: bool) -> tuple[float, float] | None:
-    if result is None:
-        return None
-    x = _point(result, "model_utility")
-    y = log10_quality(result.headlines.get("forget_quality")) if quality else _point(result, "forget/probability")
+def _spot(result: BenchmarkResult | None, forget: str, utility: str) -> tuple[float, float] | None:
+    x, y = plotted(_value(result, utility)), plotted(_value(result, forget))
     return None if x is None or y is None else (x, y)
 
 
@@ -238,7 +249,7 @@ def _draw_path(
     spots: Sequence[tuple[float, float] | None],
     color: str,
     label: str,
-    quality: bool,
+    utility: str,
     selected: int | None,
 ) -> None:
     found = [(result, spot) for result, spot in zip(path, spots, strict=True) if spot is not None]
@@ -247,7 +258,7 @@ def _draw_path(
     axes.plot(*zip(*(spot for _, spot in found), strict=True), "-o", color=color, markersize=5, linewidth=1.5,
               label=label or "unlearned", zorder=3)  # fmt: skip
     for number, (result, spot) in enumerate(found):
-        low, high = _whisker(result.headlines.get("model_utility"))
+        low, high = _whisker(_value(result, utility))
         axes.plot([low, high], [spot[1]] * 2, color=color, linewidth=1, alpha=0.45, zorder=2)
         if result.step == selected:
             axes.plot(*spot, "o", markersize=12, markerfacecolor="none", markeredgecolor=color, zorder=4)

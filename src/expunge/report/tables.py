@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from expunge.records import ROLE_NAMES, BenchmarkResult, Value
+from expunge.records import ROLE_NAMES, BenchmarkResult, Label, Value
 from expunge.report.load import ROLES, LoadedRun
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LABELS = {
-    "forget_quality": "Forget quality",
-    "model_utility": "Model utility",
-    "probability": "probability of the answer",
-    "rouge_l_recall": "ROUGE-L recall",
-    "rouge_1_recall": "ROUGE-1 recall",
-    "truth_ratio": "truth ratio",
-}
+NO_LABEL = Label(title="")
+
+
+def label_of(name: str, labels: Mapping[str, Label]) -> Label:
+    """Return the label of a headline or of a metric such as 'forget/probability', whose last part has the label."""
+    return labels.get(name) or labels.get(name.rpartition("/")[2]) or NO_LABEL
+
+
+def metric_title(name: str, labels: Mapping[str, Label]) -> str:
+    """Return the title of a headline or metric, such as 'Forget quality' or 'forget: probability of the answer'.
+
+    Args:
+        name: Name in records.
+        labels: Labels of the benchmark that reports it; without one the name itself is used.
+    """
+    if name in labels:
+        return labels[name].title
+    prefix, _, last = name.rpartition("/")
+    title = label_of(name, labels).title or last.replace("_", " ")
+    return f"{prefix.replace('_', ' ')}: {title}" if prefix else title
 
 
 @dataclass(frozen=True)
@@ -30,22 +42,18 @@ class HeadlineRow:
     run: str
     benchmark: str
     name: str
+    title: str
+    explain: str = ""
+    """One line for readers who do not know the metric."""
     values: dict[str, Value] = field(default_factory=dict)
-    """Role -> value; a role without the number carries the reason."""
+    """Role -> value; a missing value carries the reason."""
     published: float | None = None
     source: str = ""
-    """Where the published number stands."""
-
-    @property
-    def label(self) -> str:
-        """The name as a reader says it."""
-        first, _, last = self.name.rpartition("/")
-        text = LABELS.get(last, last.replace("_", " "))
-        return f"{first.replace('_', ' ')}: {text}" if first else text
+    """Source of the published number."""
 
     @property
     def better(self) -> str:
-        """'higher', 'lower', 'retain' or empty, as the values say."""
+        """Direction of the values: 'higher', 'lower', 'retain' or empty."""
         return next((value.better for value in self.values.values() if value.better), "")
 
 
@@ -57,19 +65,19 @@ def headline_rows(run: LoadedRun) -> list[HeadlineRow]:
     rows = _rows(run, "headlines", published)
     shown = {row.name for row in rows}
     absent = Value.missing("a benchmark of this run that reports it")
-    for name in published:
-        if name not in shown:
-            entry = published[name]
-            rows.append(
-                HeadlineRow(
-                    run.name,
-                    "",
-                    name,
-                    dict.fromkeys(ROLES, absent),
-                    entry.get("value"),
-                    entry.get("source", ""),
-                )
-            )
+    rows += [
+        HeadlineRow(
+            run.name,
+            "",
+            name,
+            metric_title(name, {}).capitalize(),
+            values=dict.fromkeys(ROLES, absent),
+            published=entry.get("value"),
+            source=entry.get("source", ""),
+        )
+        for name, entry in published.items()
+        if name not in shown
+    ]
     return rows
 
 
@@ -84,37 +92,33 @@ def metric_rows(run: LoadedRun) -> list[HeadlineRow]:
 
 
 def _rows(
-    run: LoadedRun, part: Literal["headlines", "metrics"], published: dict[str, dict[str, object]]
+    run: LoadedRun, part: Literal["headlines", "metrics"], published: Mapping[str, Mapping[str, Any]]
 ) -> list[HeadlineRow]:
     rows = []
     for benchmark in run.benchmarks():
         results = {role: run.result(role, benchmark) for role in ROLES}
-        numbers = {role: getattr(result, part) if result else {} for role, result in results.items()}
-        names = dict.fromkeys(name for role in ("unlearned", "target", "retain") for name in numbers[role])
-        for name in names:
-            values = {}
-            for role in ROLES:
-                values[role] = numbers[role].get(name) or _absent(role, name, results[role])
+        values = {role: getattr(result, part) if result else {} for role, result in results.items()}
+        labels = {key: label for result in results.values() if result for key, label in result.labels.items()}
+        for name in dict.fromkeys(name for role in ("unlearned", "target", "retain") for name in values[role]):
             entry = published.get(name, {})
-            value = entry.get("value")
             rows.append(
                 HeadlineRow(
                     run=run.name,
-                    benchmark=benchmark,
+                    benchmark=run.title(benchmark),
                     name=name,
-                    values=values,
-                    published=float(value) if isinstance(value, int | float) else None,
+                    title=metric_title(name, labels),
+                    explain=label_of(name, labels).explain,
+                    values={role: values[role].get(name) or _absent(role, results[role]) for role in ROLES},
+                    published=entry.get("value"),
                     source=str(entry.get("source", "")),
                 )
             )
     return rows
 
 
-def _absent(role: str, name: str, result: BenchmarkResult | None) -> Value:
+def _absent(role: str, result: BenchmarkResult | None) -> Value:
     if result is None:
         return Value.missing(f"an evaluation of the {ROLE_NAMES[role]}")
-    if role == "retain" and name == "forget_quality":
-        return Value(point=1.0, how="compared with itself: 1 by definition", extra={"log10": 0.0, "ks": 0.0})
     return Value.missing("a benchmark that reports it")
 
 
@@ -246,7 +250,7 @@ def _cells(rows: Sequence[HeadlineRow]) -> tuple[list[str], list[list[str]]]:
         [
             *([row.run] if several_runs else []),
             *([row.benchmark] if several_benchmarks else []),
-            row.label,
+            row.title,
             *(format_value(row.values[role]) for role in ROLES),
             *([format_published(row)] if published else []),
         ]

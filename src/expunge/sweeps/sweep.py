@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from expunge.checks.settings import check_settings
+from expunge.config.recipe import Recipe
 from expunge.config.sweep import UNIMPORTANT, Sweep, check_trials, differences, load_sweep
 from expunge.console import interrupt_requested, interruptible, note
 from expunge.errors import ConfigError, Interrupted, UserError
@@ -56,7 +57,7 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
     executor = make_executor(sweep, Path(runs))
     try:
         with interruptible():
-            return _SweepLoop(sweep, Path(runs), executor).all()
+            return _SweepLoop(sweep, recipes[0], Path(runs), executor).all()
     finally:
         executor.close()
 
@@ -64,7 +65,7 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
 class _SweepLoop:
     """One sitting of a sweep."""
 
-    def __init__(self, sweep: Sweep, runs: Path, executor: Executor) -> None:
+    def __init__(self, sweep: Sweep, recipe: Recipe, runs: Path, executor: Executor) -> None:
         self.sweep, self.runs, self.executor = sweep, runs, executor
         self.folder = RunDir(runs / f"sweep-{sweep.name}")
         self.folder.create()
@@ -72,6 +73,8 @@ class _SweepLoop:
         self.sampler: Sampler = make_sampler(sweep, self.folder.path)
         self.trials = {trial.number: trial for trial in read_trials(self.folder.path)}
         self.seconds = before.seconds if before else 0.0
+        benchmarks = sweep.final or recipe.evaluate.benchmarks
+        self.labels = {name: label for benchmark in benchmarks for name, label in benchmark.labels().items()}
         self.started = time.monotonic()
 
     def all(self) -> SweepRecord:
@@ -207,6 +210,7 @@ class _SweepLoop:
             saved_steps=sum(trial.planned_steps - trial.steps for trial in stopped),
             target=known.get("target", {}),
             retain_model=known.get("retain", {}),
+            labels=self.labels,
             finished=finished,
             seconds=round(self.seconds + time.monotonic() - self.started, 3),
         )

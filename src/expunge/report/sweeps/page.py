@@ -11,7 +11,7 @@ from expunge.records import Value
 from expunge.records.sweeps import SweepRecord, Trial
 from expunge.report.html import render
 from expunge.report.sweeps import plots as sweep_plots
-from expunge.report.tables import LABELS, format_value
+from expunge.report.tables import format_value, metric_title
 from expunge.rundir import read_record, write_atomic
 
 
@@ -47,7 +47,7 @@ def render_sweep(record: SweepRecord) -> str:
         sentence=sentence(record),
         header=header(record),
         rows=rank_rows(record),
-        labels=LABELS,
+        titles={name: label.title for name, label in record.labels.items()},
         parts=_parts(record),
         front=sweep_plots.pareto(record),
         effects=sweep_plots.effects(record),
@@ -61,10 +61,12 @@ def _parts(record: SweepRecord) -> dict[str, dict[str, Value]]:
     if best is None:
         return {}
     halves = {"The half that chose it": best.chosen_on, "The other half": best.held_out} if best.held_out else {}
-    retain_model = dict(record.retain_model)
-    if "forget_quality" in retain_model:
-        retain_model["forget_quality"] = Value(point=1.0, how="compared with itself: 1 by definition")
-    return {"Target": record.target, "Chosen, all questions": best.headlines, **halves, "Retain model": retain_model}
+    return {
+        "Target": record.target,
+        "Chosen, all questions": best.headlines,
+        **halves,
+        "Retain model": record.retain_model,
+    }
 
 
 def sentence(record: SweepRecord) -> str:
@@ -87,9 +89,9 @@ def params_of(record: SweepRecord) -> list[str]:
 
 def header(record: SweepRecord) -> list[str]:
     """Column names of the rank table."""
-    numbers = [LABELS.get(name, name) for name in record.objectives]
-    half = [f"{name}, other half" for name in numbers] if _halved(record) else []
-    return ["Rank", "Trial", *params_of(record), *numbers, *half, "Steps", "State"]
+    titles = [metric_title(name, record.labels) for name in record.objectives]
+    half = [f"{title}, other half" for title in titles] if _halved(record) else []
+    return ["Rank", "Trial", *params_of(record), *titles, *half, "Steps", "State"]
 
 
 def rank_rows(record: SweepRecord) -> list[list[str]]:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from expunge.records import Value
 from expunge.records.sweeps import SweepRecord, Trial
-from expunge.report.plots import _STYLE, GRID, INK, MUTED, ROLE_COLOR, _canvas, _dress, log10_quality, svg
-from expunge.report.tables import LABELS
+from expunge.report.plots import GRID, INK, MUTED, ROLE_COLOR, STYLE, axis_label, canvas_of, plotted, style_axes, svg
 
 
 def pareto(record: SweepRecord) -> Markup | None:
@@ -27,7 +26,7 @@ def pareto(record: SweepRecord) -> Markup | None:
     found = {number: spot for number, spot in spots.items() if spot is not None}
     if len(names) < 2 or not found:
         return None
-    figure, axes = _canvas(7.2, 3.9)
+    figure, axes = canvas_of(7.2, 3.9)
     unfinished = [found[trial.number] for trial in record.trials if trial.number in found and trial.state == "stopped"]
     if unfinished:
         axes.plot(*zip(*unfinished, strict=True), "x", color=MUTED, markersize=5, zorder=2)
@@ -42,8 +41,8 @@ def pareto(record: SweepRecord) -> Markup | None:
         axes.plot(*found[complete[0]], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=5)
     for role, values in (("target", record.target), ("retain", record.retain_model)):
         _mark(axes, role, values, names)
-    axes.set_xlabel(_label(names[1], found_log=False), color=INK)
-    axes.set_ylabel(_label(names[0], found_log=_is_p_value(record, names[0])), color=INK)
+    axes.set_xlabel(axis_label(names[1], record.labels, False), color=INK)
+    axes.set_ylabel(axis_label(names[0], record.labels, _is_p_value(record, names[0])), color=INK)
     axes.margins(0.1)
     return Markup(svg(figure, "pareto", "Trials by the two objectives, with the Pareto front"))
 
@@ -56,23 +55,23 @@ def effects(record: SweepRecord) -> Markup | None:
     """
     name = next(iter(record.objectives))
     complete = [record.trial(number) for number in record.ranking]
-    scored = [(trial, y) for trial in complete if (y := _number(trial.chosen_on.get(name))) is not None]
+    scored = [(trial, y) for trial in complete if (y := plotted(trial.chosen_on.get(name))) is not None]
     keys = [key for key in dict.fromkeys(k for trial, _ in scored for k in trial.params)
             if len({repr(trial.params[key]) for trial, _ in scored}) > 1]  # fmt: skip
     if not keys:
         return None
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.3 * rows), layout="constrained")
         grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, key in zip(grid, keys, strict=False):
-        _dress(axes)
+        style_axes(axes)
         _effect(axes, [(_plain(trial.params[key]), y) for trial, y in scored])
         axes.set_title(key, color=INK, fontsize=9, loc="left")
     for axes in grid[len(keys) :]:
         axes.set_visible(False)
-    grid[0].set_ylabel(_label(name, found_log=_is_p_value(record, name)), color=INK, fontsize=8)
+    grid[0].set_ylabel(axis_label(name, record.labels, _is_p_value(record, name)), color=INK, fontsize=8)
     return Markup(svg(figure, "effects", "The first objective against each setting"))
 
 
@@ -107,26 +106,16 @@ def _text(value: Any) -> str:
     return text if len(text) <= 14 else f"{text[:13]}…"
 
 
-def _number(value: Value | None) -> float | None:
-    """What is drawn: the logarithm of a p-value, everything else as it is."""
-    if value is None or value.point is None:
-        return None
-    number = log10_quality(value) if "log10" in value.extra else value.point
-    return number if number is not None and math.isfinite(number) else None
-
-
 def _spot(trial: Trial, names: Sequence[str]) -> tuple[float, float] | None:
     if trial.state not in {"complete", "stopped"} or len(names) < 2:
         return None
     values = trial.chosen_on or trial.headlines
-    y, x = (_number(values.get(name)) for name in names)
+    y, x = (plotted(values.get(name)) for name in names)
     return None if x is None or y is None else (x, y)
 
 
 def _mark(axes: Any, role: str, values: dict[str, Value], names: Sequence[str]) -> None:
-    y, x = (_number(values.get(name)) for name in names)
-    if role == "retain" and names[0] == "forget_quality":
-        y = 0.0  # compared with itself: p = 1
+    y, x = (plotted(values.get(name)) for name in names)
     if x is not None and y is not None:
         axes.plot(x, y, "s" if role == "target" else "D", color=ROLE_COLOR[role], markersize=7, zorder=5)
         axes.annotate(role, (x, y), xytext=(7, 6), textcoords="offset points", color=ROLE_COLOR[role])
@@ -134,8 +123,3 @@ def _mark(axes: Any, role: str, values: dict[str, Value], names: Sequence[str]) 
 
 def _is_p_value(record: SweepRecord, name: str) -> bool:
     return any("log10" in value.extra for trial in record.trials if (value := trial.headlines.get(name)))
-
-
-def _label(name: str, found_log: bool) -> str:
-    text = LABELS.get(name, name.replace("_", " ")).lower()
-    return f"{text} (log10 of p)" if found_log else text

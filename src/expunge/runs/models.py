@@ -1,4 +1,4 @@
-"""The target, which knows too much, and the retain model, which never saw the forget set: trained here or loaded."""
+"""The target and the retain model of a run: fine-tuned here or loaded, and measured."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, local_digest
 from expunge.modeling.opening import check_same_tokens
+from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import ROLE_NAMES
 from expunge.rundir import fingerprint
-from expunge.runs.context import Run, joined, save_model
+from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator, Measured, result_name, stored_measurement
 from expunge.runs.results import load_result
 from expunge.training.batching import BatchPlan
@@ -34,32 +35,32 @@ from expunge.training.trainer import delete_training_state, train
 
 @dataclass(frozen=True)
 class RetainModel:
-    """Per-sample records of the model that never saw the forget set, by benchmark."""
+    """Measurements of the model that never saw the forget set."""
 
     name: str
+    """Folder, hub id or file of stored rows."""
     measured: dict[str, Measured]
+    """Benchmark -> per-sample rows."""
 
 
 _NOT_FINE_TUNED = ("retain_model", "retain_model_revision", "frozen_dtype", "frozen_device")
-"""Settings of the model that a fine-tuning does not look at."""
+"""Settings of the model that have no effect on a fine-tuning."""
 
 
 def target_path(run: Run) -> str:
-    """Folder or hub id of the target, fine-tuned first where the recipe says so."""
+    """Return the folder or hub id of the target, which is fine-tuned first if the recipe has `target:`."""
     recipe = run.recipe
     if recipe.target is None:
         assert recipe.model.name is not None
         return recipe.model.name
-    rows = joined("train", [run.sets.forget, run.sets.retain, run.sets.always])
-    return str(_fine_tuned(run, "target", recipe.target, rows))
+    return str(_fine_tuned(run, "target", recipe.target, [run.sets.forget, run.sets.retain, run.sets.always]))
 
 
 def retain_model_path(run: Run) -> str | None:
-    """Folder or hub id of the retain model, or the file of its stored records; None without one."""
+    """Return the folder or hub id of the retain model, or the file of its stored rows; None without one."""
     if run.recipe.retain_model is None:
         return run.recipe.model.retain_model
-    rows = joined("train", [run.sets.retain, run.sets.always])
-    return str(_fine_tuned(run, "retain model", run.recipe.retain_model, rows))
+    return str(_fine_tuned(run, "retain model", run.recipe.retain_model, [run.sets.retain, run.sets.always]))
 
 
 def open_model(
@@ -160,12 +161,16 @@ def batch_plan(
     )
 
 
-def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
-    """Train the start model on rows, once for all runs that ask for the same."""
+def _fine_tuned(run: Run, role: str, config: Train, sets: Sequence[RowSet | None]) -> Path:
+    """Fine-tune the base model on some sets, once for all runs that need the same model.
+
+    Returns:
+        Folder of the model.
+    """
     recipe = run.recipe
-    model_settings = recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "lora"})
+    rows = RowSet("train", tuple(row for rows in sets if rows is not None for row in rows))
     facts = {
-        "model": model_settings,
+        "model": recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "lora"}),
         "digest": local_digest(recipe.model.name),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "train": config.model_dump(mode="json", exclude={"report_to"}),
@@ -173,9 +178,9 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
         "seed": recipe.seed,
     }
     folder = run.shared / f"model-{fingerprint(facts)}"
-    place = folder / "model"
-    if broadcast_from_main(place.is_dir()):
-        return place
+    path = folder / "model"
+    if broadcast_from_main(path.is_dir()):
+        return path
     note(f"Training the {role} on {len(rows)} rows ({folder}).")
     if (scratch := recipe.model.scratch) is not None:
         model = load_on_device(
@@ -189,18 +194,27 @@ def _fine_tuned(run: Run, role: str, config: Train, rows: RowSet) -> Path:
             recipe.model.name,
             revision=recipe.model.revision,
             training=True,
+            # LoRA keeps the base weights in half precision, but here all weights are trained.
             change=lambda model: model.float() if recipe.model.lora is not None else model,
         )
     _train_and_save(run, f"Training the {role}", model, run.template.encode_set(rows), config, folder)
-    return place
+    return path
 
 
 def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], config: Train, exact: bool = False) -> Any:
-    """Train the target further on rows, once for all runs that ask for the same, and load the result.
+    """Fine-tune the target further, once for all runs that need the same model, and load the result.
 
-    With LoRA in the recipe an adapter is trained and merged, so that it takes no more memory than unlearning.
+    With LoRA in the recipe an adapter is trained and merged, so that this needs no more memory than unlearning.
+
+    Args:
+        run: The run.
+        target: Folder or hub id of the target.
+        name: Name of the result in messages and in the folder of shared models.
+        rows: Encoded rows to train on.
+        config: The training.
+        exact: Load the result in float32 for weight arithmetic, instead of the recipe's precision for scoring.
     """
-    revision = run.recipe.model.revision if run.recipe.target is None else None
+    revision = run.target_revision
     facts = {
         "target": [local_digest(target) or target, revision],
         "model": run.recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "name"}),
@@ -243,5 +257,5 @@ def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], confi
 
 
 def fine_tuning(step: Step) -> LossTerms:
-    """Cross-entropy of the training answers."""
+    """Return the cross-entropy of the training answers."""
     return LossTerms({"nll": step.nll("train")})

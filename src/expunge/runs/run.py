@@ -1,4 +1,4 @@
-"""A run from recipe to report: prepare -> target -> retain model -> unlearn -> evaluate -> report."""
+"""A run from recipe to report: prepare, target, retain model, unlearn, report."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from expunge.report.card import write_card
 from expunge.report.html import write_report
 from expunge.report.load import load_run
 from expunge.rundir import read_record, write_atomic, write_record
+from expunge.runs.checkpoints import StopEarly, headlines_by_step, selected_step
 from expunge.runs.context import Run, prepare
 from expunge.runs.evaluator import Evaluator, result_name
 from expunge.runs.models import RetainModel, evaluate_retain_model, evaluate_target, target_path
 from expunge.runs.results import load_measurement, load_result
-from expunge.runs.unlearning import StopEarly, headlines_by_step, selected_step, unlearn
+from expunge.runs.unlearning import unlearn
 from expunge.runs.verdict import combine
 
 PACKAGES = (
@@ -49,7 +50,7 @@ PACKAGES = (
 
 
 def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> RunSummary:
-    """Make a model forget, measure what is left, and write the report.
+    """Unlearn, measure what is left, and write the report.
 
     Everything goes into `runs/<recipe>-<fingerprint>/`. Stages that are already there with the same inputs are
     skipped; an interrupted training continues from its last saved state.
@@ -63,20 +64,20 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
         The verdict, the headlines of target, retain model and unlearned model, and the folder.
 
     Raises:
-        UserError: Something in the recipe, the data or the models has to be put right first.
+        UserError: The recipe, the data or the models cannot be used; the message says what to change.
         Interrupted: Ctrl-C was pressed; the same call continues.
     """
     return execute(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), Path(runs))
 
 
 def execute(recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, weights: bool = True) -> RunSummary:
-    """Like `run`, but `stop_early` can stop training after any epoch.
+    """Run a recipe like `run`, but let `stop_early` stop the training after any epoch.
 
     Args:
         recipe: What to run.
         runs: Folder of all runs.
         stop_early: Called after each epoch but the last; True ends the training there.
-        weights: Make a deleted checkpoint of a complete run again; otherwise its records are enough.
+        weights: Recreate the checkpoint of a complete run if it was deleted; otherwise its records are enough.
 
     Raises:
         StoppedEarly: `stop_early` returned True. Measurements stay; the run is marked as stopped and has no summary.
@@ -96,7 +97,7 @@ def execute(recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, wei
 
 
 def prepare_shared(recipe: Recipe, runs: Path) -> None:
-    """Everything that runs have in common: data, target, retain model and their evaluations; no unlearning."""
+    """Create and measure what several runs share: data, target and retain model; no unlearning."""
     check_settings(recipe).raise_failed()
     with interruptible():
         _Stages(prepare(recipe, runs), None).before()
@@ -127,7 +128,7 @@ class _Stages:
         return self._report(target, retain_model, results)
 
     def before(self) -> tuple[str, RetainModel | None]:
-        """What comes before the unlearning: the target and the retain model, made and measured."""
+        """Create and measure the target and the retain model."""
         note(f"Run folder: {self.folder.path}")
         if is_main_process():
             write_atomic(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.resolved(), sort_keys=False))
@@ -244,10 +245,10 @@ class _Stages:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine that made the numbers."""
+    """Return facts about the machine."""
     facts: dict[str, Any] = {
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "cpu": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
@@ -266,7 +267,7 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    """Commit of the checkout that this package runs from; empty for an installed package."""
+    """Return the commit of the checkout that this package runs from; empty for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,19 +1,15 @@
-"""The unlearning stage: train the target with a method, measure every epoch, keep the epoch that the rule chooses."""
+"""The unlearning stage: train the target with a method, or edit its weights, and measure the result."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from expunge.benchmarks.base import Benchmark
-from expunge.config.selection_rule import Rule, comparable
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
@@ -23,37 +19,19 @@ from expunge.methods.base import Method, Preparation
 from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
 from expunge.modeling.load import check_rows, frozen_device
 from expunge.modeling.reference import make_reference, reference_logp
-from expunge.records import BenchmarkResult, Value
-from expunge.rundir import replace_folder, write_atomic
-from expunge.runs.context import Run, save_model
-from expunge.runs.evaluator import Evaluator, result_name
-from expunge.runs.models import RetainModel, batch_plan, fine_tune_target, open_model, open_unsharded, rows_of
-from expunge.runs.results import load_result
+from expunge.modeling.saving import save_model
+from expunge.records import BenchmarkResult
+from expunge.rundir import write_atomic
+from expunge.runs.checkpoints import CheckpointSelector, Edit, StopEarly
+from expunge.runs.context import Run
+from expunge.runs.evaluator import Evaluator
+from expunge.runs.models import RetainModel, batch_plan, fine_tune_target, open_model, open_unsharded
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
 from expunge.training.trainer import delete_training_state, train
 
 ADAPTER_START = "prepared/adapter"
-STOPPED = "stopped.json"
-"""Marker of a run whose unlearning was ended early: it has no checkpoint, and its last epoch is not a result."""
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far an unlearning has come."""
-
-    folder: Path
-    """The run's folder."""
-    step: int
-    steps: int
-    """Steps of the whole training."""
-    results: list[BenchmarkResult]
-    """Every measurement so far, by step."""
-
-
-StopEarly = Callable[[TrainingProgress], bool]
-"""Decides after each epoch whether the rest is not worth its cost."""
 
 
 def unlearn(
@@ -63,9 +41,19 @@ def unlearn(
     retain_model: RetainModel | None,
     stop_early: StopEarly | None = None,
 ) -> list[BenchmarkResult]:
-    """Train, measure and save; returns every measurement in order of steps.
+    """Train the target, measure it after each epoch, and save the selected epoch to `checkpoint/`.
 
-    The chosen model is in `checkpoint/`. A run that was cut off goes on from its last saved state.
+    An interrupted training resumes from its last saved state.
+
+    Args:
+        run: The run.
+        evaluator: Measures the model in training.
+        target: Folder or hub id of the target.
+        retain_model: Measurements of the retain model; None without one.
+        stop_early: Called after each epoch but the last; True stops the training.
+
+    Returns:
+        All measurements, by step.
 
     Raises:
         StoppedEarly: `stop_early` returned True; the measurements stay, the weights do not.
@@ -75,17 +63,19 @@ def unlearn(
         return _edit(run, evaluator, target, retain_model)
     needs = method.needs()
     if needs.adapter_parts:
-        refuse_fsdp(method.name, "starts its adapter from parts of whole weights")
-    # Before the model is loaded: what a method prepares may need models of its own.
-    made = method.prepare(_preparation(run, target))
+        refuse_fsdp(method.name, "initialises its adapter from parts of the full weights")
+    # Before the target is loaded, because a method may load models of its own to prepare its data.
+    prepared = method.prepare(_preparation(run, target))
     model = _open_for_training(run, target)
-    sets = _encoded_sets(run, method, made)
+    sets = _encoded_sets(run, method, prepared)
     check_rows(causal_lm(model), sets)
     plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
+    adapter_start = None
     if needs.adapter_parts:
-        start_from(model, _adapter_start(run, model, sets))
-    selector = CheckpointSelector(run, evaluator, retain_model, model, plan)
+        adapter_start = _adapter_start(run, model, sets)
+        start_from(model, adapter_start)
+    selector = CheckpointSelector(run, evaluator, retain_model, model, plan, adapter_start)
     job = Job(
         title="Unlearning",
         model=model,
@@ -116,17 +106,20 @@ def unlearn(
 
 
 def _open_for_training(run: Run, target: str) -> Any:
-    """The target, with a fresh adapter where the recipe asks for one, and gradients where the method trains."""
+    """Load the target, add an adapter if the recipe has one, and freeze what the method does not train."""
     recipe, method = run.recipe, run.recipe.method
 
     def change(model: Any) -> Any:
         if recipe.model.lora is not None:
             model = add_lora(model, recipe.model.lora, recipe.seed)
-        _freeze_all_but(model, method.trainable(causal_lm(model)))
+        trained = method.trainable(causal_lm(model))
+        if trained is not None:
+            # Without requires_grad nothing is computed, clipped or stored for the other parameters.
+            for name, parameter in causal_lm(model).named_parameters():
+                parameter.requires_grad_(name in set(trained))
         return model
 
-    revision = recipe.model.revision if recipe.target is None else None
-    return open_model(run, target, revision=revision, training=True, change=change)
+    return open_model(run, target, revision=run.target_revision, training=True, change=change)
 
 
 def _edit(run: Run, evaluator: Evaluator, target: str, retain_model: RetainModel | None) -> list[BenchmarkResult]:
@@ -142,161 +135,24 @@ def _edit(run: Run, evaluator: Evaluator, target: str, retain_model: RetainModel
     return selector.results()
 
 
-class Edit:
-    """The course of a method that does not train: one step, no pass over the data."""
-
-    steps = 1
-
-    def epoch_of(self, step: int) -> float:
-        """No row was passed over."""
-        return 0.0
-
-    def epoch_ends(self) -> list[int]:
-        """Measured once, at the end."""
-        return [1]
-
-
-class CheckpointSelector:
-    """Measures the model after each epoch and saves the weights of the best epoch so far, by the recipe's rule."""
-
-    def __init__(
-        self,
-        run: Run,
-        evaluator: Evaluator,
-        retain_model: RetainModel | None,
-        model: Any,
-        plan: BatchPlan | Edit,
-    ) -> None:
-        self._run, self._evaluator = run, evaluator
-        self._benchmarks: Sequence[Benchmark] = run.recipe.evaluate.benchmarks
-        self._rule = run.recipe.evaluate.rule
-        self._retain_model, self._model, self._plan = retain_model, model, plan
-        self._best = run.folder / "best"
-        self._adapter_start = run.folder / ADAPTER_START if run.recipe.method.needs().adapter_parts else None
-
-    def measure(self, step: int) -> None:
-        """Measure now, unless this step's results are on disk already; save the weights if this step is the best."""
-        epoch = round(self._plan.epoch_of(step), 4)
-        for benchmark in self._benchmarks:
-            if self._load(benchmark, step) is None:
-                measured = self._evaluator.measure(self._model, benchmark, f"epoch {epoch:g}")
-                self._evaluator.record(
-                    measured,
-                    benchmark,
-                    role="unlearned",
-                    model="checkpoint",
-                    retain=rows_of(self._retain_model, benchmark),
-                    step=step,
-                    epoch=epoch,
-                )
-        if not self._rule.is_last and self._selected() == step:
-            save_model(self._model, self._run.tokenizer, self._best, self._adapter_start)
-
-    def measured(self, step: int) -> bool:
-        """Return whether every benchmark was measured at a step, and its weights saved if it was the best."""
-        done = all(self._load(benchmark, step) is not None for benchmark in self._benchmarks)
-        return done and (self._rule.is_last or self._selected() != step)
-
-    def results(self) -> list[BenchmarkResult]:
-        """Return all measurements of the unlearned model, by step."""
-        steps = sorted({*self._plan.epoch_ends(), self._plan.steps})
-        results = [self._load(benchmark, step) for step in steps for benchmark in self._benchmarks]
-        return [result for result in results if result is not None]
-
-    def progress(self, step: int) -> TrainingProgress:
-        """Return the progress after a step, for whoever decides whether to stop early."""
-        return TrainingProgress(self._run.folder.path, step, self._plan.steps, self.results())
-
-    def abandon(self) -> None:
-        """Mark a run that was stopped early and delete its weights; the measurements stay."""
-        if is_main_process():
-            last = max((result.step for result in self.results()), default=0)
-            write_atomic(self._run.folder / STOPPED, json.dumps({"step": last, "steps": self._plan.steps}))
-            shutil.rmtree(self._best, ignore_errors=True)
-            delete_training_state(self._run.folder.path)
-        wait()
-
-    def finish(self) -> None:
-        """Move the selected weights into `checkpoint/`."""
-        checkpoint = self._run.folder / "checkpoint"
-        step = self._selected()
-        if step is None or step == self._plan.steps:
-            save_model(self._model, self._run.tokenizer, checkpoint, self._adapter_start)
-        elif is_main_process() and self._best.is_dir():
-            replace_folder(self._best, checkpoint)
-        wait()
-        if is_main_process():
-            shutil.rmtree(self._best, ignore_errors=True)
-            (self._run.folder / STOPPED).unlink(missing_ok=True)
-
-    def _load(self, benchmark: Benchmark, step: int) -> BenchmarkResult | None:
-        return load_result(self._run.folder.path, result_name("unlearned", benchmark, step))
-
-    def _selected(self) -> int | None:
-        return selected_step(self.results(), self._rule)
-
-
-def selected_step(results: Sequence[BenchmarkResult], rule: Rule) -> int | None:
-    """Return the step that a rule selects; None without results.
-
-    Args:
-        results: Measurements of the unlearned model by all benchmarks and steps.
-        rule: The recipe's rule.
-
-    Raises:
-        IncompatibleError: The rule needs a headline that no measurement has.
-    """
-    steps = sorted({result.step for result in results})
-    candidates = headlines_by_step(results)
-    index = rule.choose(candidates)
-    if index is None and steps:
-        absent = next(name for name in rule.needs if not any(comparable(values, name) for values in candidates))
-        value = candidates[-1].get(absent)
-        reason = "no benchmark reports it" if value is None else f"it needs {value.needs}"
-        raise IncompatibleError(
-            f"evaluate.select is '{rule.text}', but {absent} cannot be compared: {reason}.",
-            fix="Supply what is missing, or set evaluate.select=last.",
-        )
-    return None if index is None else steps[index]
-
-
-def headlines_by_step(results: Sequence[BenchmarkResult]) -> list[dict[str, Value]]:
-    """Merge the headlines of all benchmarks per step, in order of steps; the first benchmark with a name gives it."""
-    merged: dict[int, dict[str, Value]] = {}
-    for result in results:
-        values = merged.setdefault(result.step, {})
-        merged[result.step] = {**result.headlines, **values}
-    return [merged[step] for step in sorted(merged)]
-
-
 def _preparation(run: Run, target: str) -> Preparation:
-    revision = run.recipe.model.revision if run.recipe.target is None else None
     return Preparation(
         sets=run.sets,
         template=run.template,
         folder=run.folder / "prepared",
         seed=run.recipe.seed,
-        open_target=lambda: open_unsharded(run, target, revision=revision),
+        open_target=lambda: open_unsharded(run, target, revision=run.target_revision),
         batch_tokens=run.recipe.evaluate.batch_tokens,
         fine_tune=lambda name, rows, config, exact=False: fine_tune_target(run, target, name, rows, config, exact),
     )
 
 
-def _freeze_all_but(model: Any, names: list[str] | None) -> None:
-    """Leave gradients to the named parameters only, so that nothing else is computed, clipped or stored."""
-    if names is None:
-        return
-    chosen = set(names)
-    for name, parameter in causal_lm(model).named_parameters():
-        parameter.requires_grad_(name in chosen)
-
-
-def _encoded_sets(run: Run, method: Method, made: Mapping[str, RowSet | list[Encoded]]) -> dict[str, list[Encoded]]:
+def _encoded_sets(run: Run, method: Method, prepared: Mapping[str, RowSet | list[Encoded]]) -> dict[str, list[Encoded]]:
     available: dict[str, RowSet | list[Encoded] | None] = {
         "forget": run.sets.forget,
         "retain": run.sets.retain,
         "holdout": run.sets.holdout,
-        **made,
+        **prepared,
     }
     encoded = {}
     for name in method.needs().sets:
@@ -304,23 +160,23 @@ def _encoded_sets(run: Run, method: Method, made: Mapping[str, RowSet | list[Enc
         if rows is None:
             raise IncompatibleError(
                 f"the method {method.name} needs a {name} set, and this data has none.",
-                fix=f"Add data.{name}, or choose a method or weights that do without it (retain_weight: 0).",
+                fix=f"Add data.{name}, or choose a method or settings that work without it (retain_weight: 0).",
             )
         encoded[name] = rows if isinstance(rows, list) else run.template.encode_set(rows)
     return encoded
 
 
 def _adapter_start(run: Run, model: Any, sets: Mapping[str, Sequence[Encoded]]) -> Path:
-    """The adapter as the method has it start; made once, so that a resumed run starts from the same."""
-    place: Path = run.folder / ADAPTER_START
-    if not broadcast_from_main(place.is_dir()):
+    """Return the folder of the adapter's initial values; they are saved so that a resumed run starts from the same."""
+    path: Path = run.folder / ADAPTER_START
+    if not broadcast_from_main(path.is_dir()):
         fill_adapter(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
-        save_model(model, run.tokenizer, place)
-    return place
+        save_model(model, run.tokenizer, path)
+    return path
 
 
 def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: BatchPlan) -> Any:
-    """What the loss compares with at every step, if it does."""
+    """Return the frozen policy that the loss compares with at every step, if it needs one."""
     config = run.recipe.model
     return make_reference(
         model,
@@ -329,23 +185,21 @@ def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: Batch
         run.pad_id,
         folder=run.folder.path,
         chosen=plan.visits,
-        # A copy in shards is run as FSDP runs the model.
+        # FSDP decides the precision of a sharded copy.
         dtype=None if fsdp_enabled() else getattr(torch, config.frozen_dtype or config.dtype),
         device=frozen_device(config),
     )
 
 
 def _reference_scalars(run: Run, model: Any, name: str, rows: list[Encoded]) -> np.ndarray[Any, Any]:
-    """The start model's log-probabilities, computed once; a resumed run reads what the first one wrote."""
-    import io
-
-    place: Path = run.folder / f"reference_logp/{name}.npy"
-    if not broadcast_from_main(place.is_file()):
-        note(f"Computing the start model's log-probability of {len(rows)} {name} rows, once.")
+    """Return the target's log-probability of each row; computed once, so that a resumed run has the same values."""
+    path: Path = run.folder / f"reference_logp/{name}.npy"
+    if not broadcast_from_main(path.is_file()):
+        note(f"Computing the target's log-probability of {len(rows)} {name} rows, once.")
         values = reference_logp(model, rows, run.pad_id)
         if is_main_process():
             buffer = io.BytesIO()
             np.save(buffer, values, allow_pickle=False)
-            write_atomic(place, buffer.getvalue())
+            write_atomic(path, buffer.getvalue())
         wait()
-    return np.load(place, allow_pickle=False)  # type: ignore[no-any-return]
+    return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]

@@ -14,8 +14,8 @@ from expunge.console import note
 from expunge.errors import Interrupted, UserError, nearest
 from expunge.records.sweeps import Epoch, Trial
 from expunge.rundir import read_record, write_record
+from expunge.runs.checkpoints import TrainingProgress
 from expunge.runs.run import execute
-from expunge.runs.unlearning import TrainingProgress
 from expunge.sweeps.pruning import falls_behind, watched
 from expunge.sweeps.ranking import CannotCompare
 from expunge.sweeps.results import completed, epochs_of, relative

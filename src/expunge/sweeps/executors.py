@@ -1,4 +1,4 @@
-"""Where trials run: one after another in this process, or on a Ray cluster."""
+"""Executors of trials: one after another in this process, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class Executor(Protocol):
     """Runs trials; their records are on disk when `next` returns them."""
 
     slots: int
-    """Trials at a time."""
+    """Number of trials that run at the same time."""
 
     def submit(self, sweep: Sweep, trial: Trial, folder: Path) -> None:
         """Start a trial."""
 
     def next(self) -> Trial:
-        """Wait for a trial that has ended."""
+        """Wait for a trial to finish and return it."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 def make_executor(sweep: Sweep, runs: Path) -> Executor:
-    """The executor that a sweep asks for.
+    """Return the executor of a sweep.
 
     Raises:
-        MissingExtraError: Ray is asked for and not installed.
+        MissingExtraError: The executor is Ray, which is not installed.
     """
     if sweep.executor == "ray":
         from expunge.sweeps.ray import OnRay
@@ -41,22 +41,22 @@ def make_executor(sweep: Sweep, runs: Path) -> Executor:
 
 
 class InProcess:
-    """One trial at a time, here."""
+    """Runs one trial at a time in this process."""
 
     slots = 1
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
-        self._ended: list[Trial] = []
+        self._finished: list[Trial] = []
 
     def submit(self, sweep: Sweep, trial: Trial, folder: Path) -> None:
-        """Run the trial to its end."""
-        self._ended.append(run_trial(sweep, trial, folder, self._runs))
+        """Run the trial until it finishes."""
+        self._finished.append(run_trial(sweep, trial, folder, self._runs))
         return_freed()
 
     def next(self) -> Trial:
-        """The trial that was run."""
-        return self._ended.pop(0)
+        """Return the trial that was run."""
+        return self._finished.pop(0)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """No-op: nothing to release."""

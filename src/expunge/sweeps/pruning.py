@@ -1,4 +1,4 @@
-"""Whether a trial is worth another epoch: Optuna's pruners, asked about the trajectories that are on disk."""
+"""Early stopping of trials: Optuna's pruners, applied to the trajectories on disk."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from expunge.errors import MissingExtraError
 from expunge.records.sweeps import Epoch, Trial
 
 WITHIN = 1e3
-"""Added to scores within the rule's bounds, so that one number orders them above all others."""
+"""Added to scores within the rule's bound, so that a single number ranks them above all others."""
 
 
 def need_optuna(purpose: str) -> Any:
-    """The package.
+    """Import Optuna.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -29,55 +29,59 @@ def need_optuna(purpose: str) -> Any:
 
 
 def watched(epoch: Epoch, sweep: Sweep) -> float | None:
-    """The number by which trials are compared after an epoch, more is better; None where it is missing."""
+    """Return the number by which trials are compared after an epoch, higher is better; None where it is missing."""
     watch = sweep.prune.watch if sweep.prune is not None else None
     if watch is not None:
-        found = comparable(epoch.headlines, watch)
-        return None if found is None else found * (-1 if sweep.objectives.get(watch) == "down" else 1)
-    scored = sweep.rule.score(epoch.headlines)
-    return None if scored is None else as_number(scored)
+        number = comparable(epoch.headlines, watch)
+        return None if number is None else number * (-1 if sweep.objectives.get(watch) == "down" else 1)
+    score = sweep.rule.score(epoch.headlines)
+    return None if score is None else as_number(score)
 
 
-def as_number(found: Score) -> float:
-    """A rule's score as one number in the same order."""
-    return found[0] * WITHIN + found[1]
+def as_number(score: Score) -> float:
+    """Return a rule's score as a single number in the same order."""
+    return score[0] * WITHIN + score[1]
 
 
 def falls_behind(trial: Trial, others: Sequence[Trial], sweep: Sweep) -> bool:
-    """Ask the pruner about a trial's last epoch, given everything that other trials have reported.
+    """Return whether the pruner stops a trial after its last epoch, given the epochs of all other trials.
 
-    The pruner's study is built anew from the records, so that neither a killed sweep nor trials on other machines
-    need any memory but the run folders.
+    The pruner's study is rebuilt from the records each time, so that killed sweeps and trials on other machines need
+    no state except the run folders.
     """
     optuna = need_optuna(f"prune: {sweep.prune.name if sweep.prune else ''}")
-    everyone = {each.number: each for each in [*others, trial] if each.state != "duplicate"}
+    by_number = {other.number: other for other in [*others, trial] if other.state != "duplicate"}
     study = optuna.create_study(
         study_name=sweep.name,
         direction="maximize",
         pruner=make_pruner(sweep),
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
-    asked = None
+    current = None
     # Hyperband assigns brackets by number, so that numbers without a record must exist too.
-    for number in range(max(everyone) + 1):
-        own = study.ask()
-        each = everyone.get(number)
+    for number in range(max(by_number) + 1):
+        study_trial = study.ask()
+        other = by_number.get(number)
         if number == trial.number:
-            asked = own
+            current = study_trial
             continue
-        _report(own, each, sweep)
-        if each is None or each.state == "failed":
-            study.tell(own, state=optuna.trial.TrialState.FAIL)
-        elif each.state == "stopped":
-            study.tell(own, state=optuna.trial.TrialState.PRUNED)
-        elif each.state == "complete" and (last := _last(each, sweep)) is not None:
-            study.tell(own, last)
-    assert asked is not None
-    return _report(asked, trial, sweep)
+        _report(study_trial, other, sweep)
+        if other is None or other.state == "failed":
+            study.tell(study_trial, state=optuna.trial.TrialState.FAIL)
+        elif other.state == "stopped":
+            study.tell(study_trial, state=optuna.trial.TrialState.PRUNED)
+        elif (
+            other.state == "complete"
+            and other.trajectory
+            and (last := watched(other.trajectory[-1], sweep)) is not None
+        ):
+            study.tell(study_trial, last)
+    assert current is not None
+    return _report(current, trial, sweep)
 
 
 def make_pruner(sweep: Sweep) -> Any:
-    """The pruner that a sweep asks for; its steps are epochs, counted from 1."""
+    """Return the pruner of a sweep; its steps are epochs, counted from 1."""
     optuna = need_optuna("prune")
     prune = sweep.prune
     assert prune is not None
@@ -93,7 +97,7 @@ def make_pruner(sweep: Sweep) -> Any:
 
 
 def longest(sweep: Sweep) -> int:
-    """Epochs of the longest trial."""
+    """Return the number of epochs of the longest trial."""
     axis = sweep.over.get("train.epochs")
     if axis is not None:
         return int(max(axis.points() or axis.ends))
@@ -102,19 +106,15 @@ def longest(sweep: Sweep) -> int:
     return int(epochs) if epochs else 1
 
 
-def _report(own: Any, trial: Trial | None, sweep: Sweep) -> bool:
-    """Report a trial's epochs one by one; the pruner's answer to the last one.
+def _report(study_trial: Any, trial: Trial | None, sweep: Sweep) -> bool:
+    """Report a trial's epochs one by one and return whether the pruner would stop it after the last one.
 
-    Asked after each, because the pruners note a rung only when they are asked.
+    `should_prune` is called after each epoch, because pruners register a rung only in that call.
     """
-    answer = False
-    for place, epoch in enumerate(trial.trajectory if trial else (), start=1):
+    stop = False
+    for number, epoch in enumerate(trial.trajectory if trial else (), start=1):
         value = watched(epoch, sweep)
         if value is not None:
-            own.report(value, step=place)
-            answer = bool(own.should_prune())
-    return answer
-
-
-def _last(trial: Trial, sweep: Sweep) -> float | None:
-    return watched(trial.trajectory[-1], sweep) if trial.trajectory else None
+            study_trial.report(value, step=number)
+            stop = bool(study_trial.should_prune())
+    return stop

@@ -1,4 +1,4 @@
-"""What a finished trial found: its headlines, on all questions or on halves of them, from the records of its run."""
+"""Results of a finished trial: headlines on all questions or on halves of them, from the records of its run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from expunge.runs.context import prepare
 from expunge.runs.evaluator import Evaluator, result_name
 from expunge.runs.models import evaluate_retain_model, evaluate_target, open_model, rows_of, target_path
 from expunge.runs.results import load_result, read_rows
-from expunge.sweeps.ranking import first_half, same_places
+from expunge.sweeps.ranking import first_half, matching_rows
 
 
 def completed(sweep: Sweep, trial: Trial, recipe: Recipe, summary: RunSummary, runs: Path) -> Trial:
-    """The record of a trial whose run is complete."""
+    """Return the record of a trial whose run is complete."""
     folder = Path(summary.folder)
     benchmarks: list[Benchmark] = sweep.final or recipe.evaluate.benchmarks
     measured = _measured(folder, recipe)
-    place = _final_place(sweep, folder) if sweep.final else folder
+    place = _final_folder(sweep, folder) if sweep.final else folder
     if sweep.final:
         results = _measure_final(sweep, recipe, place, runs, summary)
     else:
@@ -54,7 +54,7 @@ def completed(sweep: Sweep, trial: Trial, recipe: Recipe, summary: RunSummary, r
 
 
 def epochs_of(results: Sequence[BenchmarkResult]) -> list[Epoch]:
-    """The trajectory: headlines of all benchmarks, step by step; the first benchmark that has a name gives it."""
+    """Return the headlines of all benchmarks, step by step."""
     steps: dict[int, list[BenchmarkResult]] = {}
     for result in results:
         steps.setdefault(result.step, []).append(result)
@@ -65,21 +65,21 @@ def epochs_of(results: Sequence[BenchmarkResult]) -> list[Epoch]:
 
 
 def baselines(sweep: Sweep, trial: Trial, recipe: Recipe, runs: Path) -> dict[str, dict[str, Value]]:
-    """Headlines of target and retain model as a trial's run recorded them: role -> headline -> value."""
+    """Return the headlines of target and retain model from a trial's run: role -> headline -> value."""
     folder = runs / trial.folder
-    place = _final_place(sweep, folder) if sweep.final else folder
+    place = _final_folder(sweep, folder) if sweep.final else folder
     benchmarks = sweep.final or recipe.evaluate.benchmarks
     found = {role: [load_result(place, result_name(role, b)) for b in benchmarks] for role in ("target", "retain")}
     return {role: _merged([each.headlines for each in results if each]) for role, results in found.items()}
 
 
 def relative(path: Path, runs: Path) -> str:
-    """A path as seen from the folder of all runs."""
+    """Return a path relative to the folder of all runs."""
     return path.resolve().relative_to(runs.resolve()).as_posix()
 
 
 def _measured(folder: Path, recipe: Recipe) -> list[BenchmarkResult]:
-    """Results of the unlearned model, by step, benchmarks in the recipe's order."""
+    """Return the results of the unlearned model, by step, benchmarks in the recipe's order."""
     order = {benchmark.key: place for place, benchmark in enumerate(recipe.evaluate.benchmarks)}
     found = [read_record(path, BenchmarkResult) for path in (folder / "results").glob("unlearned-*.json")]
     known = [result for result in found if result.benchmark in order]
@@ -87,7 +87,7 @@ def _measured(folder: Path, recipe: Recipe) -> list[BenchmarkResult]:
 
 
 def _merged(parts: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    """One mapping of several; the first that has a name gives it."""
+    """Merge mappings; for a repeated name the first one counts."""
     merged: dict[str, Value] = {}
     for part in parts:
         merged = {**merged, **{name: value for name, value in part.items() if name not in merged}}
@@ -97,7 +97,7 @@ def _merged(parts: Sequence[dict[str, Value]]) -> dict[str, Value]:
 def _halves(
     sweep: Sweep, recipe: Recipe, benchmarks: Sequence[Benchmark], place: Path, results: Sequence[BenchmarkResult]
 ) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Headlines of the half that the rule sees, and of the other, both from the stored per-sample records."""
+    """Return the headlines of the half that the rule sees and of the other half, from the stored per-sample rows."""
     seen: list[dict[str, Value]] = []
     unseen: list[dict[str, Value]] = []
     for benchmark, result in zip(benchmarks, results, strict=True):
@@ -114,13 +114,13 @@ def _halves(
 def _headlines(
     benchmark: Benchmark, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, recipe: Recipe
 ) -> dict[str, Value]:
-    like = None if retain_model is None else same_places(retain_model, rows)
+    like = None if retain_model is None else matching_rows(retain_model, rows)
     resamples = recipe.evaluate.bootstrap
     return benchmark.headlines(rows, like, resamples=resamples, seed=recipe.seed).headlines
 
 
-def _final_place(sweep: Sweep, folder: Path) -> Path:
-    """Folder in a run for what the sweep's own benchmarks find: it is no part of the run's trajectory."""
+def _final_folder(sweep: Sweep, folder: Path) -> Path:
+    """Return the folder for results of the sweep's own benchmarks, which are not part of the run's trajectory."""
     return folder / f"final-{fingerprint([benchmark.spec() for benchmark in sweep.final])}"
 
 

@@ -1,4 +1,4 @@
-"""How trials are drawn: the whole grid, at random, or by one of Optuna's samplers. Each trial has a number."""
+"""Samplers of trial settings: the full grid, random search, or one of Optuna's samplers."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ OPTUNA = {
     "nsgaii": "NSGAIISampler",
 }
 DIGITS = ".6g"
-"""Of drawn numbers: six digits are read and compared more easily than seventeen."""
+"""Format of sampled numbers: six digits are easier to read and compare than seventeen."""
 SEVERAL = {"nsgaii"}
-"""Samplers that see the objectives one by one; the others see what the rule compares."""
+"""Samplers that optimise the objectives separately; the others optimise the rule's score."""
 
 
 class Sampler(Protocol):
-    """Draws the settings of trials; the same number always gets the same settings."""
+    """Samples the settings of trials; the same trial number always gets the same settings."""
 
     def ask(self, number: int) -> dict[str, Any] | None:
-        """Settings of a trial; None behind the last one."""
+        """Return the settings of a trial; None after the last one."""
 
     def tell(self, trial: Trial) -> None:
-        """What a trial found, once it has ended."""
+        """Receive the result of a finished trial."""
 
 
 def make_sampler(sweep: Sweep, folder: Path) -> Sampler:
-    """The sampler that a sweep asks for; what it has to remember is kept in the sweep's folder."""
+    """Return the sampler of a sweep; its state is stored in the sweep's folder."""
     if sweep.sampler == "grid":
         return Grid(sweep)
     return Random(sweep) if sweep.sampler == "random" else Optuna(sweep, folder)
 
 
 class Grid:
-    """Every combination, the last axis fastest; in a random order where trials are compared before they end."""
+    """Every combination, the last axis fastest; in random order where trials are pruned."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._points = sweep.grid()
@@ -53,42 +53,42 @@ class Grid:
             self._points = [self._points[i] for i in order]
 
     def ask(self, number: int) -> dict[str, Any] | None:
-        """The combination with this number."""
+        """Return the combination with this number."""
         return self._points[number] if number < len(self._points) else None
 
     def tell(self, trial: Trial) -> None:
-        """A grid learns nothing."""
+        """No-op: a grid does not use results."""
 
 
 class Random:
-    """Each axis drawn independently and uniformly (log ranges: uniformly in the logarithm)."""
+    """Random search: each axis is sampled independently and uniformly (log ranges: uniformly in the logarithm)."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._axes, self._seed = sweep.over, sweep.seed
 
     def ask(self, number: int) -> dict[str, Any] | None:
-        """Settings drawn by seed and number alone."""
+        """Return settings that depend on the seed and the number alone."""
         random = np.random.default_rng([self._seed, number])
-        return {key: self._draw(axis, random) for key, axis in self._axes.items()}
+        return {key: self._sample(axis, random) for key, axis in self._axes.items()}
 
-    def _draw(self, axis: Axis, random: np.random.Generator) -> Any:
+    def _sample(self, axis: Axis, random: np.random.Generator) -> Any:
         points = axis.points()
         if points is not None:
             return points[int(random.integers(len(points)))]
         low, high = axis.ends
         if axis.log_range is not None:
-            drawn = math.exp(random.uniform(math.log(low), math.log(high)))
-            return round(drawn) if axis.whole else float(f"{drawn:.6g}")
+            sampled = math.exp(random.uniform(math.log(low), math.log(high)))
+            return round(sampled) if axis.whole else float(f"{sampled:{DIGITS}}")
         return (
             int(random.integers(int(low), int(high) + 1)) if axis.whole else float(f"{random.uniform(low, high):.6g}")
         )
 
     def tell(self, trial: Trial) -> None:
-        """Chance learns nothing."""
+        """No-op: random search does not use results."""
 
 
 class Optuna:
-    """A sampler of Optuna, whose study is kept in a journal file."""
+    """A sampler of Optuna; its study is stored in a journal file."""
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         self._optuna = need_optuna(f"sampler: {sweep.sampler}")
@@ -97,7 +97,7 @@ class Optuna:
         journal = self._optuna.storages.journal
         directions = ["maximize"]
         if sweep.sampler in SEVERAL:
-            directions = ["maximize" if way == "up" else "minimize" for way in sweep.objectives.values()]
+            directions = ["maximize" if direction == "up" else "minimize" for direction in sweep.objectives.values()]
         self._study = self._optuna.create_study(
             study_name=sweep.name,
             storage=self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "optuna.journal"))),
@@ -107,18 +107,18 @@ class Optuna:
         self._spaces = {key: self._space(axis) for key, axis in sweep.over.items()}
 
     def ask(self, number: int) -> dict[str, Any] | None:
-        """Settings that the study has given this number, or gives it now."""
+        """Return the settings that the study has for this number, or sample them now."""
         if number < len(self._study.trials):
             params = self._study.trials[number].params
         else:
-            # A seed for each number: a continued sweep draws as an uninterrupted one would.
+            # One seed per number, so that a resumed sweep samples the same settings as an uninterrupted one.
             kind = getattr(self._optuna.samplers, OPTUNA[self._sweep.sampler])
             self._study.sampler = kind(seed=self._sweep.seed * 100_003 + number)
             params = self._study.ask(self._spaces).params
         return {key: self._value(axis, params[key]) for key, axis in self._sweep.over.items()}
 
     def tell(self, trial: Trial) -> None:
-        """The objectives, or the rule's score, of a trial that has ended; told twice it counts once."""
+        """Report the objectives, or the rule's score, of a finished trial; repeated reports are ignored."""
         states = self._optuna.trial.TrialState
         if self._study.trials[trial.number].state != states.RUNNING:
             return
@@ -131,13 +131,13 @@ class Optuna:
     def _values(self, trial: Trial) -> list[float | None]:
         if self._sweep.sampler in SEVERAL:
             return [comparable(trial.chosen_on, name) for name in self._sweep.objectives]
-        found = self._sweep.rule.score(trial.chosen_on)
-        return [None if found is None else as_number(found)]
+        score = self._sweep.rule.score(trial.chosen_on)
+        return [None if score is None else as_number(score)]
 
-    def _value(self, axis: Axis, given: Any) -> Any:
+    def _value(self, axis: Axis, sampled: Any) -> Any:
         if axis.points() is not None:
-            return json.loads(given)
-        return float(f"{given:{DIGITS}}") if isinstance(given, float) else given
+            return json.loads(sampled)
+        return float(f"{sampled:{DIGITS}}") if isinstance(sampled, float) else sampled
 
     def _space(self, axis: Axis) -> Any:
         space = self._optuna.distributions

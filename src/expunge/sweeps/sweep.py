@@ -1,4 +1,4 @@
-"""A sweep: draws trials, has them run, and keeps the record from which the best is chosen."""
+"""A sweep: sample trials, run them, and record which one the rule selects."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from expunge.sweeps.pruning import need_optuna
 from expunge.sweeps.ranking import pareto, rank
 from expunge.sweeps.results import baselines
 from expunge.sweeps.samplers import Sampler, make_sampler
-from expunge.sweeps.trials import check_headlines, delete_checkpoint, read_trials, trial_place
+from expunge.sweeps.trials import check_headlines, delete_checkpoint, read_trials, trial_path
 
 MAX_DUPLICATES = 100
-"""So many draws in a row that were drawn before end a sweep: there is nothing new left."""
+"""The sweep ends after this many repeated samples in a row: nothing new is left."""
 
 
 def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str | Path = "runs") -> SweepRecord:
-    """Run many trials of one recipe and choose one by a stated rule.
+    """Run many trials of one recipe and select one by a stated rule.
 
-    Trials are ordinary runs in the same folder, so that target, retain model and their evaluations are made once. The
-    same call goes on with a sweep that was cut off; no finished trial is run again.
+    Trials are ordinary runs in the same folder, so that target, retain model and their evaluations are created once.
+    The same call resumes an interrupted sweep; no finished trial runs again.
 
     Args:
         sweep: A sweep, the name of a packaged one, or the path of a YAML file.
         overrides: Settings as 'key.path=value', such as 'over.train.lr=[1e-5, 2e-5]' or 'set.seed=1'.
-        runs: Folder of all runs; the sweep's own is sweep-<name> inside it.
+        runs: Folder of all runs; the sweep is in sweep-<name> inside it.
 
     Returns:
         All trials, their ranking and the Pareto front.
@@ -44,7 +44,7 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
     Raises:
         ConfigError: Settings are wrong, or another sweep of this name has begun in the folder.
         MissingExtraError: optuna or ray is needed and not installed.
-        UserError: No trial could be finished.
+        UserError: No trial finished.
         Interrupted: Ctrl-C; the same call continues.
     """
     if not isinstance(sweep, Sweep):
@@ -63,7 +63,7 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
 
 
 class _SweepLoop:
-    """One sitting of a sweep."""
+    """The loop of one call: samples, submits and records trials until the budget is used up."""
 
     def __init__(self, sweep: Sweep, recipe: Recipe, runs: Path, executor: Executor) -> None:
         self.sweep, self.runs, self.executor = sweep, runs, executor
@@ -85,50 +85,50 @@ class _SweepLoop:
                 self.sampler.tell(trial)
         self._write(finished=False)
         waiting = [trial for trial in self.trials.values() if trial.state == "running"]
-        under_way = 0
+        running = 0
         try:
             while True:
-                while under_way < self.executor.slots:
-                    following = waiting.pop(0) if waiting else self._draw()
+                while running < self.executor.slots:
+                    following = waiting.pop(0) if waiting else self._sample()
                     if following is None:
                         break
                     self.executor.submit(self.sweep, following, self.folder.path)
-                    under_way += 1
-                if not under_way:
+                    running += 1
+                if not running:
                     break
-                self._ended(self.executor.next())
-                under_way -= 1
+                self._finish(self.executor.next())
+                running -= 1
         finally:
-            # A trial that was cut off has written how far it came.
+            # An interrupted trial has written its progress.
             self.trials |= {trial.number: trial for trial in read_trials(self.folder.path)}
             record = self._write(finished=False)
         if not record.ranking:
-            raise UserError(*self._no_trial())
+            raise UserError(*self._failure())
         record = self._write(finished=True)
         write_sweep_report(self.folder.path)
         return record
 
     def _earlier(self) -> SweepRecord | None:
-        """The record of the sittings before, if it is of the same sweep."""
-        place = self.folder / "sweep.json"
-        if not place.is_file():
+        """Return the record of earlier calls; raise if it belongs to a sweep with other settings."""
+        path = self.folder / "sweep.json"
+        if not path.is_file():
             return None
-        earlier = read_record(place, SweepRecord)
+        earlier = read_record(path, SweepRecord)
         if earlier.fingerprint != self.sweep.fingerprint():
             old = {key: value for key, value in earlier.settings.items() if key not in UNIMPORTANT}
             changed = differences(old, self.sweep.identity())
             raise ConfigError(
                 [
                     *changed,
-                    f"a sweep goes on with the settings it began with. Put them back, choose another name (name=...) "
-                    f"or another --runs folder, or delete {self.folder.path}",
+                    "settings changed since the sweep started: restore them, rename the sweep (name=...), choose "
+                    f"another --runs folder, or delete {self.folder.path}",
                 ],
-                source=f"what changed since the sweep {self.sweep.name} began",
+                source=f"the resumed sweep {self.sweep.name}",
             )
         return earlier
 
-    def _draw(self) -> Trial | None:
-        """The next trial, or None when the budget is used up or nothing new is left."""
+    def _sample(self) -> Trial | None:
+        """Return the next trial; None when the budget is used up or nothing new is left."""
         if interrupt_requested():
             raise Interrupted
         for _ in range(MAX_DUPLICATES):
@@ -142,18 +142,18 @@ class _SweepLoop:
             same = next((t for t in self.trials.values() if t.fingerprint == fingerprint), None)
             trial = Trial(number=number, params=params, fingerprint=fingerprint)
             if same is None:
-                self._keep(trial)
+                self._save(trial)
                 note(f"Trial {number}: {describe(params)}")
                 return trial
             again = trial.model_copy(update={"state": "duplicate", "error": f"the same as trial {same.number}"})
-            self._keep(again)
+            self._save(again)
             self.sampler.tell(same.model_copy(update={"number": number}))
-        note(f"{MAX_DUPLICATES} draws in a row were drawn before; there is nothing new to try.")
+        note(f"{MAX_DUPLICATES} samples in a row repeated earlier trials; nothing new is left to try.")
         return None
 
     def _budget_used(self) -> bool:
-        drawn = sum(trial.state != "duplicate" for trial in self.trials.values())
-        if self.sweep.trials is not None and drawn >= self.sweep.trials:
+        sampled = sum(trial.state != "duplicate" for trial in self.trials.values())
+        if self.sweep.trials is not None and sampled >= self.sweep.trials:
             return True
         hours = (self.seconds + time.monotonic() - self.started) / 3600
         if self.sweep.max_hours is not None and hours >= self.sweep.max_hours:
@@ -161,38 +161,38 @@ class _SweepLoop:
             return True
         return False
 
-    def _ended(self, trial: Trial) -> None:
+    def _finish(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
         self.sampler.tell(trial)
         ranking = self._ranking()
         for number in ranking[self.sweep.keep :]:
             if self.trials[number].checkpoint:
-                self._keep(delete_checkpoint(self.trials[number], self.runs))
+                self._save(delete_checkpoint(self.trials[number], self.runs))
         self._write(finished=False)
-        count = sum(each.state not in {"running", "duplicate"} for each in self.trials.values())
-        note(f"{count} trials have ended{f'; trial {ranking[0]} leads' if ranking else ''}.")
+        count = sum(trial.state not in {"running", "duplicate"} for trial in self.trials.values())
+        note(f"{count} trials have finished{f'; trial {ranking[0]} leads' if ranking else ''}.")
 
-    def _keep(self, trial: Trial) -> None:
+    def _save(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
-        write_record(trial_place(self.folder.path, trial.number), trial)
+        write_record(trial_path(self.folder.path, trial.number), trial)
 
     def _ranking(self) -> list[int]:
         return rank(list(self.trials.values()), self.sweep.rule, self.sweep.objectives)
 
-    def _no_trial(self) -> tuple[str]:
+    def _failure(self) -> tuple[str]:
         failed = [trial for trial in self.trials.values() if trial.error]
         why = f" The first error: {failed[0].error}" if failed else ""
-        return (f"no trial of the sweep {self.sweep.name} ran to its end.{why}",)
+        return (f"no trial of the sweep {self.sweep.name} finished.{why}",)
 
     def _write(self, finished: bool) -> SweepRecord:
-        """Write the record as it stands; everything in it follows from the trials."""
+        """Write the record; everything in it is computed from the trials."""
         trials = [self.trials[number] for number in sorted(self.trials)]
         ranking = self._ranking()
         stopped = [trial for trial in trials if trial.state == "stopped"]
-        known = {}
+        roles = {}
         if ranking:
             best = self.trials[ranking[0]]
-            known = baselines(self.sweep, best, self.sweep.trial(best.params), self.runs)
+            roles = baselines(self.sweep, best, self.sweep.trial(best.params), self.runs)
         record = SweepRecord(
             name=self.sweep.name,
             folder=str(self.folder.path),
@@ -208,8 +208,8 @@ class _SweepLoop:
             num_stopped=len(stopped),
             trained_steps=sum(trial.steps for trial in trials),
             saved_steps=sum(trial.planned_steps - trial.steps for trial in stopped),
-            target=known.get("target", {}),
-            retain_model=known.get("retain", {}),
+            target=roles.get("target", {}),
+            retain_model=roles.get("retain", {}),
             labels=self.labels,
             finished=finished,
             seconds=round(self.seconds + time.monotonic() - self.started, 3),
@@ -219,5 +219,5 @@ class _SweepLoop:
 
 
 def describe(params: dict[str, object]) -> str:
-    """Settings of a trial in one line."""
+    """Return the settings of a trial in one line."""
     return ", ".join(f"{key} {plain(value)}" for key, value in params.items())

@@ -1,4 +1,4 @@
-"""One trial of a sweep: a run whose records say how far it came, when it was stopped, and what it found."""
+"""One trial of a sweep: a run with a record of its progress, its early stop and its results."""
 
 from __future__ import annotations
 
@@ -22,72 +22,74 @@ from expunge.sweeps.results import completed, epochs_of, relative
 from expunge.training.callbacks import StoppedEarly
 
 
-def trial_place(folder: Path, number: int) -> Path:
-    """File of a trial's record."""
+def trial_path(folder: Path, number: int) -> Path:
+    """Return the file of a trial's record."""
     return folder / "trials" / f"{number:04d}.json"
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """Every trial that has a record, by number."""
+    """Return every trial that has a record, by number."""
     return [read_record(path, Trial) for path in sorted((folder / "trials").glob("[0-9]*.json"))]
 
 
 def run_trial(sweep: Sweep, trial: Trial, folder: Path, runs: Path) -> Trial:
-    """Run one trial to its end, go on with an interrupted one, or take over what is already there.
+    """Run one trial, resume an interrupted one, or load a finished one.
 
     Args:
         sweep: The sweep.
-        trial: The trial as it stands.
+        trial: The trial's current record.
         folder: The sweep's folder.
         runs: Folder of all runs.
 
     Returns:
-        The finished record, which is also on disk. A trial that fails with an error of the user's or runs out of
-        memory is recorded as failed.
+        The finished record, which is also on disk. A trial that fails with a user error or runs out of memory is
+        recorded as failed.
 
     Raises:
-        CannotCompare: Trials lack what the rule or the pruner compares.
-        Interrupted: Ctrl-C; the same call goes on.
+        CannotCompare: Trials lack a headline that the rule or the pruner compares.
+        Interrupted: Ctrl-C; the same call resumes.
     """
-    watch = _Watch(sweep, trial, folder, runs)
+    watcher = _TrialWatcher(sweep, trial, folder, runs)
     recipe = sweep.trial(trial.params)
     try:
-        summary = execute(recipe, runs, stop_early=watch, weights=bool(sweep.final))
-        done = completed(sweep, watch.trial, recipe, summary, runs)
+        summary = execute(recipe, runs, stop_early=watcher, weights=bool(sweep.final))
+        done = completed(sweep, watcher.trial, recipe, summary, runs)
         check_comparable(done, sweep)
     except StoppedEarly:
-        done = watch.trial.model_copy(update={"state": "stopped", "headlines": watch.trial.trajectory[-1].headlines})
+        done = watcher.trial.model_copy(
+            update={"state": "stopped", "headlines": watcher.trial.trajectory[-1].headlines}
+        )
     except (CannotCompare, Interrupted):
-        write_record(trial_place(folder, trial.number), watch.timed())
+        write_record(trial_path(folder, trial.number), watcher.timed())
         raise
     except (UserError, MemoryError, torch.OutOfMemoryError) as error:
         note(f"Trial {trial.number} failed: {error}")
-        done = watch.trial.model_copy(update={"state": "failed", "error": str(error)})
-    done = done.model_copy(update={"seconds": watch.timed().seconds})
-    write_record(trial_place(folder, trial.number), done)
+        done = watcher.trial.model_copy(update={"state": "failed", "error": str(error)})
+    done = done.model_copy(update={"seconds": watcher.timed().seconds})
+    write_record(trial_path(folder, trial.number), done)
     return done
 
 
 def delete_checkpoint(trial: Trial, runs: Path) -> Trial:
-    """Delete a trial's checkpoint and keep its records; `run` with the same recipe makes it again."""
+    """Delete a trial's checkpoint but not its records; `run` with the same recipe recreates it."""
     shutil.rmtree(runs / trial.folder / "checkpoint", ignore_errors=True)
     return trial.model_copy(update={"checkpoint": False})
 
 
 def check_comparable(trial: Trial, sweep: Sweep) -> None:
-    """Refuse a sweep whose trials lack what its rule or its objectives compare.
+    """Check that a trial has every headline that the rule and the objectives compare.
 
     Raises:
-        CannotCompare: The headline that is missing, and why.
+        CannotCompare: A headline is missing; the message states why.
     """
     problems = []
     for name in dict.fromkeys([*sweep.rule.needs, *sweep.objectives]):
         value = trial.chosen_on.get(name)
         if value is None:
-            given = ", ".join(sorted(trial.chosen_on)) or "none"
-            problems.append(f"{name}: no benchmark gives it. These trials have: {given}.")
+            headlines = ", ".join(sorted(trial.chosen_on)) or "none"
+            problems.append(f"{name}: no benchmark reports it. These trials have: {headlines}.")
         elif value.point is None and name in sweep.rule.needs:
-            problems.append(f"{name}: cannot be computed, it needs {value.needs}")
+            problems.append(f"{name}: not available, it needs {value.needs}")
     if problems:
         raise CannotCompare(problems)
 
@@ -112,38 +114,38 @@ def check_headlines(recipe: Recipe, sweep: Sweep) -> None:
         raise CannotCompare(problems)
 
 
-class _Watch:
-    """Writes a trial's record after every epoch and decides whether there is another."""
+class _TrialWatcher:
+    """Writes a trial's record after every epoch and decides whether to stop it."""
 
     def __init__(self, sweep: Sweep, trial: Trial, folder: Path, runs: Path) -> None:
         self.trial = trial
         self._sweep, self._folder, self._runs = sweep, folder, runs
         self._started = time.monotonic()
 
-    def __call__(self, reached: TrainingProgress) -> bool:
-        """Whether to stop here."""
+    def __call__(self, progress: TrainingProgress) -> bool:
+        """Return whether to stop after this epoch."""
         self.trial = self.trial.model_copy(
             update={
-                "folder": relative(reached.folder, self._runs),
-                "trajectory": epochs_of(reached.results),
-                "steps": reached.step,
-                "planned_steps": reached.steps,
+                "folder": relative(progress.folder, self._runs),
+                "trajectory": epochs_of(progress.results),
+                "steps": progress.step,
+                "planned_steps": progress.steps,
             }
         )
-        write_record(trial_place(self._folder, self.trial.number), self.timed())
+        write_record(trial_path(self._folder, self.trial.number), self.timed())
         if self._sweep.prune is None:
             return False
         last = self.trial.trajectory[-1] if self.trial.trajectory else None
         if last is None or watched(last, self._sweep) is None:
             raise CannotCompare([_unwatched(last, self._sweep)])
-        others = [each for each in read_trials(self._folder) if each.number != self.trial.number]
+        others = [other for other in read_trials(self._folder) if other.number != self.trial.number]
         behind = falls_behind(self.trial, others, self._sweep)
         if behind:
-            note(f"Trial {self.trial.number} is stopped after epoch {last.epoch:g}: it falls behind.")
+            note(f"Trial {self.trial.number} is stopped after epoch {last.epoch:g}: it has fallen behind.")
         return behind
 
     def timed(self) -> Trial:
-        """The record with the seconds spent so far, over all attempts."""
+        """Return the record with the seconds spent so far, over all attempts."""
         now = time.monotonic()
         spent = self.trial.seconds + now - self._started
         self._started = now
@@ -157,7 +159,7 @@ def _unwatched(last: Epoch | None, sweep: Sweep) -> str:
     for name in names:
         value = last.headlines.get(name) if last else None
         if value is None:
-            return f"{name}: no benchmark gives it after an epoch. Set prune.watch to a headline that one gives."
+            return f"{name}: no benchmark reports it after an epoch. Set prune.watch to a headline that one reports."
         if value.point is None:
             return f"{name}: needs {value.needs}, so trials cannot be compared after an epoch. Set prune.watch."
     return "trials cannot be compared after an epoch"

@@ -1,4 +1,4 @@
-"""What attacks found, for the page: numbers per model, comparisons, and the worst answers first."""
+"""Results of audits for the report: values per model, comparisons, and transcripts, worst first."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AUDITED = "unlearned"
 
 @dataclass(frozen=True)
 class Transcript:
-    """One attempt on the audited model, and whether the same attempt worked on the controls."""
+    """One attack prompt on the audited model, and its outcome on the controls."""
 
     number: int
     view: str
-    shown: str
-    gold: str
+    prompt: str
+    true_answer: str
     response: Markup
     share: float | None
     leaks: bool
@@ -41,32 +41,32 @@ class AuditSection:
 
 
 def audit_sections(run: LoadedRun) -> list[AuditSection]:
-    """Every audit of a run, with its transcripts."""
+    """Return every audit of a run, with its transcripts."""
     return [_section(result, run.samples(result)) for result in run.audits]
 
 
 def _section(result: AuditResult, rows: list[dict[str, Any]]) -> AuditSection:
-    verdicts: dict[tuple[Any, Any], dict[str, str]] = {}
+    outcomes: dict[tuple[Any, Any], dict[str, str]] = {}
     for row in rows:
-        said = {True: "leaks", False: "holds", None: "not scored"}[row.get("leaks")]
         if row.get("arm") != AUDITED:
-            verdicts.setdefault((row.get("view"), row.get("id")), {})[str(row.get("arm"))] = said
-    mine = [row for row in rows if row.get("arm") == AUDITED and row.get("response") is not None]
-    found = [_transcript(number, row, verdicts) for number, row in enumerate(mine, start=1)]
-    # Worst: what it gives away and no model that never knew does.
-    found.sort(key=lambda item: (not item.leaks, item.controls.get("retain") == "leaks", -(item.share or 0.0)))
-    return AuditSection(result, list(result.arms), found[:MAX_TRANSCRIPTS], len(found))
+            outcome = {True: "leaks", False: "holds", None: "not scored"}[row.get("leaks")]
+            outcomes.setdefault((row.get("view"), row.get("id")), {})[str(row.get("arm"))] = outcome
+    audited = [row for row in rows if row.get("arm") == AUDITED and row.get("response") is not None]
+    transcripts = [_transcript(number, row, outcomes) for number, row in enumerate(audited, start=1)]
+    # Worst are leaks that the retain model does not have.
+    transcripts.sort(key=lambda item: (not item.leaks, item.controls.get("retain") == "leaks", -(item.share or 0.0)))
+    return AuditSection(result, list(result.arms), transcripts[:MAX_TRANSCRIPTS], len(transcripts))
 
 
-def _transcript(number: int, row: dict[str, Any], verdicts: dict[tuple[Any, Any], dict[str, str]]) -> Transcript:
-    said = {word for word in str(row.get("said") or "").split(", ") if word}
+def _transcript(number: int, row: dict[str, Any], outcomes: dict[tuple[Any, Any], dict[str, str]]) -> Transcript:
+    leaked = {word for word in str(row.get("said") or "").split(", ") if word}
     return Transcript(
         number=number,
         view=str(row.get("view")),
-        shown=readable(str(row.get("question") or "")),
-        gold=readable(str(row.get("answer") or "")),
-        response=mark_words(readable(str(row.get("response"))), said),
+        prompt=readable(str(row.get("question") or "")),
+        true_answer=readable(str(row.get("answer") or "")),
+        response=mark_words(readable(str(row.get("response"))), leaked),
         share=row.get("share"),
         leaks=bool(row.get("leaks")),
-        controls=verdicts.get((row.get("view"), row.get("id")), {}),
+        controls=outcomes.get((row.get("view"), row.get("id")), {}),
     )

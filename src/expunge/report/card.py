@@ -1,4 +1,4 @@
-"""The model card that travels with an unlearned checkpoint."""
+"""Model card of an unlearned checkpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def write_card(folder: Path, run: LoadedRun, license: str | None = None) -> Path
     """Write README.md, the model card, into the folder of a checkpoint. Needs no network.
 
     Args:
-        folder: Where the checkpoint lies.
-        run: The run that made it.
-        license: Identifier such as 'mit'; left out of the card when it is not known.
+        folder: Folder of the checkpoint.
+        run: The run that created it.
+        license: Identifier such as 'mit'; None if it is unknown.
 
     Returns:
         The file that was written.
@@ -47,7 +47,7 @@ def _card_data(run: LoadedRun, license: str | None) -> Any:
         tags=[tag for tag in ("expunge", "machine-unlearning", Path(method).stem) if tag],
         base_model=_hub_id(run.recipe.get("model", {}).get("name")),
         license=license,
-        # huggingface_hub wants a name as soon as there are results, and none otherwise.
+        # huggingface_hub requires a name with results and rejects it without.
         model_name=run.name if evaluated else None,
         eval_results=evaluated or None,
     )
@@ -76,7 +76,7 @@ def _eval_results(run: LoadedRun) -> list[Any]:
 
 
 def _hub_id(name: object) -> str | None:
-    """The name if it can be a hub id; a local path says nothing to others and may tell too much."""
+    """Return the name if it can be a hub id; local paths are private and useless to others."""
     if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or Path(name).exists() or name.startswith("."):
         return None
     return name
@@ -98,13 +98,13 @@ def _text(run: LoadedRun) -> str:
 
 {reasons}
 {unfinished}
-This model was made by unlearning: chosen knowledge was removed from a model that had it.
+This model was created by unlearning: chosen knowledge was removed from a model that had it.
 
-## Numbers
+## Results
 
 {table}
 
-Target is the model before unlearning, retain model one that never saw the forget set.
+The target is the model before unlearning; the retain model never saw the forget set.
 Brackets hold 95% intervals.
 
 ## How the verdict is reached
@@ -117,7 +117,7 @@ Brackets hold 95% intervals.
 
 ## Recipe
 
-Every setting of the run (`expunge run recipe.yaml` makes it again):
+Every setting of the run (`expunge run recipe.yaml` reproduces it):
 
 ```yaml
 {recipe.rstrip()}
@@ -126,7 +126,7 @@ Every setting of the run (`expunge run recipe.yaml` makes it again):
 
 
 def _shareable(value: Any) -> Any:
-    """The recipe without the folders of the machine that ran it: only their last part stays."""
+    """Return the recipe without absolute paths: only their last part remains."""
     if isinstance(value, dict):
         return {key: _shareable(part) for key, part in value.items()}
     if isinstance(value, list):

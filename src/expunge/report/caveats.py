@@ -1,4 +1,4 @@
-"""What a reader of a run may conclude and what not, said from the facts of that run."""
+"""Limits of a run's verdict: what a reader can conclude from it, and what not."""
 
 from __future__ import annotations
 
@@ -27,25 +27,23 @@ def caveats(run: LoadedRun, verdict: Verdict) -> list[str]:
 
 def _about_audits(run: LoadedRun) -> list[str]:
     if run.audits:
-        tried = ", ".join(result.audit for result in run.audits)
-        return [f"Attacks that were tried: {tried}. Others were not, and may succeed."]
+        names = ", ".join(result.audit for result in run.audits)
+        return [f"Attacks that were run: {names}. Other attacks may succeed."]
     return [
-        "No relearning, probing, quantisation or sampling attack was run. What the model does not "
-        "say to these "
-        "questions may come back with a little training, other words or other sampling."
+        "No attack was run on this model. Knowledge that it does not show in these questions may come back with other "
+        "prompts, repeated sampling, quantisation or a little training."
     ]
 
 
 def _about_the_retain_model(recipe: dict[str, Any]) -> list[str]:
     if recipe.get("retain_model"):
-        return ["The retain model was trained in this run, from the same start as the target, on the retain set only."]
+        return ["The retain model was trained in this run, from the same base model as the target, on the retain set."]
     if recipe.get("model", {}).get("retain_model"):
         return [
-            "The retain model was not trained in this run. The comparison holds only if it was made "
-            "like the target, "
-            "with the same data, prompt and training, without the forget set."
+            "The retain model was not trained in this run. The comparison is valid only if it was trained like the "
+            "target, with the same data, prompt and settings, without the forget set."
         ]
-    return ["There is no retain model: no model that never saw the forget set was available to compare with."]
+    return ["There is no retain model to compare with: no model that never saw the forget set was available."]
 
 
 def _about_selection(run: LoadedRun) -> list[str]:
@@ -54,14 +52,12 @@ def _about_selection(run: LoadedRun) -> list[str]:
     if rule != "last":
         count = len({result.step for result in run.results.get("unlearned", [])})
         notes.append(
-            f"The checkpoint was chosen among {count} by the very numbers reported here (select: "
-            f"{rule}), so these "
-            "numbers flatter it; fresh questions would look somewhat worse."
+            f"The checkpoint was selected among {count} by the same metrics that are reported here (select: {rule}), "
+            "so they are optimistic; new questions would give somewhat worse values."
         )
     seed = run.manifest.seed if run.manifest else run.recipe.get("seed")
     notes.append(
-        f"This is one run with one seed ({seed}). The intervals cover the choice of questions, not "
-        "the luck of training."
+        f"This is one run with one seed ({seed}). Intervals cover the choice of questions, not the luck of training."
     )
     return notes
 
@@ -70,20 +66,17 @@ def _about_the_material(run: LoadedRun) -> list[str]:
     notes = []
     if run.recipe.get("model", {}).get("scratch"):
         notes.append(
-            "The model is a small one, trained from nothing on this data. What works on it need not "
-            "work on a "
-            "large pretrained model, which holds a fact in many forms."
+            "The model is small and was trained from scratch on this data. Results may not carry over to a large "
+            "pretrained model, which stores a fact in many forms."
         )
-    data = run.recipe.get("data", {}).get("name")
-    if data in {"tofu", "synthetic"}:
+    if run.recipe.get("data", {}).get("name") in {"tofu", "synthetic"}:
         notes.append(
-            "The forget set is made of fictitious people whom the model met in fine-tuning only. "
-            "Knowledge from "
-            "pretraining sits deeper and is harder to remove."
+            "The forget set is about fictitious people whom the model met in fine-tuning only. Knowledge from "
+            "pretraining is harder to remove."
         )
     overlap = run.manifest.overlap if run.manifest else None
     shared = overlap.num_exact + overlap.num_near if overlap else 0
     if shared:
-        rows = "1 forget row also stands" if shared == 1 else f"{shared} forget rows also stand"
-        notes.append(f"{rows} in the retain set, exactly or nearly: unlearned and learned at the same time.")
+        rows = "1 forget row is" if shared == 1 else f"{shared} forget rows are"
+        notes.append(f"{rows} also in the retain set, exactly or nearly: forgotten and learned at the same time.")
     return notes

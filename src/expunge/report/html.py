@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page about a run, or about several side by side."""
+"""The report: a self-contained HTML page about one run, or a comparison of several."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _common_trajectory(runs: Mapping[str, LoadedRun]) -> Markup | None:
 
 
 def differences(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Settings that are not the same in every recipe: dotted key -> run -> value."""
+    """Return the settings that differ between recipes: dotted key -> run -> value."""
     flat = {name: _flatten(recipe) for name, recipe in recipes.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     return {
@@ -202,7 +202,7 @@ def _markup(svg: str | None) -> Markup | None:
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from a template of this room, with everything in it escaped."""
+    """Render a page from a template of this package; all inserted text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("expunge.report"),
         autoescape=True,
@@ -232,7 +232,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Format seconds for people.
 
     Example:
         >>> duration(3723), duration(4.2)
@@ -245,7 +245,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in the unit that fits.
+    """Format bytes in a suitable unit.
 
     Example:
         >>> size(3_500_000_000)

@@ -1,4 +1,4 @@
-"""Reads a run folder back into records; nothing here needs the model or torch."""
+"""Read a run folder into records, without models or torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("target", "unlearned", "retain")
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """Everything that a run has written so far."""
+    """Records that a run has written so far."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -31,11 +31,11 @@ class LoadedRun:
     results: dict[str, list[BenchmarkResult]] = field(default_factory=dict)
     """Role -> its results, sorted by step."""
     audits: list[AuditResult] = field(default_factory=list)
-    """What attacks on the finished model found."""
+    """Results of attacks on the finished model."""
 
     @property
     def name(self) -> str:
-        """The recipe's name."""
+        """Name of the recipe."""
         return str(self.recipe.get("name") or self.folder.name)
 
     def benchmarks(self) -> list[str]:
@@ -54,19 +54,19 @@ class LoadedRun:
         return next(filter(None, titles), benchmark)
 
     def trajectory(self, benchmark: str) -> list[BenchmarkResult]:
-        """Results of the unlearned model, step by step."""
+        """Return the results of the unlearned model, by step."""
         return [result for result in self.results.get("unlearned", []) if result.benchmark == benchmark]
 
     def result(self, role: str, benchmark: str) -> BenchmarkResult | None:
-        """The result that stands for a role: for the unlearned model the selected step, else the last."""
-        found = [result for result in self.results.get(role, []) if result.benchmark == benchmark]
+        """Return the result of a role; for the unlearned model the one of the selected step, else the last."""
+        results = [result for result in self.results.get(role, []) if result.benchmark == benchmark]
         if role == "unlearned" and self.summary is not None:
-            chosen = [result for result in found if result.step == self.summary.selected_step]
-            found = chosen or found
-        return found[-1] if found else None
+            selected = [result for result in results if result.step == self.summary.selected_step]
+            results = selected or results
+        return results[-1] if results else None
 
     def samples(self, result: BenchmarkResult | AuditResult | None) -> list[dict[str, Any]]:
-        """Per-sample rows of a result; none where the run kept none.
+        """Return the per-sample rows of a result; empty where the run stored none.
 
         Raises:
             DataError: The file is damaged, or its path leads out of the run folder.
@@ -92,7 +92,7 @@ class LoadedRun:
         return rows
 
     def missing(self) -> list[str]:
-        """Parts of the run that have left nothing yet, in plain words."""
+        """Return the parts of the run that are missing, in plain words."""
         gaps = []
         if self.manifest is None:
             gaps.append("the manifest (manifest.json)")
@@ -147,7 +147,7 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not readable YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(recipe, dict):
-        raise DataError(f"{path} does not hold a recipe: it should be a mapping of settings.")
+        raise DataError(f"{path} does not hold a recipe: expected a mapping of settings.")
     return recipe
 
 
@@ -181,7 +181,7 @@ def _read_train(path: Path) -> list[TrainPoint]:
         try:
             points.append(TrainPoint.model_validate_json(line))
         except ValidationError as error:
-            # A run that was killed while writing leaves half a line at the end; all before it is sound.
+            # A run that was killed while writing leaves a partial last line; all lines before it are complete.
             if number == len(lines):
                 break
             raise DataError(f"{path}, line {number}: not a training step.", fix="Run the recipe again.") from error

@@ -32,7 +32,7 @@ Path = Sequence[BenchmarkResult]
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
-    """A figure as an SVG element: text stays text, ids are unique to `name`, colours are CSS variables."""
+    """Return a figure as an SVG element: text stays text, ids start with `name`, colours are CSS variables."""
     stream = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -158,7 +158,7 @@ def ecdf(values: Mapping[str, Sequence[float]], label: str, name: str = "ecdf") 
 
 
 def widest_gap(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """Where two empirical distribution functions lie furthest apart, and their two heights there.
+    """Return where two empirical distribution functions are furthest apart, and their heights there.
 
     The distance between the heights is the Kolmogorov-Smirnov statistic D = sup |F1(x) - F2(x)|.
 
@@ -166,26 +166,26 @@ def widest_gap(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
         Position, lower height, upper height.
     """
     a, b = np.sort(np.asarray(first)), np.sort(np.asarray(second))
-    places = np.concatenate([a, b])
-    heights = [np.searchsorted(each, places, side="right") / len(each) for each in (a, b)]
+    positions = np.concatenate([a, b])
+    heights = [np.searchsorted(values, positions, side="right") / len(values) for values in (a, b)]
     best = int(np.argmax(np.abs(heights[0] - heights[1])))
     low, high = sorted(float(height[best]) for height in heights)
-    return float(places[best]), low, high
+    return float(positions[best]), low, high
 
 
 def losses(points: Sequence[TrainPoint]) -> str | None:
-    """Loss and its weighted terms over the epochs, each on its own scale.
+    """Plot the loss and its weighted terms over the epochs, each on its own scale.
 
     Returns:
         SVG, or None for a run without training steps.
     """
     if not points:
         return None
-    kept = points[:: math.ceil(len(points) / 400)]
+    thinned = points[:: math.ceil(len(points) / 400)]
     names = list(dict.fromkeys(name for point in points for name in point.terms))
-    series = {"loss": [point.loss for point in kept]}
+    series = {"loss": [point.loss for point in thinned]}
     for name in names:
-        series[name] = [point.terms.get(name, math.nan) for point in kept]
+        series[name] = [point.terms.get(name, math.nan) for point in thinned]
     if len(names) == 1:
         del series["loss"]
     columns = min(3, len(series))
@@ -193,10 +193,10 @@ def losses(points: Sequence[TrainPoint]) -> str | None:
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.2 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flat
-    epochs = [point.epoch for point in kept]
+    epochs = [point.epoch for point in thinned]
     for axes, color, (name, values) in zip(grid, _cycle(len(series)), series.items(), strict=False):
         style_axes(axes)
-        axes.plot(epochs, values, color=color, linewidth=1.4, marker="." if len(kept) < 30 else "")
+        axes.plot(epochs, values, color=color, linewidth=1.4, marker="." if len(thinned) < 30 else "")
         axes.set_title(name.replace("_", " "), color=INK, fontsize=9, loc="left")
         axes.set_xlabel("epoch", color=INK)
     for axes in list(figure.axes)[len(series) :]:

@@ -1,4 +1,4 @@
-"""Headlines side by side: numbers as text, Markdown tables and terminal tables."""
+"""Tables of headlines and metrics: rows, Markdown and terminal output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def metric_title(name: str, labels: Mapping[str, Label]) -> str:
 
 @dataclass(frozen=True)
 class HeadlineRow:
-    """One number of one run for every model that has it."""
+    """One metric of one run, for every model that has it."""
 
     run: str
     benchmark: str
@@ -58,7 +58,7 @@ class HeadlineRow:
 
 
 def headline_rows(run: LoadedRun) -> list[HeadlineRow]:
-    """The headlines of every benchmark of a run, with the published numbers beside them."""
+    """Return the headlines of every benchmark of a run, with published values beside them."""
     published = dict(run.recipe.get("published") or {})
     if run.summary is not None:
         published.update(run.summary.published)
@@ -87,7 +87,7 @@ def role_title(role: str) -> str:
 
 
 def metric_rows(run: LoadedRun) -> list[HeadlineRow]:
-    """Every other number of every benchmark of a run."""
+    """Return all other metrics of every benchmark of a run."""
     return _rows(run, "metrics", {})
 
 
@@ -192,19 +192,19 @@ def format_value(value: Value) -> str:
 
 
 def format_published(row: HeadlineRow) -> str:
-    """The published number and its source, or nothing."""
+    """Return the published value and its source; empty without one."""
     if row.published is None:
         return ""
     return format_number(row.published) + (f" ({row.source})" if row.source else "")
 
 
 def to_markdown(rows: Sequence[HeadlineRow]) -> str:
-    """A Markdown table of headlines, of one run or of several."""
+    """Return a Markdown table of headlines, of one run or several."""
     return markdown_table(*_cells(rows))
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of plain texts."""
+    """Return a Markdown table of plain strings."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
@@ -213,7 +213,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def to_rich(rows: Sequence[HeadlineRow]) -> Table:
-    """The same table for the terminal."""
+    """Return the same table for the terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -235,14 +235,14 @@ def _unit(value: Value) -> str:
 
 
 def _cells(rows: Sequence[HeadlineRow]) -> tuple[list[str], list[list[str]]]:
-    """Header and body; columns that would be the same or empty in every row are left out."""
+    """Return header and body; columns that would be equal or empty in every row are left out."""
     several_runs = len({row.run for row in rows}) > 1
     several_benchmarks = len({row.benchmark for row in rows}) > 1
     published = any(row.published is not None for row in rows)
     header = [
         *(["Run"] if several_runs else []),
         *(["Benchmark"] if several_benchmarks else []),
-        "Number",
+        "Metric",
         *(role_title(role) for role in ROLES),
         *(["Published"] if published else []),
     ]

@@ -1,4 +1,4 @@
-"""The page about a sweep: what was chosen from how many, the ranking, the Pareto front, the effect of each setting."""
+"""The page about a sweep: the chosen trial, the ranking, the Pareto front and the effect of each setting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expunge.rundir import read_record, write_atomic
 
 
 def write_sweep_report(folder: Path) -> Path:
-    """Write sweep.html beside a sweep's record, from the record alone.
+    """Write sweep.html next to the record of a sweep.
 
     Raises:
         DataError: The folder holds no record of a sweep, or a damaged one.
@@ -27,7 +27,7 @@ def write_sweep_report(folder: Path) -> Path:
 
 
 def read_sweep(folder: Path) -> SweepRecord:
-    """The record of a sweep.
+    """Read the record of a sweep.
 
     Raises:
         DataError: There is none, or it is damaged.
@@ -38,7 +38,7 @@ def read_sweep(folder: Path) -> SweepRecord:
 
 
 def render_sweep(record: SweepRecord) -> str:
-    """The page as text."""
+    """Return the page."""
     return render(
         "sweep.html.j2",
         title=f"Sweep {record.name}",
@@ -56,7 +56,7 @@ def render_sweep(record: SweepRecord) -> str:
 
 
 def _parts(record: SweepRecord) -> dict[str, dict[str, Value]]:
-    """Columns of the chosen trial's table."""
+    """Return the columns of the chosen trial's table."""
     best = record.best
     if best is None:
         return {}
@@ -70,7 +70,7 @@ def _parts(record: SweepRecord) -> dict[str, dict[str, Value]]:
 
 
 def sentence(record: SweepRecord) -> str:
-    """What was chosen, by which rule, out of how many trials."""
+    """Return a sentence with the chosen trial, the rule and the number of trials."""
     best = record.best
     counts = f"{record.num_trials} trials"
     parts = [f"{record.num_stopped} stopped early" if record.num_stopped else "",
@@ -78,31 +78,31 @@ def sentence(record: SweepRecord) -> str:
     if others := ", ".join(part for part in parts if part):
         counts += f" ({others})"
     if best is None:
-        return f"Nothing is chosen: none of {counts} ran to its end."
+        return f"Nothing is chosen: none of {counts} finished."
     return f"Trial {best.number} of {counts} was chosen: {record.rule}."
 
 
 def params_of(record: SweepRecord) -> list[str]:
-    """The settings that the trials differ in, in the order of the sweep's axes."""
+    """Return the settings in which trials differ, in the order of the sweep's axes."""
     return list(dict.fromkeys(key for trial in record.trials for key in trial.params))
 
 
 def header(record: SweepRecord) -> list[str]:
-    """Column names of the rank table."""
+    """Return the column names of the rank table."""
     titles = [metric_title(name, record.labels) for name in record.objectives]
     half = [f"{title}, other half" for title in titles] if _halved(record) else []
     return ["Rank", "Trial", *params_of(record), *titles, *half, "Steps", "State"]
 
 
 def rank_rows(record: SweepRecord) -> list[list[str]]:
-    """The rank table: complete trials, best first, then those that were stopped early or failed."""
-    places = {number: str(place) for place, number in enumerate(record.ranking, start=1)}
-    others = [trial.number for trial in record.trials if trial.number not in places]
-    return [_row(record, record.trial(number), places.get(number, "")) for number in [*record.ranking, *others]]
+    """Return the rank table: complete trials, best first, then trials that were stopped early or failed."""
+    ranks = {number: str(rank) for rank, number in enumerate(record.ranking, start=1)}
+    unranked = [trial.number for trial in record.trials if trial.number not in ranks]
+    return [_row(record, record.trial(number), ranks.get(number, "")) for number in [*record.ranking, *unranked]]
 
 
-def _row(record: SweepRecord, trial: Trial, place: str) -> list[str]:
-    absent = Value.missing("a benchmark that gives it")
+def _row(record: SweepRecord, trial: Trial, rank: str) -> list[str]:
+    absent = Value.missing("a benchmark that reports it")
     shown = trial.chosen_on or trial.headlines
     cells = [format_value(shown.get(name, absent)) if shown else "" for name in record.objectives]
     if _halved(record):
@@ -111,7 +111,7 @@ def _row(record: SweepRecord, trial: Trial, place: str) -> list[str]:
         ]
     state = trial.state + (", on the Pareto front" if trial.number in record.pareto else "")
     params = [plain(trial.params.get(key, "")) for key in params_of(record)]
-    return [place, str(trial.number), *params, *cells, f"{trial.steps} of {trial.planned_steps}", state]
+    return [rank, str(trial.number), *params, *cells, f"{trial.steps} of {trial.planned_steps}", state]
 
 
 def _halved(record: SweepRecord) -> bool:
@@ -119,5 +119,5 @@ def _halved(record: SweepRecord) -> bool:
 
 
 def plain(value: object) -> str:
-    """A setting as text."""
+    """Return a setting as text."""
     return format(value, "g") if isinstance(value, float) else str(value)

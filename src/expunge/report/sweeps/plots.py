@@ -1,4 +1,4 @@
-"""Figures of a sweep: the Pareto front, and what each setting does."""
+"""Figures of a sweep: the Pareto front and the effect of each setting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expunge.report.plots import GRID, INK, MUTED, ROLE_COLOR, STYLE, axis_label
 
 
 def pareto(record: SweepRecord) -> Markup | None:
-    """Every trial by the first two objectives; those that no other beats are joined, the chosen one is ringed.
+    """Plot every trial by the first two objectives; the Pareto front is joined, the chosen trial is ringed.
 
     Returns:
         SVG, or None where there are not two objectives, or no trial has both numbers.
@@ -48,7 +48,7 @@ def pareto(record: SweepRecord) -> Markup | None:
 
 
 def effects(record: SweepRecord) -> Markup | None:
-    """The first objective against each setting: a dot per trial, the median of each value as a bar.
+    """Plot the first objective against each setting: a dot per trial, a bar at the median of each value.
 
     Returns:
         SVG, or None where no complete trial has the first objective.
@@ -92,7 +92,7 @@ def _effect(axes: Any, points: Sequence[tuple[Any, float]]) -> None:
 
 
 def _plain(value: Any) -> int | float | str:
-    """A number or a text; a list, such as one weight per topic, is told by its text."""
+    """Return a number as it is and anything else, such as a list of weights, as text."""
     return value if isinstance(value, int | float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What every audit has: an attack that is run on one model at a time, and findings that set the models side by side."""
+"""Base of all audits: an attack that runs on one model at a time, and findings that compare the models."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 SampleRow = dict[str, Any]
 AUDITED = "unlearned"
 CONTROLS = ("target", "retain", "base")
-"""The target knows what was to be forgotten; the retain model and the never-trained base model never did."""
+"""Controls: the target knows the forget set; the retain model and the base model never saw it."""
 
 
 class Audit(Member):
     """Base of all audits; its fields are the audit's settings.
 
-    The same attack is run on the audited model and on every control that there is, because an attack that
-    also works on a model that never knew has taught, not recovered.
+    The same attack runs on the audited model and on every available control, because an attack that also succeeds on
+    a model that never saw the forget set has taught the answer, not recovered it.
     """
 
     def attack(self, session: Session) -> list[SampleRow]:
-        """Attack one model; one record per question and way of asking."""
+        """Attack one model and return one row per question and prompt."""
         raise NotImplementedError
 
     def findings(self, rows: Mapping[str, Sequence[SampleRow]]) -> AuditResult:
-        """Set the models side by side: numbers per arm, comparisons with the controls, and a plain sentence.
+        """Compare the models: values per arm, comparisons with the controls, and a verdict in one sentence.
 
         Args:
-            rows: Arm -> what `attack` returned for it; AUDITED is among them.
+            rows: Arm -> rows that `attack` returned; AUDITED is one of the arms.
         """
         raise NotImplementedError
 

@@ -59,7 +59,7 @@ def _section(result: AuditResult, rows: list[dict[str, Any]]) -> AuditSection:
 
 
 def _transcript(number: int, row: dict[str, Any], outcomes: dict[tuple[Any, Any], dict[str, str]]) -> Transcript:
-    leaked = {word for word in str(row.get("said") or "").split(", ") if word}
+    leaked = {word for word in str(row.get("leaked") or "").split(", ") if word}
     return Transcript(
         number=number,
         view=str(row.get("view")),

@@ -1,4 +1,4 @@
-"""Leaks: is what should be gone still said, when it is asked for in other ways, often, or with help?"""
+"""Leak audit: query forgotten facts with paraphrases, repeated sampling, hints and prefixes."""
 
 from expunge.audits.leaks.audit import Leaks
 

@@ -1,4 +1,4 @@
-"""Leak rates with intervals, paired comparisons between models, and their plain words."""
+"""Leak rates with intervals, paired comparisons between models, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -9,79 +9,76 @@ from expunge.metrics.intervals import wilson
 from expunge.metrics.leakage import mcnemar
 from expunge.records import ROLE_NAMES, Comparison, Value
 
-Verdicts = Mapping[str, bool | None]
-"""Row -> whether it leaks; None where that could not be said."""
+Outcomes = Mapping[str, bool | None]
+"""Row -> whether it leaks; None where this could not be judged."""
 KNOWS, NEVER_KNEW = ("target",), ("retain", "base")
 
 
-def leak_value(name: str, verdicts: Verdicts, threshold: float) -> Value:
-    """Share of leaking rows with Wilson's interval; rows without a verdict are counted as missing."""
-    judged = [leaks for leaks in verdicts.values() if leaks is not None]
+def leak_value(name: str, outcomes: Outcomes, threshold: float) -> Value:
+    """Return the share of leaking rows with Wilson's interval; rows that could not be judged count as missing."""
+    judged = [leaks for leaks in outcomes.values() if leaks is not None]
     if not judged:
-        return Value.missing("rows that this way of asking applies to and that fit the model's context")
+        return Value.missing("rows that this prompt applies to and that fit the model's context")
     low, high = wilson(sum(judged), len(judged))
-    how = "rows whose true answer is likelier, per token, than every wrong one"
+    how = "rows whose true answer is more probable, per token, than every wrong one"
     if name != "multiple_choice":
-        how = f"rows of which the response says at least {threshold:g} of what the prompt does not"
+        how = f"rows whose response contains at least {threshold:g} of the novel words of the answer"
     return Value(
         point=sum(judged) / len(judged),
         low=low,
         high=high,
         n=len(judged),
-        n_missing=len(verdicts) - len(judged),
-        how=f"share of {how}; Wilson interval, rows taken as independent",
+        n_missing=len(outcomes) - len(judged),
+        how=f"share of {how}; Wilson interval, rows treated as independent",
         better="retain",
     )
 
 
-def compare(name: str, audited: Verdicts, control: Verdicts, arm: str, level: float) -> Comparison | None:
-    """McNemar's exact test on the rows that both models were judged on; None without such rows."""
-    both = [
+def compare(name: str, audited: Outcomes, control: Outcomes, arm: str, level: float) -> Comparison | None:
+    """Compare two models by McNemar's exact test on the rows judged for both; return None without such rows."""
+    pairs = [
         (audited[row], control[row]) for row in audited if audited[row] is not None and control.get(row) is not None
     ]
-    if not both:
+    if not pairs:
         return None
-    only_audited = sum(bool(one) and not other for one, other in both)
-    only_control = sum(bool(other) and not one for one, other in both)
+    only_audited = sum(bool(one) and not other for one, other in pairs)
+    only_control = sum(bool(other) and not one for one, other in pairs)
     p_value = mcnemar(only_audited, only_control)
-    ours, theirs = (sum(bool(pair[side]) for pair in both) / len(both) for side in (0, 1))
+    ours, theirs = (sum(bool(pair[side]) for pair in pairs) / len(pairs) for side in (0, 1))
     significant = p_value < level
-    way = (
-        f"{'less' if ours < theirs else 'more'}, and significantly so"
-        if significant
-        else "not a significant difference"
-    )
+    direction = "less" if ours < theirs else "more"
+    difference = f"{direction}, and significantly so" if significant else "not a significant difference"
     return Comparison(
         name=name,
         control=arm,
         audited_value=ours,
         control_value=theirs,
-        n=len(both),
+        n=len(pairs),
         p_value=p_value,
         significant=significant,
-        sentence=f"{ours:.1%} against {theirs:.1%} of the {ROLE_NAMES[arm]} at n = {len(both)}: {way} "
+        sentence=f"{ours:.1%} against {theirs:.1%} of the {ROLE_NAMES[arm]} at n = {len(pairs)}: {difference} "
         f"(McNemar p = {p_value:.2g}, level {level:g}).",
     )
 
 
-def describe(numbers: Mapping[str, Mapping[str, Verdicts]], comparisons: Sequence[Comparison]) -> str:
-    """The audit in a few plain sentences: the main number against its controls, then all ways together."""
-    main = next(iter(numbers))
-    sentences = [f"{main}: {found.sentence}" for found in comparisons if found.name == main]
+def describe(outcomes: Mapping[str, Mapping[str, Outcomes]], comparisons: Sequence[Comparison]) -> str:
+    """Return the verdict in words: the first prompt against its controls, then all prompts together."""
+    main = next(iter(outcomes))
+    sentences = [f"{main}: {comparison.sentence}" for comparison in comparisons if comparison.name == main]
     if not sentences:
-        judged = [leaks for leaks in numbers[main][AUDITED].values() if leaks is not None]
+        judged = [leaks for leaks in outcomes[main][AUDITED].values() if leaks is not None]
         rate = f"{sum(judged) / len(judged):.1%} of {len(judged)} rows" if judged else "no row could be judged"
-        sentences = [f"{main}: {rate}; without a control, nobody can say whether that is much."]
-    for group, text in ((NEVER_KNEW, "more than the {} does, which never knew"), (KNOWS, "less than the {}")):
+        sentences = [f"{main}: {rate}; no control model was given, so the rate cannot be interpreted."]
+    for group, text in ((NEVER_KNEW, "more than the {}, which never saw the forget set"), (KNOWS, "less than the {}")):
         for arm in group:
-            tried = [found for found in comparisons if found.control == arm]
-            if not tried:
+            against = [comparison for comparison in comparisons if comparison.control == arm]
+            if not against:
                 continue
             sign = 1 if arm in NEVER_KNEW else -1
-            hits = [f.name for f in tried if f.significant and sign * (f.audited_value - f.control_value) > 0]
+            hits = [f.name for f in against if f.significant and sign * (f.audited_value - f.control_value) > 0]
             names = f": {', '.join(hits)}" if hits else ""
             sentences.append(
-                f"In {len(hits)} of {len(tried)} ways of asking it gives away significantly "
+                f"With {len(hits)} of {len(against)} prompts it reveals significantly "
                 f"{text.format(ROLE_NAMES[arm])}{names}."
             )
     return " ".join(sentences)

@@ -23,7 +23,7 @@ from expunge.methods.rmu import RMU
 from expunge.modeling import fsdp as sharding
 from expunge.modeling import logprobs
 from expunge.modeling.adapters import add_lora, causal_lm
-from expunge.modeling.fsdp import gathered, load_on_device
+from expunge.modeling.fsdp import gather_full_model, load_on_device
 from expunge.modeling.load import model_hash
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.probes.generation import generate
@@ -97,7 +97,9 @@ def job(
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(other, SETS[name], 0) for name in needs.reference_logp},
-        reference=make_reference(model if lora else other, needs.reference, SETS, 0, folder=folder, chosen=plan.visits),
+        reference=make_reference(
+            model if lora else other, needs.reference, SETS, 0, folder=folder, visited_rows=plan.visits
+        ),
         gradient_checkpointing=checkpointing,
     )
 
@@ -138,20 +140,20 @@ def num_whole(module: Any) -> int:
 def measure(place: Path) -> None:
     """Open, ask and save a model in shards, and write down what was held whole at any time."""
     opened: list[int] = []
-    fill = sharding._fill
+    fill = sharding._materialize
 
     def watched(module: Any, *rest: Any) -> None:
         fill(module, *rest)
         opened.append(num_whole(module))
 
-    sharding._fill = watched
+    sharding._materialize = watched
     model = load_on_device(lambda device: tiny.model(), CPU)
-    sharding._fill = fill
+    sharding._materialize = fill
     asked: list[int] = []
     for layer in model.model.layers:
         layer.register_forward_pre_hook(lambda *_: asked.append(num_whole(model)))
     found = {**answers(model), "hash": model_hash(model), "opened": opened, "asked": asked, "left": num_whole(model)}
-    whole = gathered(model)
+    whole = gather_full_model(model)
     if whole is not None:
         whole.save_pretrained(place / "saved")
     (place / f"measured-{distributed.rank()}.json").write_text(json.dumps(found))
@@ -196,7 +198,7 @@ def finish(made: Job) -> None:
     made.folder.mkdir(parents=True, exist_ok=True)
     train(made)
     (made.folder / f"hashes-{distributed.rank()}").write_text("\n".join(hashes))
-    whole = gathered(made.model)
+    whole = gather_full_model(made.model)
     if whole is not None:
         save_file({name: value.detach().clone() for name, value in whole.named_parameters()}, made.folder / "weights")
 

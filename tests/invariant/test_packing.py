@@ -14,7 +14,7 @@ from expunge.methods.rmulat import RMULAT
 from expunge.methods.undial import UNDIAL
 from expunge.modeling.capabilities import can_pack
 from expunge.modeling.forward import decode
-from expunge.modeling.packing import choose, pack
+from expunge.modeling.packing import choose_bins, pack
 from expunge.modeling.step import LossTerms, Step
 from expunge.training.trainer import train
 
@@ -68,7 +68,7 @@ def test_padding_is_a_few_percent():
     before, after = [], []
     for _ in range(50):
         lengths = rng.integers(40, 111, size=16).tolist()
-        bins = choose(lengths, 512)
+        bins = choose_bins(lengths, 512)
         width = max(sum(lengths[row] for row in members) for members in bins)
         assert sorted(row for members in bins for row in members) == list(range(16))
         before.append(1 - sum(lengths) / (16 * max(lengths)))
@@ -79,7 +79,7 @@ def test_padding_is_a_few_percent():
 
 def test_rows_of_one_length_stay_as_they_are():
     """Packing rows of equal length would only make the attention wider."""
-    assert choose([20] * 8, 512) == [[row] for row in range(8)]
+    assert choose_bins([20] * 8, 512) == [[row] for row in range(8)]
     model = tiny.model()
     assert pack([(0, 9)] * 4, 9, model) is None
 

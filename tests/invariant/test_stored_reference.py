@@ -85,7 +85,7 @@ def test_only_the_rows_that_a_training_comes_to_are_run(tmp_path, monkeypatch):
     sets = {"forget": SETS["forget"], "retain": SETS["retain"] * 50}
     plan = tiny.plan(sets, steps=2, batch_size=4)
     model = tiny.model()
-    made = make_reference(model, ("retain",), sets, 0, folder=tmp_path, chosen=plan.visits)
+    made = make_reference(model, ("retain",), sets, 0, folder=tmp_path, visited_rows=plan.visits)
     assert sum(seen) == len(plan.visits()["retain"]) == 8
     assert not list(tmp_path.iterdir())
     rows = np.asarray(plan.rows_of(1)["retain"])
@@ -114,7 +114,7 @@ def test_the_form_is_chosen(tmp_path):
 
     def kind(built, needed):
         chosen = {name: range(len(rows)) for name, rows in SETS.items()}
-        made = make_reference(built, needed, SETS, 0, folder=tmp_path, chosen=lambda: chosen)
+        made = make_reference(built, needed, SETS, 0, folder=tmp_path, visited_rows=lambda: chosen)
         return None if made is None else type(made)
 
     assert kind(model, False) is None
@@ -130,11 +130,11 @@ def test_states_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
     def make(free: int) -> None:
         monkeypatch.setattr(reference.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
         chosen = {"retain": range(len(SETS["retain"]))}
-        make_reference(tiny.model(), ("retain",), SETS, 0, folder=tmp_path, chosen=lambda: chosen)
+        make_reference(tiny.model(), ("retain",), SETS, 0, folder=tmp_path, visited_rows=lambda: chosen)
 
     monkeypatch.setattr(reference, "world_size", lambda: 2)
     make(2 * size)
-    with pytest.raises(UserError, match=r"hidden states take .* GiB per process .* Make room"):
+    with pytest.raises(UserError, match=r"hidden states take .* GiB per process .* Free some space"):
         make(2 * size - 1)
 
 

@@ -21,7 +21,7 @@ from expunge.data.sets import Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, UserError
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.load import check_tokenizer, context_length, device_of, load_model, load_tokenizer
 from expunge.records import ROLE_NAMES, AuditResult, Manifest
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
@@ -196,7 +196,7 @@ def _attacked(attack: Audit, case: _Case, arm: str, sets: Sets, template: Templa
     model = load_on_device(
         lambda device: load_model(name, config=case.config, dtype=dtype, device=device), device_of(case.config)
     )
-    check_pair(model, template.tokenizer, name)
+    check_tokenizer(model, template.tokenizer, name)
     template = Template(template.tokenizer, template.prompt, max_length=context_length(model.config))
     evaluator = Evaluator(sets, template, case.batch_tokens, cache=case.cache, dtype=dtype)
     with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype != torch.float32):

@@ -18,7 +18,7 @@ from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import UserError
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.load import check_tokenizer, context_length, device_of, load_model, load_tokenizer
 from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir
 from expunge.runs.evaluator import Evaluator, Measured, make_result, store
@@ -104,7 +104,7 @@ def _evaluate(config: Evaluation, out: Path | None, seed: int) -> BenchmarkResul
     tokenizer = load_tokenizer(name, config.model.revision, config.model.trust_remote_code)
     sets = Sets("", RowSet("forget", ()), None) if config.data is None else prepare_sets(config.data)
     loaded = _open(config, name, config.model.revision)
-    check_pair(loaded, tokenizer, name)
+    check_tokenizer(loaded, tokenizer, name)
     prompt = config.prompt or Prompt(style="chat" if tokenizer.chat_template else "plain")
     template = Template(tokenizer, prompt, max_length=context_length(loaded.config))
     evaluator = Evaluator(

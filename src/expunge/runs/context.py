@@ -18,12 +18,12 @@ from expunge.data.sets import Row, RowSet, Sets, data_hashes
 from expunge.data.templates import Template
 from expunge.distributed import wait
 from expunge.errors import DataError
-from expunge.modeling.adapters import subtract_start
-from expunge.modeling.fsdp import gathered
+from expunge.modeling.adapters import subtract_initial_adapter
+from expunge.modeling.fsdp import gather_full_model
 from expunge.modeling.load import device_of, local_digest, pad_id_of
 from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.records import Overlap
-from expunge.rundir import RunDir, fingerprint, replace_folder, writing
+from expunge.rundir import RunDir, explain_disk_errors, fingerprint, replace_folder
 
 PREPARED_SEED = 0
 
@@ -98,17 +98,17 @@ def save_model(
         merged: Put an adapter into the weights first, and write these.
     """
     adapted = hasattr(model, "merge_and_unload")
-    model = gathered(model, trained_only=adapted and not merged)
+    model = gather_full_model(model, trained_only=adapted and not merged)
     if is_main_process():
         if adapted and merged:
             model = model.merge_and_unload()
-        with writing(place):
+        with explain_disk_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
                 new = Path(scratch) / place.name
                 model.save_pretrained(new, safe_serialization=True)
                 if adapter_start is not None:
-                    subtract_start(new, adapter_start)
+                    subtract_initial_adapter(new, adapter_start)
                 tokenizer.save_pretrained(new)
                 replace_folder(new, place)
     wait()

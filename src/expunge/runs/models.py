@@ -19,7 +19,14 @@ from expunge.errors import IncompatibleError
 from expunge.methods.base import Objective
 from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, load_tokenizer, local_digest
+from expunge.modeling.load import (
+    build_scratch,
+    check_row_lengths,
+    check_tokenizer,
+    load_model,
+    load_tokenizer,
+    local_digest,
+)
 from expunge.modeling.step import LossTerms, Step
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint
@@ -92,7 +99,7 @@ def open_whole(
     config = run.recipe.model
     dtype = torch.float32 if training and config.lora is None else getattr(torch, config.dtype)
     model = load_model(name, config=config, revision=revision, dtype=dtype, device=device or run.device)
-    check_pair(model, run.tokenizer, name)
+    check_tokenizer(model, run.tokenizer, name)
     return model
 
 
@@ -263,7 +270,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:
-    check_rows(causal_lm(model), {"train": rows})
+    check_row_lengths(causal_lm(model), {"train": rows})
     job = Job(
         title=title,
         model=model,

@@ -20,8 +20,8 @@ from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
-from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
-from expunge.modeling.load import check_rows, frozen_device
+from expunge.modeling.adapters import add_lora, causal_lm, load_initial_adapter, set_adapter_weights
+from expunge.modeling.load import check_row_lengths, frozen_device
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.records import BenchmarkResult
 from expunge.rundir import replace_folder, write_atomic
@@ -85,11 +85,11 @@ def unlearn(
     made = method.prepare(_preparation(run, target))
     model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, made)
-    check_rows(causal_lm(model), sets)
+    check_row_lengths(causal_lm(model), sets)
     plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     if needs.adapter_parts:
-        start_from(model, _adapter_start(run, model, sets))
+        load_initial_adapter(model, _adapter_start(run, model, sets))
     keeper = CheckpointSelector(run, evaluator, benchmarks, retain_model, model, plan)
     job = Job(
         title="Unlearning",
@@ -339,7 +339,7 @@ def _adapter_start(run: Run, model: Any, sets: Mapping[str, Sequence[Encoded]]) 
     """The adapter as the method has it start; made once, so that a resumed run starts from the same."""
     place: Path = run.folder / ADAPTER_START
     if not broadcast_from_main(place.is_dir()):
-        fill_adapter(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
+        set_adapter_weights(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
         save_model(model, run.tokenizer, place)
     return place
 
@@ -353,7 +353,7 @@ def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: Batch
         sets,
         run.pad_id,
         folder=run.folder.path,
-        chosen=plan.visits,
+        visited_rows=plan.visits,
         # A copy in shards is run as FSDP runs the model.
         dtype=None if fsdp_enabled() else getattr(torch, config.frozen_dtype or config.dtype),
         device=frozen_device(config),

@@ -64,8 +64,8 @@ def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
         check_optimizer(optimizer)
 
 
-def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
-    """The error goes through `agreed`, as the value would."""
+def test_an_error_on_the_main_process_is_raised_on_every_process(monkeypatch):
+    """The error is broadcast like a result."""
     sent = []
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda value: sent.append(value) or value)
 
@@ -73,6 +73,6 @@ def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
         raise UserError("no such model.")
 
     with pytest.raises(UserError, match="no such model"):
-        distributed.from_main(fails)
+        distributed.run_on_main(fails)
     assert isinstance(sent[0][1], UserError)
-    assert distributed.from_main(lambda: 3) == 3
+    assert distributed.run_on_main(lambda: 3) == 3

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from expunge.errors import UserError
-from expunge.rundir import writing
+from expunge.rundir import explain_disk_errors
 
 SAID = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -18,11 +18,11 @@ SAID = [
 
 @pytest.mark.parametrize("error", SAID, ids=lambda error: type(error).__name__)
 def test_full_disk(error):
-    with pytest.raises(UserError, match="the disk is full") as found, writing(Path("place")):
+    with pytest.raises(UserError, match="the disk is full") as found, explain_disk_errors(Path("place")):
         raise error
-    assert "choose another place with --runs" in str(found.value)
+    assert "choose another folder with --runs" in str(found.value)
 
 
 def test_other_errors_are_left_alone():
-    with pytest.raises(ValueError, match="something else"), writing(Path("place")):
+    with pytest.raises(ValueError, match="something else"), explain_disk_errors(Path("place")):
         raise ValueError("something else")

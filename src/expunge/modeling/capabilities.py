@@ -21,6 +21,7 @@ def can_pack(model: CausalLM) -> bool:
     row boundaries. A trial run also covers architectures that are not listed anywhere.
     """
     config = model.config.get_text_config()
+    # Arbitrary token ids, without 0, which often is the padding token.
     lengths, size = (9, 5, 7), min(config.vocab_size, 50)
     ids = torch.arange(3 * 9).view(3, 9) * 7 % (size - 1) + 1
     mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
@@ -69,6 +70,7 @@ def can_store(model: CausalLM, first: int, layer: int, padding: bool) -> bool:
     narrow, wide = (TensorBatch.of(collate(rows, 0, extra_padding=extra), device) for extra in (1, 4))
     store = RowStore(first, GIB, {"": {0: 2, 1: 2, 2: 2}}, padding=padding)
     training = model.training
+    # Training mode, in which dropout is active.
     model.train()
     try:
         with torch.random.fork_rng():

@@ -216,7 +216,7 @@ def check_row_lengths(model: CausalLM, sets: Mapping[str, Sequence[Encoded]]) ->
 
 
 def model_hash(model: ModuleLike) -> str:
-    """Return a content hash of the weights, in 16 hexadecimal digits; every process of a sharded model takes part."""
+    """Return a hash of the weights, 16 hexadecimal digits; with a sharded model, every process has to call this."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

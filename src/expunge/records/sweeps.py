@@ -70,7 +70,7 @@ class SweepRecord(Record):
     pareto: list[int] = Field(default_factory=list)
     """Numbers of the complete trials on the Pareto front."""
     num_trials: int = 0
-    """Number of trials run, duplicates excluded; reports state it, since the best of many trials looks better than it is."""
+    """Number of trials run, duplicates excluded. Reports state it, since the best of many looks better than it is."""
     num_failed: int = 0
     num_stopped: int = 0
     trained_steps: int = 0

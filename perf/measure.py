@@ -105,7 +105,7 @@ def make_job(
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(built, rows[name], PAD) for name in needs.reference_logp},
-        reference=make_reference(built, needs.reference, rows, PAD, folder=folder, chosen=plan.visits),
+        reference=make_reference(built, needs.reference, rows, PAD, folder=folder, visited_rows=plan.visits),
     )
 
 

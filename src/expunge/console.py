@@ -1,4 +1,7 @@
-"""Progress that a person can read: a bar in a terminal, plain lines elsewhere; and a polite Ctrl-C."""
+"""Progress bars and notes on standard error, and graceful handling of Ctrl-C.
+
+A terminal shows progress bars; other outputs, such as log files, get plain lines at intervals.
+"""
 
 from __future__ import annotations
 
@@ -24,31 +27,31 @@ from rich.progress import (
 from expunge.errors import Interrupted
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Progress and notes go to standard error; results go to standard output."""
+"""Console on standard error, for progress and notes; results go to standard output."""
 
 _LINE_SECONDS = 15.0
 _interrupted = threading.Event()
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that talks and writes."""
+    """Return whether this process has rank 0: the only one that prints and writes shared files."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def note(text: str) -> None:
-    """Say one line."""
+    """Print one line to standard error, on the main process only."""
     if is_main_process():
         console.print(text, markup=False)
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Show how far a long piece of work has come; yields a function to call with each amount done.
+    """Show the progress of a long task; yields a function to call with each amount of finished work.
 
-    The function raises `Interrupted` once the user has pressed Ctrl-C inside `interruptible`.
+    That function raises `Interrupted` if Ctrl-C was pressed inside `interruptible`.
     """
     if not is_main_process():
-        yield _check
+        yield _raise_if_interrupted
     elif console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -56,7 +59,7 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
 
             def advance(amount: int) -> None:
                 bar.advance(task, amount)
-                _check(amount)
+                _raise_if_interrupted(amount)
 
             yield advance
     else:
@@ -65,34 +68,35 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
 
 def _line_progress(title: str, total: int, unit: str) -> Callable[[int], None]:
     done, started = 0, time.monotonic()
-    spoken = started
+    last_printed = started
 
     def advance(amount: int) -> None:
-        nonlocal done, spoken
+        nonlocal done, last_printed
         done += amount
         now = time.monotonic()
-        if now - spoken >= _LINE_SECONDS:
-            spoken = now
+        if now - last_printed >= _LINE_SECONDS:
+            last_printed = now
             note(f"{title}: {done}/{total} {unit} after {now - started:.0f} s".replace("  ", " "))
-        _check(amount)
+        _raise_if_interrupted(amount)
 
     return advance
 
 
-def _check(amount: int = 0) -> None:
+def _raise_if_interrupted(amount: int = 0) -> None:
     if _interrupted.is_set():
         raise Interrupted
 
 
 def interrupt_requested() -> bool:
-    """Whether the user has asked to stop; work ends at the next safe point."""
+    """Return whether the user has requested a stop, which takes effect at the next safe point."""
     return _interrupted.is_set()
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the first Ctrl-C (or a polite kill) into a stop at the next safe point; the second one stops at once."""
+    """Turn the first Ctrl-C or SIGTERM into a stop at the next safe point; a second one stops immediately."""
     if threading.current_thread() is not threading.main_thread():
+        # Python allows only the main thread to install signal handlers.
         yield
         return
 
@@ -100,7 +104,7 @@ def interruptible() -> Iterator[None]:
         if _interrupted.is_set():
             raise KeyboardInterrupt
         _interrupted.set()
-        note("Stopping at the next safe point; press Ctrl-C again to stop at once.")
+        note("Stopping at the next safe point; press Ctrl-C again to stop immediately.")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -112,5 +116,5 @@ def interruptible() -> Iterator[None]:
 
 
 def print_result(text: str) -> None:
-    """Write a result to standard output, for people and pipes."""
+    """Write a result to standard output, followed by a newline."""
     sys.stdout.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Several processes as one: who am I, wait for the others, share work and join the results."""
+"""Process-group helpers: rank, barrier, broadcast, and work split over ranks."""
 
 from __future__ import annotations
 
@@ -6,91 +6,99 @@ import datetime
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from expunge.errors import IncompatibleError, Interrupted, UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
 U = TypeVar("U")
-_PATIENCE = datetime.timedelta(hours=6)
-"""How long processes wait for one that reads or writes a large model."""
-_turns: list[weakref.WeakMethod[Callable[[], None]]] = []
-"""For each model in shards, what runs along while another process runs it."""
-_apart = False
-"""Whether processes have work of their own just now."""
+_TIMEOUT = datetime.timedelta(hours=6)
+"""Timeout of collectives, during which a rank may read or write a large model."""
+_dummy_passes: list[weakref.WeakMethod[Callable[[], None]]] = []
+"""Per sharded model, the method that runs its decoder while another rank needs it."""
+_independent = False
+"""Whether ranks currently work on different items, inside `map_over_ranks` with FSDP."""
 
 
 def world_size() -> int:
-    """Processes that take part."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the rank of this process, starting at 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def fsdp_enabled() -> bool:
-    """Whether the launcher asks for FSDP: that a model in training is shared out over the processes."""
+    """Return whether the launcher enabled FSDP, which shards models over the processes."""
     return _is_on("ACCELERATE_USE_FSDP")
 
 
 def start() -> None:
-    """Connect the processes, where a launcher started several.
+    """Initialise the process group if a launcher started several processes.
 
     Raises:
-        UserError: The launcher asks for sharding of a kind that does not work here.
+        UserError: The launcher's FSDP settings are not supported.
     """
     if fsdp_enabled():
-        _check_sharding()
-        # Otherwise transformers fills a model in the main process only, and the others would measure empty weights.
+        _check_fsdp_settings()
+        # Otherwise transformers loads the weights on rank 0 only, and the other ranks would measure empty ones.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-        # Read where the processes are connected: whole states travel through main memory.
+        # Accelerate reads this during initialisation; full state dicts are gathered in CPU memory.
         os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
     if world_size() > 1:
         import accelerate
 
-        accelerate.PartialState(cpu=_is_on("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
+        accelerate.PartialState(cpu=_is_on("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
 
 
 def _is_on(name: str) -> bool:
     return os.environ.get(name, "").lower() in {"1", "true", "yes"}
 
 
-def _check_sharding() -> None:
+def _check_fsdp_settings() -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("only FSDP2 is supported.", fix="Start with: accelerate launch --use_fsdp --fsdp_version 2 ...")
     if world_size() == 1:
         raise UserError(
-            "FSDP shares a model out over processes, and there is only one.",
+            "FSDP needs at least two processes, and there is only one.",
             fix="Start more (accelerate launch --num_processes), or leave out --use_fsdp.",
         )
     if _is_on("FSDP_ACTIVATION_CHECKPOINTING"):
         raise UserError(
-            "FSDP's own activation checkpointing is not supported.", fix="Set model.gradient_checkpointing: true."
+            "FSDP's activation checkpointing is not supported.", fix="Set model.gradient_checkpointing: true."
         )
     if _is_on("FSDP_OFFLOAD_PARAMS"):
         raise UserError(
-            "FSDP's offloading of weights to main memory is not supported.",
+            "FSDP's offloading of weights to CPU memory is not supported.",
             fix="Leave out --fsdp_offload_params; use more processes, or model.lora.",
         )
 
 
-def refuse_fsdp(method: str, why: str) -> None:
-    """Refuse FSDP for a method that cannot work with it.
+def refuse_fsdp(method: str, reason: str) -> None:
+    """Raise if FSDP is enabled, for a method that does not support it.
+
+    Args:
+        method: Name of the method.
+        reason: Why it needs an unsharded model, as a predicate: "computes ...".
 
     Raises:
-        IncompatibleError: The launcher asks for it.
+        IncompatibleError: FSDP is enabled.
     """
     if fsdp_enabled():
         raise IncompatibleError(
-            f"{method} {why}, but FSDP splits the model over processes.",
-            fix="Start it without, with model.lora if memory is short and the method takes it, or choose another.",
+            f"{method} {reason}, but FSDP shards the model over processes.",
+            fix="Run without FSDP (set model.lora if memory is short and the method supports it), "
+            "or choose another method.",
         )
 
 
 def wait() -> None:
-    """Go on only when every process has come this far."""
+    """Block until every process has reached this call."""
     if world_size() > 1:
         import torch.distributed
 
@@ -98,10 +106,10 @@ def wait() -> None:
 
 
 def broadcast_from_main(value: T) -> T:
-    """What the main process found, for every process.
+    """Return rank 0's value on every rank.
 
-    Whoever looks later may find a file that the main process has written in the meantime, go another way than the
-    others, and leave them waiting for ever.
+    Use it for decisions that depend on files: rank 0 may create a file before another rank checks for it, and ranks
+    that take different branches deadlock at the next collective.
     """
     if world_size() == 1:
         return value
@@ -112,85 +120,88 @@ def broadcast_from_main(value: T) -> T:
     return values[0]
 
 
-def from_main(work: Callable[[], T]) -> T:
-    """What the main process makes, for every process; its error, too, so that nobody is left waiting."""
+def run_on_main(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its result on every rank.
+
+    A `UserError` or `Interrupted` is raised on every rank too, so that no rank waits for a result forever.
+    """
     outcome: tuple[T | None, Exception | None] = (None, None)
     if rank() == 0:
         try:
-            outcome = (work(), None)
+            outcome = (function(), None)
         except (UserError, Interrupted) as error:
             outcome = (None, error)
-    value, failure = broadcast_from_main(outcome)
-    if failure is not None:
-        raise failure
+    value, error_on_main = broadcast_from_main(outcome)
+    if error_on_main is not None:
+        raise error_on_main
     return value  # type: ignore[return-value]
 
 
-def full_tensor(tensor: Any) -> Any:
-    """A tensor that may be in shards, gathered from every process."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor: a sharded one is gathered from all ranks, any other is returned as it is."""
+    if hasattr(tensor, "full_tensor"):
+        gathered: Tensor = tensor.full_tensor()
+        return gathered
+    return tensor
 
 
 def map_over_ranks(function: Callable[[Sequence[T]], Sequence[U]], items: Sequence[T]) -> list[U]:
-    """Apply a function of a list to this process's share and return everybody's results in the order of `items`.
+    """Apply a function of a list to this rank's share of `items` and return all results in the order of `items`.
 
-    The function may run a model in shards, which takes every process: one that is done runs along until all are.
+    The function may run a sharded model. As FSDP needs all ranks for each forward pass, ranks that have finished run
+    dummy passes until every rank has finished.
     """
+    global _independent
     if world_size() == 1:
         return list(function(items))
     import torch.distributed
 
-    mine = _with_turns(lambda: list(function(items[rank() :: world_size()])))
+    _independent = fsdp_enabled()
+    try:
+        local_results = list(function(items[rank() :: world_size()]))
+        while fsdp_enabled() and (number := _max_over_ranks(0)):
+            dummy_pass = _dummy_passes[number - 1]()
+            assert dummy_pass is not None, "a model that one rank runs exists on every rank"
+            dummy_pass()
+    finally:
+        _independent = False
     gathered: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(gathered, mine)
+    torch.distributed.all_gather_object(gathered, local_results)
     results: list[Any] = [None] * len(items)
-    for number, part in enumerate(gathered):
-        results[number :: world_size()] = part
+    for source_rank, rank_results in enumerate(gathered):
+        results[source_rank :: world_size()] = rank_results
     return results
 
 
-def take_turns(follow: Callable[[], None]) -> int:
-    """Register a model in shards.
+def register_sharded_model(dummy_pass: Callable[[], None]) -> int:
+    """Register a sharded model for `map_over_ranks`.
 
     Args:
-        follow: Method that runs its decoder once, on anything.
+        dummy_pass: Bound method that runs the model's decoder once, on any input.
 
     Returns:
-        Its number, the same in every process, for `announce`.
+        The model's number for `announce_forward`, equal on every rank and at least 1.
     """
-    _turns.append(weakref.WeakMethod(follow))
-    return len(_turns)
+    _dummy_passes.append(weakref.WeakMethod(dummy_pass))
+    return len(_dummy_passes)
 
 
-def announce(number: int) -> None:
-    """Tell the others which model in shards is run next, where they may have nothing left to do."""
-    if _apart:
-        _agree_on(number)
+def announce_forward(number: int) -> None:
+    """Announce a forward pass of a sharded model, so that ranks that have finished their share join it.
+
+    Has an effect only inside `map_over_ranks`; everywhere else all ranks run the same passes anyway.
+    """
+    if _independent:
+        _max_over_ranks(number)
 
 
-def _with_turns(work: Callable[[], T]) -> T:
-    global _apart
-    if not fsdp_enabled():
-        return work()
-    _apart = True
-    try:
-        result = work()
-        while number := _agree_on(0):
-            follow = _turns[number - 1]()
-            assert follow is not None, "a model that one process runs is kept by all"
-            follow()
-    finally:
-        _apart = False
-    return result
-
-
-def _agree_on(number: int) -> int:
-    """The model that is run next in any process; 0 when all are done."""
+def _max_over_ranks(number: int) -> int:
+    """Return the number of the model that any rank runs next, or 0 once all ranks have finished."""
     import accelerate
     import torch.distributed
 
     largest = torch.tensor(number, device=accelerate.PartialState().device)
     torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    chosen = int(largest)
-    assert number in {0, chosen}, "processes with work of their own run one model in shards at a time"
-    return chosen
+    result = int(largest)
+    assert number in {0, result}, "inside map_over_ranks, all ranks run the same sharded model"
+    return result

@@ -1,6 +1,6 @@
-"""Errors that a user can act on, and the wording helpers that they share.
+"""Errors that a user can act on, and helpers that word their messages.
 
-Every message has three parts: what is wrong and where, what is allowed or nearest, what to do next.
+Each message states what is wrong and where, what is allowed or the nearest match, and what to do next.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Something the user can put right; printed without a traceback, exit code 2."""
+    """A problem that the user can fix; printed without a traceback, exit code 2."""
 
     def __init__(self, problem: str, *, allowed: str = "", fix: str = "") -> None:
         self.problem, self.allowed, self.fix = problem, allowed, fix
-        super().__init__(" ".join(part for part in (problem, allowed, fix) if part))
+        super().__init__(" ".join(sentence for sentence in (problem, allowed, fix) if sentence))
 
 
 class ConfigError(UserError):
-    """One or more settings are wrong; all of them are listed at once."""
+    """Invalid settings, all listed at once."""
 
     def __init__(self, problems: Sequence[str], *, source: str = "the recipe") -> None:
         self.problems = list(problems)
@@ -28,19 +28,19 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data set, model folder or record cannot be used as it is."""
+    """A data set, model folder or record that is missing, damaged or invalid."""
 
 
 class IncompatibleError(UserError):
-    """Two inputs, each fine alone, do not belong together."""
+    """Two inputs that are valid separately but cannot be used together."""
 
 
 class NotHereError(UserError):
-    """This machine lacks what a recipe needs; another one may have it."""
+    """A requirement that this machine does not meet but another machine may."""
 
 
 class MissingExtraError(NotHereError):
-    """An optional dependency is needed and not installed."""
+    """An optional dependency that is required but not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -50,22 +50,27 @@ class MissingExtraError(NotHereError):
 
 
 class NumericalError(UserError):
-    """A loss became infinite or NaN; training stopped before it could spoil the weights."""
+    """A loss that is infinite or NaN; training stopped before the optimiser step that would have used it."""
 
 
 class Interrupted(Exception):
-    """The user stopped the work; everything finished so far is on disk and the same command goes on from it."""
+    """A stop requested by the user; finished work is on disk and the same command resumes it."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Sentence that names the closest option, or lists the options when none is close.
+    """Return a hint that names the closest option, or lists all options if none is close.
 
     Example:
         >>> nearest("npoo", ["npo", "simnpo"])
         "Did you mean 'npo'?"
     """
     choices = sorted(options)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean '{close[0]}'?"
+    matches = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if matches:
+        return f"Did you mean '{matches[0]}'?"
     return f"Allowed: {', '.join(choices)}." if choices else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message on a single line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]

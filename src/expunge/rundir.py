@@ -1,4 +1,4 @@
-"""The run folder: atomic writes, finished-stage markers and safe paths."""
+"""Run folders: atomic writes, markers of finished stages, and paths that stay inside the folder."""
 
 from __future__ import annotations
 
@@ -21,52 +21,54 @@ from expunge.records import SCHEMA_VERSION, Record, Stage
 
 R = TypeVar("R", bound=Record)
 
-_DISK = {
+_DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENOTDIR: "a component of the path is a file, not a folder",
 }
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk or an unwritable place into an error that says so."""
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, missing permissions and similar errors while writing `path` into a `UserError`."""
     try:
         yield
     except Exception as error:
-        number = _error_number(error)
-        if number in _DISK:
+        number = _errno_of(error)
+        if number in _DISK_ERRORS:
             raise UserError(
-                f"cannot write {path}: {_DISK[number]}.",
-                fix="Free some space or choose another place with --runs, then repeat the command; "
-                "finished stages are kept.",
+                f"cannot write {path}: {_DISK_ERRORS[number]}.",
+                fix="Free some space or choose another folder with --runs, then repeat the command; "
+                "finished stages are not repeated.",
             ) from error
         raise
 
 
-def _error_number(error: Exception) -> int | None:
-    """The system's number of what went wrong; libraries that write weights tell it in words of their own."""
+def _errno_of(error: Exception) -> int | None:
+    """Return the errno behind an exception, also where a library reports it only in its message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if "inline_container.cc" in str(error):  # torch, part-way through a file
+    # torch.save fails an internal check, without an errno, if the disk fills up while it writes.
+    if "inline_container.cc" in str(error):
         return errno.ENOSPC
-    told = re.search(r"os error (\d+)", str(error))
-    return int(told.group(1)) if told else None
+    # safetensors is written in Rust, whose I/O errors end in "(os error N)".
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match.group(1)) if match else None
 
 
 def fingerprint(value: Any) -> str:
-    """Stable 12-digit name of any JSON-able value; equal content gives equal names."""
+    """Return 12 hexadecimal digits that identify a JSON-serialisable value; equal values give equal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
+    """Write a file so that readers see either the old content or the complete new content."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    with writing(path):
+    with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -74,6 +76,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            # mkstemp creates files that only their owner can read.
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
@@ -109,33 +112,41 @@ def read_record(path: Path, kind: type[R]) -> R:
         first = str(error).splitlines()[0]
         raise DataError(
             f"{path} is not a {kind.__name__} record of this version of expunge ({first}).",
-            fix="Delete it to have it computed again.",
+            fix="Delete it to recompute it.",
         ) from error
 
 
 class RunDir:
-    """A folder that holds one run and can be continued at any time."""
+    """The folder of one run, from which an interrupted run resumes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __truediv__(self, name: str) -> Path:
-        """Path of a file inside the folder; leaving the folder is refused."""
-        inside = (self.path / name).resolve()
-        if not inside.is_relative_to(self.path.resolve()):
+        """Return the path of a file inside the folder.
+
+        Raises:
+            ValueError: The path is outside the folder.
+        """
+        target = (self.path / name).resolve()
+        if not target.is_relative_to(self.path.resolve()):
             raise ValueError(f"{name!r} leads out of the run folder {self.path}")
         return self.path / name
 
     def create(self) -> None:
-        """Make the folder, saying plainly where that is impossible."""
-        with writing(self.path):
+        """Create the folder and check that files can be written to it.
+
+        Raises:
+            UserError: The folder cannot be created or is not writable.
+        """
+        with explain_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".write-test"
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
 
     def finished(self, stage: str, fingerprint: str) -> Stage | None:
-        """The record of a stage that already ran with the same inputs, else None."""
+        """Return the record of a stage that finished with the same inputs, or None."""
         path = self / f"stages/{stage}.json"
         if not path.is_file():
             return None
@@ -143,7 +154,7 @@ class RunDir:
         return record if record.fingerprint == fingerprint else None
 
     def finish(self, stage: Stage) -> None:
-        """Mark a stage as complete; written last, after everything that the stage made."""
+        """Mark a stage as finished; call this after all outputs of the stage are written."""
         write_record(self / f"stages/{stage.name}.json", stage)
 
 
@@ -153,10 +164,10 @@ def _umask() -> int:
     return current
 
 
-def replace_folder(new: Path, place: Path) -> None:
-    """Put a finished folder in its place in one step; an old one there is taken away first."""
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists():
-            shutil.rmtree(place)
-        new.replace(place)
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move the complete folder `new` to `folder`, deleting a previous one."""
+    with explain_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.replace(folder)

@@ -1,4 +1,4 @@
-"""Small trainings that one process and two with FSDP2 must bring to the same end; as a script, the two processes' part.
+"""Small trainings that must give the same results in one process and in two with FSDP2; the script runs the latter.
 
 Usage: python -m torch.distributed.run --nproc_per_node=2 sharded.py FOLDER
 """
@@ -23,7 +23,7 @@ from expunge.methods.rmu import RMU
 from expunge.modeling import fsdp as sharding
 from expunge.modeling import logprobs
 from expunge.modeling.adapters import add_lora, causal_lm
-from expunge.modeling.fsdp import gathered, load_on_device
+from expunge.modeling.fsdp import gather_full_model, load_on_device
 from expunge.modeling.load import model_hash
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.probes.generation import generate
@@ -39,7 +39,7 @@ CASES: dict[str, Any] = {
     "npo": {"method": NPO()},
     "tied": {"method": NPO(), "tied": True},
     "kl": {"method": NPO(retain="kl")},
-    # Needs the start model itself, where the one above is content with stored hidden states.
+    # Needs a frozen copy, while the case above stores hidden states.
     "kl-everywhere": {"method": NPO(retain="kl", kl_positions="all")},
     "lora": {"method": NPO(retain="kl"), "lora": True},
     "rmu": {"method": STEERING},
@@ -47,16 +47,16 @@ CASES: dict[str, Any] = {
 }
 LOW: dict[str, Any] = {
     **{name: CASES[name] for name in ("npo", "rmu", "lora")},
-    # As a recipe in bfloat16 has it: the base in half precision, the adapter in float32.
+    # The base model in half precision and the adapter in float32, as with model.dtype bfloat16.
     "lora-half": {"method": NPO(retain="kl"), "lora": True, "half": True},
 }
-"""Those that are run in bfloat16."""
+"""Cases that are trained in bfloat16."""
 CHUNK = 4 * tiny.VOCAB
-"""Logits at a time: each micro-batch takes several chunks, so that the output layer is called again and again."""
+"""Logits per chunk, small enough for several chunks, and calls of the output layer, per micro-batch."""
 
 
 def start(method: Method, tied: bool = False, lora: bool = False, half: bool = False) -> Any:
-    """The whole model before its first step."""
+    """Return the unsharded model before its first step."""
     model = tiny.model().to(torch.bfloat16 if half else torch.float32)
     if tied:
         model.config.tie_word_embeddings = True
@@ -81,7 +81,7 @@ def job(
     half: bool = False,
     checkpointing: bool = False,
 ) -> Job:
-    """Three steps of two micro-batches or more, clipped."""
+    """Return a training of three steps with at least two micro-batches each and clipped gradients."""
     model = load_on_device(lambda device: start(method, tied, lora, half), CPU)
     needs = method.needs()
     plan = tiny.plan(
@@ -97,68 +97,76 @@ def job(
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(other, SETS[name], 0) for name in needs.reference_logp},
-        reference=make_reference(model if lora else other, needs.reference, SETS, 0, folder=folder, chosen=plan.visits),
+        reference=make_reference(
+            model if lora else other, needs.reference, SETS, 0, folder=folder, visited_rows=plan.visits
+        ),
         gradient_checkpointing=checkpointing,
     )
 
 
 LONG = tiny.rows(5, seed=3, shortest=9)
 TEXTS = [row for long in LONG for row in (long, LONG[0])][:9]
-"""For two processes: five texts for the one, and the same one four times, which is scored once, for the other."""
+"""Rank 0 scores five different rows; rank 1 the same row four times, which needs a single forward pass."""
 
 
 def answers(model: Any) -> dict[str, Any]:
-    """Scores and generations; of two processes, the first runs the model much more often than the second."""
+    """Return scores and generations; rank 0 runs the model many more times than rank 1."""
     scores = distributed.map_over_ranks(
-        lambda part: score(model, part, pad_id=0, batch_tokens=16, detail=[True] * len(part)), TEXTS
+        lambda texts: score(model, texts, pad_id=0, batch_tokens=16, detail=[True] * len(texts)), TEXTS
     )
 
-    def write(numbers: Any) -> Any:
+    def write(indices: Any) -> Any:
         return generate(
             model,
-            [TEXTS[i].ids[:3] for i in numbers],
-            max_new_tokens=[2 if i % 2 else 9 for i in numbers],
+            [TEXTS[i].ids[:3] for i in indices],
+            max_new_tokens=[2 if i % 2 else 9 for i in indices],
             eos_ids=[2],
             pad_id=0,
             batch_tokens=24,
         )
 
     return {
-        "logp": [each.logp.tolist() for each in scores],
-        "variance": [each.variance.tolist() for each in scores],
+        "logp": [item.logp.tolist() for item in scores],
+        "variance": [item.variance.tolist() for item in scores],
         "written": distributed.map_over_ranks(write, list(range(len(TEXTS)))),
     }
 
 
-def num_whole(module: Any) -> int:
-    """Numbers of the parameters that this process holds all of."""
+def num_gathered(module: Any) -> int:
+    """Return the number of elements in parameters that are not sharded at the moment."""
     return sum(p.numel() for p in module.parameters() if not isinstance(p, DTensor) and not p.is_meta)
 
 
-def measure(place: Path) -> None:
-    """Open, ask and save a model in shards, and write down what was held whole at any time."""
-    opened: list[int] = []
-    fill = sharding._fill
+def measure(folder: Path) -> None:
+    """Load, measure and save a sharded model, and record how much of it was gathered at any time."""
+    while_loading: list[int] = []
+    materialize = sharding._materialize
 
-    def watched(module: Any, *rest: Any) -> None:
-        fill(module, *rest)
-        opened.append(num_whole(module))
+    def recorded(module: Any, *rest: Any) -> None:
+        materialize(module, *rest)
+        while_loading.append(num_gathered(module))
 
-    sharding._fill = watched
+    sharding._materialize = recorded
     model = load_on_device(lambda device: tiny.model(), CPU)
-    sharding._fill = fill
-    asked: list[int] = []
+    sharding._materialize = materialize
+    while_running: list[int] = []
     for layer in model.model.layers:
-        layer.register_forward_pre_hook(lambda *_: asked.append(num_whole(model)))
-    found = {**answers(model), "hash": model_hash(model), "opened": opened, "asked": asked, "left": num_whole(model)}
-    whole = gathered(model)
-    if whole is not None:
-        whole.save_pretrained(place / "saved")
-    (place / f"measured-{distributed.rank()}.json").write_text(json.dumps(found))
+        layer.register_forward_pre_hook(lambda *_: while_running.append(num_gathered(model)))
+    record = {
+        **answers(model),
+        "hash": model_hash(model),
+        "while_loading": while_loading,
+        "while_running": while_running,
+        "afterwards": num_gathered(model),
+    }
+    full_model = gather_full_model(model)
+    if full_model is not None:
+        full_model.save_pretrained(folder / "saved")
+    (folder / f"measured-{distributed.rank()}.json").write_text(json.dumps(record))
 
 
 class StopAfterTwo(Objective):
-    """Asks to stop in the second step."""
+    """Requests a stop in the second step."""
 
     calls = 0
 
@@ -171,34 +179,35 @@ class StopAfterTwo(Objective):
         self.calls += 1
 
 
-def run(place: Path) -> None:
-    """Every training as one of two processes; the weights of each land in a folder of its name."""
+def run(folder: Path) -> None:
+    """Run every training as one of two processes; the weights of each are written to a folder of its name."""
     distributed.start()
     logprobs.CHUNK_ELEMENTS = CHUNK
-    measure(place)
+    measure(folder)
     for name, settings in CASES.items():
-        finish(job(place / name, **settings))
+        finish(job(folder / name, **settings))
     for name, settings in LOW.items():
-        finish(dataclasses.replace(job(place / f"{name}-low", **settings), bf16=True))
+        finish(dataclasses.replace(job(folder / f"{name}-low", **settings), bf16=True))
     method = NPO()
-    cut = dataclasses.replace(job(place / "resumed", method), objective=StopAfterTwo(method.loss))
+    interrupted = dataclasses.replace(job(folder / "resumed", method), objective=StopAfterTwo(method.loss))
     try:
-        train(cut)
+        train(interrupted)
     except Interrupted:
         console._interrupted.clear()
-        finish(job(place / "resumed", method))
+        finish(job(folder / "resumed", method))
 
 
-def finish(made: Job) -> None:
-    """Train and write the weights, with the hash that each process found at each measurement."""
+def finish(training: Job) -> None:
+    """Train, and write the weights and the hashes that this process computed at each measurement."""
     hashes: list[str] = []
-    made = dataclasses.replace(made, measure=lambda step: hashes.append(f"{step} {model_hash(made.model)}"))
-    made.folder.mkdir(parents=True, exist_ok=True)
-    train(made)
-    (made.folder / f"hashes-{distributed.rank()}").write_text("\n".join(hashes))
-    whole = gathered(made.model)
-    if whole is not None:
-        save_file({name: value.detach().clone() for name, value in whole.named_parameters()}, made.folder / "weights")
+    training = dataclasses.replace(training, measure=lambda step: hashes.append(f"{step} {model_hash(training.model)}"))
+    training.folder.mkdir(parents=True, exist_ok=True)
+    train(training)
+    (training.folder / f"hashes-{distributed.rank()}").write_text("\n".join(hashes))
+    full_model = gather_full_model(training.model)
+    if full_model is not None:
+        weights = {name: value.detach().clone() for name, value in full_model.named_parameters()}
+        save_file(weights, training.folder / "weights")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Saving memory and time changes no number: vocabulary chunks, one forward pass for all sets, frozen references."""
+"""Optimisations do not change results: vocabulary chunks, one joint forward pass, frozen references."""
 
 import copy
 
@@ -19,35 +19,36 @@ SETS = {"forget": tiny.rows(5, seed=1), "retain": tiny.rows(4, seed=2, longest=9
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunked_equals_unchunked(monkeypatch, chunk):
-    """Log-probabilities, KL and gradients with 1 or 3 positions at a time; the output layer never sees more."""
+    """Log-probabilities, KL and gradients with 1 or 3 positions per chunk; the output layer never gets more."""
     start, model = tiny.model(seed=0), tiny.model(seed=1)
 
     def loss() -> LossTerms:
         step = tiny.step(model, SETS, start=start)
         return LossTerms({"forget": step.nll("forget"), "retain": step.kl("retain")})
 
-    whole = loss()
-    expected = tiny.gradients(model, whole)
+    unchunked = loss()
+    expected = tiny.gradients(model, unchunked)
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk * tiny.VOCAB)
-    seen: list[int] = []
-    model.get_output_embeddings().register_forward_hook(lambda layer, args, out: seen.append(len(out)))
-    pieces = loss()
-    for name in whole.terms:
-        torch.testing.assert_close(pieces.terms[name], whole.terms[name], rtol=1e-6, atol=0)
-    tiny.assert_close(tiny.gradients(model, pieces), expected)
-    assert max(seen) == chunk
+    sizes: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda layer, args, out: sizes.append(len(out)))
+    chunked = loss()
+    for name in unchunked.terms:
+        torch.testing.assert_close(chunked.terms[name], unchunked.terms[name], rtol=1e-6, atol=0)
+    tiny.assert_close(tiny.gradients(model, chunked), expected)
+    assert max(sizes) == chunk
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_joint_forward_equals_separate_forwards(architecture):
-    """Forget and retain in one pass, of different widths, against a pass for each; so do their gradients."""
+    """Values and gradients of two sets of different width, in one forward pass and in one pass each."""
     model = tiny.model(architecture)
-    together = tiny.step(model, SETS)
-    apart = {name: tiny.step(model, {name: items}) for name, items in SETS.items()}
+    joint_step = tiny.step(model, SETS)
+    separate_steps = {name: tiny.step(model, {name: items}) for name, items in SETS.items()}
     for name in SETS:
-        torch.testing.assert_close(together.token_logp(name), apart[name].token_logp(name), rtol=0, atol=2e-5)
-    joint = LossTerms({name: together.nll(name) for name in SETS})
-    separate = LossTerms({name: apart[name].nll(name) for name in SETS})
+        expected = separate_steps[name].token_logp(name)
+        torch.testing.assert_close(joint_step.token_logp(name), expected, rtol=0, atol=2e-5)
+    joint = LossTerms({name: joint_step.nll(name) for name in SETS})
+    separate = LossTerms({name: separate_steps[name].nll(name) for name in SETS})
     tiny.assert_close(tiny.gradients(model, joint), tiny.gradients(model, separate))
 
 
@@ -60,7 +61,7 @@ def test_joined_batches_equal_one_batch_of_all_rows():
     torch.testing.assert_close(batch_token_logp(model, joined), batch_token_logp(model, whole))
 
 
-def test_one_forward_pass_serves_all_questions():
+def test_a_step_runs_one_forward_pass():
     model = tiny.model()
     passes: list[int] = []
     model.base_model.register_forward_hook(lambda *_: passes.append(1))
@@ -70,14 +71,14 @@ def test_one_forward_pass_serves_all_questions():
     assert len(passes) == 1
 
 
-def test_reference_scalars_do_not_depend_on_batching():
+def test_reference_logp_does_not_depend_on_batching():
     model, items = tiny.model(), SETS["forget"] + SETS["retain"]
     expected = reference_logp(model, items, 0)
     for max_tokens in (1, 20, 40):
         assert reference_logp(model, items, 0, max_tokens) == pytest.approx(expected, abs=2e-5)
 
 
-def test_untrained_adapter_is_the_model_itself():
+def test_a_fresh_adapter_does_not_change_the_model():
     plain = tiny.model()
     adapted = add_lora(copy.deepcopy(plain), Lora(rank=2), seed=0)
     one, other = tiny.step(plain, SETS), tiny.step(adapted, SETS)
@@ -87,9 +88,9 @@ def test_untrained_adapter_is_the_model_itself():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("training", [True, False])
 def test_adapter_off_equals_a_frozen_copy(architecture, training):
-    """After the adapter has moved, its reference is still the start model, in every number and in training mode too.
+    """With a trained adapter, the reference still equals the model before training, bit for bit.
 
-    The adapter has dropout, and GPT-2 has its own.
+    It does in training mode too, although the adapter and GPT-2 have dropout.
     """
     plain = tiny.model(architecture)
     frozen = copy.deepcopy(plain)
@@ -107,8 +108,7 @@ def test_adapter_off_equals_a_frozen_copy(architecture, training):
     assert float((moved - torch.from_numpy(reference_logp(frozen, SETS["forget"], 0))).abs().max()) > 0.1
 
 
-def test_the_copy_stays_where_it_was():
-    """Training moves the model and not the copy that was made of it."""
+def test_training_does_not_change_the_copy():
     model = tiny.model()
     reference, batch = FrozenReference(model), tiny.batch(SETS["retain"])
     before = reference.hidden(batch)

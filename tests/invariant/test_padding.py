@@ -1,4 +1,4 @@
-"""Where padding stands, and how much of it, changes no number."""
+"""Results do not depend on the side or the amount of padding."""
 
 import pytest
 import tiny
@@ -24,8 +24,8 @@ def test_token_log_probabilities(architecture, side, extra):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_token_log_probabilities_are_those_of_the_row_alone(architecture, side):
-    """Against the plainest computation there is: one unpadded row, all logits, log-softmax, pick the next token."""
+def test_token_log_probabilities_equal_those_of_single_rows(architecture, side):
+    """Compare with the direct computation: one unpadded row, all logits, log-softmax, the entry of the next token."""
     model = tiny.model(architecture)
     padded = tiny.step(model, SETS, side=side).token_logp("forget")
     expected = []
@@ -50,8 +50,8 @@ def test_losses_and_gradients(method, side, extra):
     tiny.assert_close(tiny.gradients(model, plain), tiny.gradients(model, padded))
 
 
-def test_kl_at_all_positions_counts_padding():
-    """The published form of the KL term averages over padding too, which is why it is not the default."""
+def test_kl_at_all_positions_includes_padding():
+    """The published form of the KL term averages over padding too, so it is not the default."""
     start, model = tiny.model(seed=0), tiny.model(seed=1)
     method = GradDiff(retain="kl", kl_positions="all")
     plain = method.loss(tiny.step(model, SETS, start=start)).terms["retain"].detach()

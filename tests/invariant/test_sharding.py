@@ -1,4 +1,4 @@
-"""FSDP2 on two processes gives the numbers of one: the real trainer under torchrun, on CPUs (gloo)."""
+"""FSDP2 on two processes gives the results of one process: the real trainer under torchrun, on CPUs (gloo)."""
 
 import dataclasses
 import json
@@ -18,36 +18,36 @@ from expunge.training.trainer import train
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 TRAINED = {"rmu": 2, "rmu-checkpointing": 2, "lora": 28}
-"""Tensors that differ from the start, where not all do."""
+"""Number of trained tensors, if not all are trained."""
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
-    """Where two processes left every training's weights and log."""
-    place = tmp_path_factory.mktemp("sharded")
+    """Folder with the weights and the log of each training on two processes."""
+    folder = tmp_path_factory.mktemp("sharded")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, sharded.__file__, str(place)],
+    process = subprocess.run(
+        [*command, sharded.__file__, str(folder)],
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=480,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return place
+    assert process.returncode == 0, process.stderr
+    return folder
 
 
 @pytest.mark.parametrize("name", sharded.CASES)
-def test_as_one_process(tmp_path, two, name):
-    """Losses, gradient norms and rates of each step, and the weights after three steps of AdamW.
+def test_trainings_equal_those_of_one_process(tmp_path, two, name):
+    """Compare losses, gradient norms and rates of each step, and the weights after three steps of AdamW.
 
-    The bound on weights is a twentieth of one step: rounding in an entry of the gradient near zero can show.
+    The tolerance for weights is a twentieth of one step, since AdamW amplifies rounding of gradients near zero.
     """
-    made = sharded.job(tmp_path, **sharded.CASES[name])
-    start = {key: value.detach().clone() for key, value in made.model.named_parameters()}
-    train(made)
-    weights, others = dict(made.model.named_parameters()), load_file(two / name / "weights")
+    job = sharded.job(tmp_path, **sharded.CASES[name])
+    start = {key: value.detach().clone() for key, value in job.model.named_parameters()}
+    train(job)
+    weights, others = dict(job.model.named_parameters()), load_file(two / name / "weights")
     changed = [key for key, value in weights.items() if not torch.equal(value, start[key])]
     assert len(changed) == TRAINED.get(name, len(start))
     assert others.keys() == weights.keys()
@@ -62,8 +62,8 @@ def test_as_one_process(tmp_path, two, name):
 
 
 @pytest.mark.parametrize("name", sharded.LOW)
-def test_as_one_process_in_bfloat16(tmp_path, two, name):
-    """Losses and gradient norms to bfloat16's rounding (2^-8), which depends on which rows share a micro-batch."""
+def test_trainings_in_bfloat16_equal_those_of_one_process(tmp_path, two, name):
+    """Losses and gradient norms agree up to bfloat16's rounding (2^-8), which depends on the micro-batches."""
     train(dataclasses.replace(sharded.job(tmp_path, **sharded.LOW[name]), bf16=True))
     lines, others = (tiny.log_lines(folder / "train.jsonl") for folder in (tmp_path, two / f"{name}-low"))
     if name in sharded.CASES:
@@ -74,8 +74,8 @@ def test_as_one_process_in_bfloat16(tmp_path, two, name):
 
 
 @pytest.mark.parametrize("name", sharded.CASES)
-def test_every_process_measures_the_same_whole_weights(two, name):
-    """Two measurements, of weights that differ, with the same hash in both processes."""
+def test_every_process_measures_the_same_weights(two, name):
+    """Both processes compute the same hash in each of two measurements, whose weights differ."""
     one, other = ((two / name / f"hashes-{rank}").read_text().splitlines() for rank in (0, 1))
     assert one == other
     assert [line.split()[0] for line in one] == ["2", "3"]
@@ -84,23 +84,23 @@ def test_every_process_measures_the_same_whole_weights(two, name):
 
 @pytest.fixture
 def measured(two) -> list[dict]:
-    """What each process wrote down of a model that was never trained."""
+    """Records of both processes about an untrained model."""
     return [json.loads((two / f"measured-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_a_model_in_shards_says_what_a_whole_one_says(measured):
-    """Also where one process has much more to ask than the other, which runs along until both are done."""
+def test_measurements_equal_those_of_an_unsharded_model(measured):
+    """One process has more work, while the other runs dummy passes."""
     expected = sharded.answers(tiny.model())
-    for found in measured:
-        assert found["written"] == expected["written"]
+    for record in measured:
+        assert record["written"] == expected["written"]
         for name in ("logp", "variance"):
-            for one, other in zip(expected[name], found[name], strict=True):
+            for one, other in zip(expected[name], record[name], strict=True):
                 assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
 
 
-def test_a_model_in_shards_is_saved_bit_for_bit(two, measured):
+def test_a_sharded_model_is_saved_bit_for_bit(two, measured):
     model = tiny.model()
-    assert [found["hash"] for found in measured] == [model_hash(model)] * 2
+    assert [record["hash"] for record in measured] == [model_hash(model)] * 2
     saved = load_file(two / "saved/model.safetensors")
     assert saved.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
@@ -108,26 +108,26 @@ def test_a_model_in_shards_is_saved_bit_for_bit(two, measured):
     assert json.loads((two / "saved/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
-def test_no_process_holds_more_than_its_share_and_one_block(measured):
-    """When it is opened, a layer or what is outside of layers; when it is run, both; at the end, nothing whole."""
+def test_no_process_gathers_more_than_one_layer_and_the_root(measured):
+    """Loading gathers one layer, or everything outside of layers; running gathers both; afterwards none is left."""
     model = tiny.model()
     layer = sum(p.numel() for p in model.model.layers[0].parameters())
     outside = sum(p.numel() for p in model.parameters()) - 2 * layer
-    for found in measured:
-        assert found["opened"] == [layer, layer, outside]
-        assert max(found["asked"]) == layer + outside
-        assert found["left"] == 0
+    for record in measured:
+        assert record["while_loading"] == [layer, layer, outside]
+        assert max(record["while_running"]) == layer + outside
+        assert record["afterwards"] == 0
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(two):
-    """Stopped after two of three steps, and gone on from shards."""
+    """The training was stopped after two of three steps and resumed from a sharded state."""
     for key, value in load_file(two / "npo/weights").items():
         assert torch.equal(load_file(two / "resumed/weights")[key], value)
     assert tiny.log_lines(two / "resumed/train.jsonl") == tiny.log_lines(two / "npo/train.jsonl")
 
 
-def test_chunks_of_the_output_layer_were_many(two):
-    """What the parity rests on: a micro-batch has more answer tokens than a chunk holds, on both processes."""
+def test_micro_batches_have_several_chunks(two):
+    """Precondition of the tests above: each micro-batch has more answer tokens than a chunk, on both processes."""
     plan = sharded.job(two, sharded.NPO()).plan
     assert min(sum(batch.labels.size for batch in plan[i]["batches"].values()) for i in range(len(plan))) > 4
     assert json.loads((two / "npo/train.jsonl").read_text().splitlines()[0])["loss"] > 1

@@ -18,8 +18,8 @@ from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, UserError, nearest
 from expunge.modeling import load as loading
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.architectures import known_models, meta_model
-from expunge.modeling.load import check_pair, context_length
+from expunge.modeling.architectures import bundled_configs, meta_model
+from expunge.modeling.load import check_tokenizer, context_length
 from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.services.hub import hub_reachable
 
@@ -62,7 +62,7 @@ class Inputs:
             loading.check_model_folder(name)
             how = "from its config.json"
             if not Path(name).exists():
-                known = name in known_models()
+                known = name in bundled_configs()
                 online = not known and hub_reachable()
                 how = "known without the hub" if known else "config from the hub"
         try:
@@ -132,7 +132,7 @@ class Inputs:
                 fix="Leave out prompt.system if it takes none, or set prompt.style=plain.",
             ) from error
         if self.model is not None:
-            check_pair(self.model, tokenizer, str(recipe.model.name or "the scratch model"))
+            check_tokenizer(self.model, tokenizer, str(recipe.model.name or "the scratch model"))
         return f"{len(tokenizer)} tokens, prompt style {recipe.prompt.style}"
 
     def check_rows(self) -> str:

@@ -1,10 +1,12 @@
-"""LoRA through peft: the base model stays frozen and, with the adapter off, is the reference."""
+"""Low-rank adapters (LoRA) through peft.
+
+The weights of the model under the adapter stay frozen, so with its adapter disabled the model is its own reference.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,24 @@ from torch import Tensor
 
 from expunge.config.recipe import Lora
 from expunge.errors import IncompatibleError
+from expunge.modeling.types import Adapted, CausalLM, ModuleLike, TrainedModel
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from typing_extensions import TypeIs
 
 
-def add_lora(model: Any, config: Lora, seed: int) -> Any:
-    """Wrap a model with a fresh adapter; its first forward pass equals the model's own.
+def is_adapted(model: TrainedModel) -> TypeIs[Adapted]:
+    """Return whether a model is wrapped by peft."""
+    return hasattr(model, "disable_adapter")
+
+
+def causal_lm(model: TrainedModel) -> CausalLM:
+    """Return the causal language model itself, without a wrapper around it."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def add_lora(model: CausalLM, config: Lora, seed: int) -> Adapted:
+    """Wrap a model with a freshly initialised adapter, which does not change its output yet.
 
     Raises:
         IncompatibleError: A target module name matches nothing.
@@ -36,46 +49,48 @@ def add_lora(model: Any, config: Lora, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            adapted = peft.get_peft_model(model, settings)
+            adapted: Adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
             linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
             raise IncompatibleError(
                 f"model.lora.targets {config.targets} match no module of this model.",
                 allowed=f"Its linear modules are {', '.join(linear)}.",
             ) from error
+    # The adapter is trained in float32, also where the frozen weights are in half precision.
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
 
 
-def lora_layers(model: Any) -> dict[str, Any]:
-    """The adapted layers of a model by name."""
+def lora_layers(model: ModuleLike) -> dict[str, Any]:
+    """Return the layers that have an adapter (`peft.tuners.lora.LoraLayer`), by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def fill_adapter(model: Any, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+def set_adapter_weights(model: Adapted, matrices: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Write low-rank matrices into a fresh adapter, which then adds BA to each weight.
 
-    Where A and B have fewer directions than the adapter, the others stay as in plain LoRA.
+    If A and B have a lower rank than the adapter, its remaining directions keep their LoRA initialisation.
 
     Args:
         model: A model with an adapter.
-        parts: Per adapted layer, A (r, in) and B (out, r).
+        matrices: Per adapted layer, A (r, in) and B (out, r).
     """
     layers = lora_layers(model)
-    for name, (a, b) in parts.items():
+    for name, (a, b) in matrices.items():
+        # The layer adds scaling * BA, so each factor is divided by the square root.
         layer, root = layers[name], layers[name].scaling["default"] ** 0.5
         layer.lora_A["default"].weight.data[: len(a)] = a / root
         layer.lora_B["default"].weight.data[:, : len(a)] = b / root
 
 
-def start_from(model: Any, folder: Path) -> None:
-    """Load a saved adapter into a model's fresh one and take what it adds out of the weights.
+def load_initial_adapter(model: Adapted, folder: Path) -> None:
+    """Load a saved adapter as the start of training, and subtract what it adds from the frozen weights.
 
-    The model's output stays the same, to the rounding of the weights' precision; its base is now W - BA.
+    The weights become W - BA, so the output stays the same up to rounding in the precision of the weights.
     """
     import peft
 
@@ -85,35 +100,23 @@ def start_from(model: Any, folder: Path) -> None:
         weight.data = (weight.data.float() - layer.get_delta_weight("default").detach()).to(weight.dtype)
 
 
-def subtract_start(folder: Path, start: Path) -> None:
-    """Turn a saved adapter of W - B0 A0 into one of W, at twice the rank: W - B0 A0 + BA = W + [B, -B0] [A; A0].
+def subtract_initial_adapter(folder: Path, initial: Path) -> None:
+    """Rewrite a saved adapter of W - B0 A0 as an adapter of W, at twice the rank.
+
+    W - B0 A0 + BA = W + [B, -B0] [A; A0].
 
     Args:
-        folder: Adapter to rewrite.
-        start: Adapter that `start_from` began with.
+        folder: The saved adapter to rewrite.
+        initial: The adapter that was passed to `load_initial_adapter`.
     """
     from safetensors.torch import load_file, save_file
 
-    before, after = (load_file(place / "adapter_model.safetensors") for place in (start, folder))
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (initial, folder))
     for name, tensor in after.items():
-        rows = "lora_A" in name
-        after[name] = torch.cat([tensor, before[name] if rows else -before[name]], dim=0 if rows else 1)
+        is_a = "lora_A" in name
+        after[name] = torch.cat([tensor, before[name] if is_a else -before[name]], dim=0 if is_a else 1)
     save_file(after, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "adapter_config.json").read_text())
+    # peft scales BA by lora_alpha / r, which must not change.
     config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
-
-
-@contextlib.contextmanager
-def adapter_off(model: Any) -> Iterator[Any]:
-    """The model as it was before its adapter, where it has one."""
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            yield model
-    else:
-        yield model
-
-
-def causal_lm(model: Any) -> Any:
-    """The causal language model itself, without an adapter's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -15,13 +15,16 @@ from expunge.data.collate import TokenBatch
 from expunge.data.templates import Encoded
 from expunge.modeling.packing import Span
 
-ONCE_TOKENS = 2048
-"""Padded tokens per forward pass for what is computed once. More would gain nothing on a processor, whose cache they
-leave, and on a GPU they could come to need more memory than the training does."""
+INFERENCE_TOKENS = 2048
+"""Padded tokens per forward pass of computations before training. Larger batches overflow the CPU cache and are no
+faster; on a GPU they could need more memory than training does."""
 
 
 def length_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
-    """Indices of rows in batches of similar length, each of at most `max_tokens` padded tokens."""
+    """Group row indices into batches of similar length with at most `max_tokens` padded tokens.
+
+    A row that is longer than that is a batch of its own.
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids), reverse=True)
     batches: list[list[int]] = []
     for index in order:
@@ -35,7 +38,7 @@ def length_batches(rows: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `TokenBatch` as tensors on one device; same fields, same shapes."""
+    """A `TokenBatch` as tensors on one device, with the same fields and shapes."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -44,7 +47,7 @@ class TensorBatch:
     labels: Tensor
     num_answer: Tensor
     spans: tuple[Span, ...]
-    """Where each row's tokens are, known without asking the device."""
+    """Columns of each row's tokens, on the CPU so that reading them does not synchronise the device."""
 
     @classmethod
     def of(cls, batch: TokenBatch, device: torch.device | str) -> TensorBatch:
@@ -64,18 +67,18 @@ class TensorBatch:
         )
 
     def to(self, device: torch.device) -> TensorBatch:
-        """The same on another device."""
+        """Return a copy of the batch on another device."""
         tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
 
     @property
     def num_rows(self) -> int:
-        """Rows of the batch, B."""
+        """Number of rows, B."""
         return int(self.num_answer.shape[0])
 
 
 def join(batches: list[TensorBatch]) -> TensorBatch:
-    """One batch of all rows of several, padded on the right to the longest."""
+    """Concatenate batches, padded on the right to the longest row."""
     if len(batches) == 1:
         return batches[0]
     length = max(batch.input_ids.shape[1] for batch in batches)
@@ -87,7 +90,7 @@ def join(batches: list[TensorBatch]) -> TensorBatch:
     return TensorBatch(
         input_ids=torch.cat([widen(batch.input_ids) for batch in batches]),
         attention_mask=torch.cat([widen(batch.attention_mask) for batch in batches]),
-        rows=torch.cat([batch.rows + int(o) for batch, o in zip(batches, offsets, strict=False)]),
+        rows=torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=False)]),
         positions=torch.cat([batch.positions for batch in batches]),
         labels=torch.cat([batch.labels for batch in batches]),
         num_answer=torch.cat([batch.num_answer for batch in batches]),
@@ -95,18 +98,18 @@ def join(batches: list[TensorBatch]) -> TensorBatch:
     )
 
 
-def take(batch: TensorBatch, members: Sequence[int]) -> TensorBatch:
-    """Some rows of a batch, named in ascending order, as wide as they are in it."""
-    chosen = torch.as_tensor(members, device=batch.input_ids.device)
-    place = torch.full((batch.num_rows,), -1, device=chosen.device)
-    place[chosen] = torch.arange(len(members), device=chosen.device)
-    answers = place[batch.rows] >= 0
+def take(batch: TensorBatch, indices: Sequence[int]) -> TensorBatch:
+    """Return the rows of a batch with the given ascending indices, without changing their width."""
+    selected = torch.as_tensor(indices, device=batch.input_ids.device)
+    new_index = torch.full((batch.num_rows,), -1, device=selected.device)
+    new_index[selected] = torch.arange(len(indices), device=selected.device)
+    is_selected = new_index[batch.rows] >= 0
     return TensorBatch(
-        input_ids=batch.input_ids[chosen],
-        attention_mask=batch.attention_mask[chosen],
-        rows=place[batch.rows[answers]],
-        positions=batch.positions[answers],
-        labels=batch.labels[answers],
-        num_answer=batch.num_answer[chosen],
-        spans=tuple(batch.spans[index] for index in members),
+        input_ids=batch.input_ids[selected],
+        attention_mask=batch.attention_mask[selected],
+        rows=new_index[batch.rows[is_selected]],
+        positions=batch.positions[is_selected],
+        labels=batch.labels[is_selected],
+        num_answer=batch.num_answer[selected],
+        spans=tuple(batch.spans[index] for index in indices),
     )

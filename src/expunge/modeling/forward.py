@@ -1,4 +1,4 @@
-"""Run a decoder and reach its output head."""
+"""Run a model's decoder and its output layer separately."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.packing import Packing, pack
+from expunge.modeling.types import CausalLM
 
 
-def decode(model: Any, batch: TensorBatch, packed: bool = False) -> Tensor:
-    """Hidden states of all positions after the last layer and norm, (B, L, D).
+def decode(model: CausalLM, batch: TensorBatch, packed: bool = False) -> Tensor:
+    """Return the hidden states of all positions after the last layer and norm, (B, L, D).
 
     Args:
-        model: The bare causal language model.
+        model: The model.
         batch: B rows of L tokens.
-        packed: Run the rows without their padding, where the model allows it (`can_pack`); what is returned for
-            padding then means nothing.
+        packed: Run the rows without padding, if the model supports it (`can_pack`); hidden states of padding are then
+            undefined.
     """
     packing = packing_of(model, batch, packed)
     hidden = run_decoder(model, batch, packing)
     return hidden if packing is None else packing.unpack(hidden)
 
 
-def packing_of(model: Any, batch: TensorBatch, packed: bool) -> Packing | None:
-    """How to run a batch; None for its rows as they are, padding included."""
+def packing_of(model: CausalLM, batch: TensorBatch, packed: bool) -> Packing | None:
+    """Return the packing of a batch, or None if its rows are run with padding."""
     return pack(batch.spans, batch.input_ids.shape[1], model) if packed else None
 
 
-def run_decoder(model: Any, batch: TensorBatch, packing: Packing | None) -> Tensor:
-    """Hidden states as they come out: (B, L, D), or (K, W, D) of packed rows."""
+def run_decoder(model: CausalLM, batch: TensorBatch, packing: Packing | None) -> Tensor:
+    """Return the hidden states as the decoder returns them: (B, L, D), or (K, W, D) of packed rows."""
     if packing is None:
+        # Positions count from the first token, so that padding on the left does not shift them.
         position_ids = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": position_ids}
     else:
@@ -42,9 +44,18 @@ def run_decoder(model: Any, batch: TensorBatch, packing: Packing | None) -> Tens
     return hidden
 
 
-def head_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """The function from a hidden state to logits, with the extra scaling that some architectures apply."""
-    layer, config = model.get_output_embeddings(), model.config
+def head_of(model: CausalLM) -> Callable[[Tensor], Tensor]:
+    """Return the function from hidden states to float32 logits; see `output_head`."""
+    return output_head(model.get_output_embeddings(), model.config)
+
+
+def output_head(layer: nn.Module, config: Any) -> Callable[[Tensor], Tensor]:
+    """Return the function from hidden states to float32 logits.
+
+    Args:
+        layer: The output layer.
+        config: The model's config. Some architectures scale their logits (Cohere, Granite) or cap them (Gemma 2).
+    """
     cap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
 

@@ -1,7 +1,7 @@
-"""FSDP2: a model is shared out over processes from the moment it is opened, for training and for measuring alike.
+"""FSDP2: shard models from the moment they are loaded, for training and measuring alike.
 
-No device ever holds more of a model than its share, the embeddings and output layer, and the layers that are being
-run. Whoever asks a model something need not know of shards: its weights come together by themselves.
+A device never stores more of a model than its shard, the embeddings and the output layer, and the layers that are
+being run. Code that calls a sharded model need not handle this: weights are gathered when the decoder is run.
 """
 
 from __future__ import annotations
@@ -11,232 +11,256 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from expunge import distributed
 from expunge.console import is_main_process
-from expunge.distributed import from_main, fsdp_enabled, full_tensor
+from expunge.distributed import fsdp_enabled, full_tensor, run_on_main
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.hidden.trace import layer_list
+from expunge.modeling.types import ModuleLike, TrainedModel
 
-Value = Callable[[str, Tensor], Tensor]
-"""Gives the whole tensor of a name; the second argument has its shape and precision, and no numbers."""
+M = TypeVar("M", bound=TrainedModel)
+
+TensorSource = Callable[[str, Tensor], Tensor]
+"""Returns the full tensor of a name; its second argument is a meta tensor with the same shape and dtype."""
 
 
-def load_on_device(make: Callable[[torch.device], Any], device: torch.device) -> Any:
-    """Make a model on its device; with FSDP in shards, out of one that the main process makes in main memory.
+def load_on_device(make: Callable[[torch.device], M], device: torch.device) -> M:
+    """Load a model on its device; with FSDP, load it on rank 0 in CPU memory and shard it layer by layer.
 
     Args:
-        make: Makes the model on the device that it is given; called in the main process alone where there are shards.
-        device: Where the model is to be run.
+        make: Creates the model on the given device; with FSDP called on rank 0 only.
+        device: Device that runs the model.
     """
     if not fsdp_enabled():
         return make(device)
-    made: Any = None
+    full_model: M | None = None
 
-    def describe() -> Any:
-        nonlocal made
-        made = make(torch.device("cpu"))
-        return _emptied(made)
+    def make_skeleton() -> M:
+        nonlocal full_model
+        full_model = make(torch.device("cpu"))
+        return _to_meta(full_model)
 
-    mould = from_main(describe)
-    tensors = {} if made is None else _tensors(made)
+    skeleton = run_on_main(make_skeleton)
+    tensors = {} if full_model is None else _tensors(full_model)
 
-    def send(name: str, like: Tensor) -> Tensor:
-        full = torch.empty_like(like, device=device)
+    def broadcast(name: str, meta: Tensor) -> Tensor:
+        full = torch.empty_like(meta, device=device)
         if tensors:
             full.copy_(tensors[name].detach())
         torch.distributed.broadcast(full, src=0)
         return full
 
-    return _in_shards(mould, send, device)
+    return _shard(skeleton, broadcast, device)
 
 
-def root_of(model: Any) -> Root | None:
-    """What FSDP takes for the outermost module of a model in shards; None for a whole model."""
-    root: Root | None = vars(causal_lm(model)).get("_root")
+def fsdp_root(model: TrainedModel) -> FsdpRoot | None:
+    """Return the FSDP root module of a sharded model, or None for an unsharded model."""
+    root: FsdpRoot | None = vars(causal_lm(model)).get("_root")
     return root
 
 
-def reshard(model: Any) -> None:
-    """Let go of what was gathered of a model's embeddings and output layer, so that each process has its share only."""
-    root: Any = root_of(model)
+def reshard(model: TrainedModel) -> None:
+    """Free the gathered embeddings and output layer of a sharded model; an unsharded model is not changed."""
+    root = fsdp_root(model)
     if root is not None:
         root.reshard()
 
 
-def frozen_copy(model: Any) -> Any:
-    """A frozen copy in evaluation mode; of a model in shards, in shards as well."""
-    root = root_of(model)
+def frozen_copy(model: M) -> M:
+    """Return a frozen copy in evaluation mode; the copy of a sharded model is sharded too."""
+    root = fsdp_root(model)
     if root is None:
-        return copy.deepcopy(model).eval().requires_grad_(False)
+        frozen = copy.deepcopy(model)
+        frozen.eval().requires_grad_(False)
+        return frozen
     reshard(model)
     tensors = _tensors(model)
-    # FSDP looks at this once only, when it first gathers a tensor.
-    mould = copy.deepcopy(root.mould).requires_grad_(False)
-    return _in_shards(mould, lambda name, like: full_tensor(tensors[name]).detach().clone(), _device(model))
+    # FSDP reads `requires_grad` only when it first gathers a tensor, so freezing the copy later has no effect.
+    skeleton = cast(M, copy.deepcopy(root.meta_skeleton).requires_grad_(False))
+    return _shard(skeleton, lambda name, meta: full_tensor(tensors[name]).detach().clone(), _device(model))
 
 
-def copied_layer(layer: nn.Module) -> nn.Module:
-    """A whole, frozen copy of a module that may be in shards; every process takes part."""
-    made = {id(weight): nn.Parameter(full_tensor(weight.detach()).clone(), False) for weight in layer.parameters()}
-    return copy.deepcopy(layer, made)  # type: ignore[arg-type]
+def frozen_layer_copy(layer: nn.Module) -> nn.Module:
+    """Return a full, frozen copy of a module that may be sharded; every process takes part."""
+    full_weights = {
+        id(weight): nn.Parameter(full_tensor(weight.detach()).clone(), requires_grad=False)
+        for weight in layer.parameters()
+    }
+    # deepcopy's memo maps the id of each weight to its copy.
+    return copy.deepcopy(layer, full_weights)  # type: ignore[arg-type]
 
 
-def gathered(model: Any, *, trained_only: bool = False) -> Any:
-    """A whole model in the main process's main memory, to be saved; None in other processes, which take part.
+def gather_full_model(model: M, *, trained_only: bool = False) -> M | None:
+    """Gather a sharded model in the CPU memory of rank 0, to save it; other ranks take part and get None.
 
-    Tensors come one by one, so that a device never holds two of them whole. A whole model is returned as it is.
+    Tensors are gathered one at a time, so a device never stores two full ones. An unsharded model is returned as it
+    is, on every rank.
 
     Args:
         model: The model.
-        trained_only: Leave everything else without numbers: enough to save an adapter.
+        trained_only: Leave all other tensors on the meta device, which is enough to save an adapter.
     """
-    root = root_of(model)
+    root = fsdp_root(model)
     if root is None:
         return model
     reshard(model)
-    found = {}
+    full_tensors = {}
     for name, tensor in _tensors(model).items():
         if tensor.requires_grad or not trained_only:
             full = full_tensor(tensor.detach())
             if is_main_process():
-                found[name] = full.to("cpu", copy=True)
+                full_tensors[name] = full.to("cpu", copy=True)
+            # Free it before the next one is gathered.
             del full
     if not is_main_process():
         return None
-    made = copy.deepcopy(root.mould)
-    _fill(made, _names(made), {}, lambda name, like: found.pop(name, like))
-    return made
+    full_model = cast(M, copy.deepcopy(root.meta_skeleton))
+    _materialize(full_model, _names(full_model), {}, lambda name, meta: full_tensors.pop(name, meta))
+    return full_model
 
 
-class Root(nn.Module):
-    """The outermost module: all that is outside of decoder layers is its group of shards.
+class FsdpRoot(nn.Module):
+    """The root module of a sharded model: its FSDP group contains everything outside the decoder layers.
 
-    The output layer is called once per chunk of positions, and processes differ in their number of chunks; gathered
-    at each call, it would leave them waiting for each other. The group of the outermost module is gathered when the
-    decoder is first run, and stays whole: to the end of the backward pass, or until `rest`.
+    The output layer is called once per chunk of positions, and the number of chunks differs between processes. If
+    FSDP gathered it at each call, processes would deadlock. The root's group is gathered when the decoder is run
+    instead, and stays gathered until the end of the backward pass, or until `reshard`.
 
-    The model itself is left as it is, and calls to it outside of training come here when they reach its decoder.
+    The wrapped model remains usable: outside of training, running its decoder enters this root by itself.
 
     Args:
-        model: The model, its decoder layers in shards.
-        mould: The same before it was shared out, without numbers.
+        model: The model, with its decoder layers sharded.
+        meta_skeleton: The model before it was sharded, on the meta device.
     """
 
-    def __init__(self, model: Any, mould: Any) -> None:
+    meta_skeleton: TrainedModel
+    """The model before it was sharded, on the meta device."""
+    reshard: Callable[[], None]
+    """Frees the gathered group; added by `fully_shard`."""
+
+    def __init__(self, model: TrainedModel, meta_skeleton: TrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.low: torch.dtype | None = None
-        """Precision of training's forward and backward, where it is not that of the weights. The same autocast as
-        without shards gives the same numbers; FSDP's own policy would carry hidden states in low precision, too."""
-        self.__dict__["mould"] = mould
+        self.autocast_dtype: torch.dtype | None = None
+        """Precision of the training passes, if it is not that of the weights. Autocast gives the same numbers as
+        without FSDP; FSDP's mixed-precision policy would also cast the hidden states between layers."""
+        # Bypass nn.Module.__setattr__, which would register the skeleton as a submodule.
+        self.__dict__["meta_skeleton"] = meta_skeleton
         self._running = False
-        self._turn = distributed.take_turns(self._follow)
+        self._number = distributed.register_sharded_model(self._dummy_pass)
         decoder = causal_lm(model).base_model
         self._decode = decoder.forward
         decoder.forward = functools.wraps(self._decode)(lambda *args, **kwargs: self._enter(*args, **kwargs))
         vars(causal_lm(model))["_root"] = self
 
     def forward(self, run: Callable[[], Any] | None = None, **inputs: Any) -> Any:
-        """The model's own forward pass, or anything else that runs its decoder."""
-        low = self.low if run is None else None
-        precision = torch.autocast(_device(self).type, low) if low else contextlib.nullcontext()
-        with self._run(), precision, _without_kept_casts():
-            return self.model(**inputs) if run is None else run()
+        """Run the model's forward pass on `inputs`, or `run`, which runs its decoder in any other way."""
+        dtype = self.autocast_dtype if run is None else None
+        precision = torch.autocast(_device(self).type, dtype) if dtype else contextlib.nullcontext()
+        self._running = True
+        try:
+            with precision, _autocast_cache_disabled():
+                return self.model(**inputs) if run is None else run()
+        finally:
+            self._running = False
 
     def _enter(self, *args: Any, **kwargs: Any) -> Any:
-        # In training this is called inside of `forward` in any case, more than once where a step needs it.
+        """Run the decoder inside `forward`, where FSDP gathers the root's group."""
+        # In training this is called from within `forward`, several times if a step needs several passes.
         if self._running:
             return self._decode(*args, **kwargs)
-        distributed.announce(self._turn)
+        distributed.announce_forward(self._number)
         return self(run=functools.partial(self._decode, *args, **kwargs))
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Run the decoder on a single token, because other processes run it."""
+    def _dummy_pass(self) -> None:
+        """Run the decoder on a single token, to take part in the collectives of a pass on other ranks."""
         device, training = _device(self), self.model.training
         self.model.eval()
         ids = torch.zeros((1, 1), dtype=torch.long, device=device)
         self(run=functools.partial(self._decode, input_ids=ids, use_cache=False))
         self.model.train(training)
 
-    @contextlib.contextmanager
-    def _run(self) -> Iterator[None]:
-        self._running = True
-        try:
-            yield
-        finally:
-            self._running = False
 
-
-def _in_shards(mould: Any, value: Value, device: torch.device) -> Any:
-    """A model with the given numbers, shared out block by block."""
+def _shard(skeleton: M, source: TensorSource, device: torch.device) -> M:
+    """Return a sharded model with the tensors that `source` returns, materialised one layer at a time."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
-    model = copy.deepcopy(mould)
-    names, made = _names(model), dict[int, Tensor]()
+    model = copy.deepcopy(skeleton)
+    names, materialized = _names(model), dict[int, Tensor]()
     for layer in layer_list(causal_lm(model))[1]:
-        _fill(layer, names, made, value)
+        _materialize(layer, names, materialized, source)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    _fill(model, names, made, value)
-    root: Any = fully_shard(Root(model, mould), mesh=mesh)
-    # FSDP finds its groups at the first pass, which must be one through all layers.
-    root._follow()
+    _materialize(model, names, materialized, source)
+    root = FsdpRoot(model, skeleton)
+    fully_shard(root, mesh=mesh)
+    # FSDP initialises its groups in the first forward pass, which has to run through all layers.
+    root._dummy_pass()
     root.reshard()
     return model
 
 
-def _emptied(model: Any) -> Any:
-    """A copy without numbers."""
+def _to_meta(model: M) -> M:
+    """Return a copy on the meta device."""
 
-    def empty(tensor: Tensor) -> Tensor:
+    def to_meta(tensor: Tensor) -> Tensor:
         meta = tensor.detach().to("meta")
         return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
 
     tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): empty(tensor) for tensor in tensors})
+    # deepcopy's memo maps the id of each tensor to its copy, so that no data is copied.
+    return copy.deepcopy(model, {id(tensor): to_meta(tensor) for tensor in tensors})
 
 
-def _fill(module: Any, names: dict[int, tuple[str, Tensor]], made: dict[int, Tensor], value: Value) -> None:
-    """Put numbers where there are none; what is shared stays shared."""
-    for part in module.modules():
-        for own in (part._parameters, part._buffers):
-            for key, tensor in own.items():
-                if tensor is None or id(tensor) not in names:
+def _materialize(
+    module: ModuleLike, names: dict[int, tuple[str, Tensor]], materialized: dict[int, Tensor], source: TensorSource
+) -> None:
+    """Replace a module's meta tensors by those that `source` returns; tied tensors stay tied.
+
+    Args:
+        module: The model or a layer of it.
+        names: Names of the model's meta tensors (`_names`).
+        materialized: Tensors by the id of the meta tensor that they replaced; extended by this call.
+        source: Returns the full tensor of a name.
+    """
+    for submodule in module.modules():
+        for tensors in (submodule._parameters, submodule._buffers):
+            for key, meta in tensors.items():
+                if meta is None or id(meta) not in names:
                     continue
-                if id(tensor) not in made:
-                    full = value(names[id(tensor)][0], tensor)
-                    is_weight = isinstance(tensor, nn.Parameter)
-                    made[id(tensor)] = nn.Parameter(full, tensor.requires_grad) if is_weight else full
-                own[key] = made[id(tensor)]
+                if id(meta) not in materialized:
+                    full = source(names[id(meta)][0], meta)
+                    is_weight = isinstance(meta, nn.Parameter)
+                    materialized[id(meta)] = nn.Parameter(full, meta.requires_grad) if is_weight else full
+                tensors[key] = materialized[id(meta)]  # type: ignore[assignment]
 
 
-def _names(model: Any) -> dict[int, tuple[str, Tensor]]:
-    """Name of each tensor by its identity, which holds as long as the tensor is kept."""
+def _names(model: ModuleLike) -> dict[int, tuple[str, Tensor]]:
+    """Return the name of each tensor by its id, with the tensor itself, since the id of a freed one is reused."""
     return {id(tensor): (name, tensor) for name, tensor in _tensors(model).items()}
 
 
-def _tensors(model: Any) -> dict[str, Tensor]:
+def _tensors(model: ModuleLike) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _device(model: Any) -> torch.device:
-    device: torch.device = next(model.parameters()).device
-    return device
+def _device(model: ModuleLike) -> torch.device:
+    return next(model.parameters()).device
 
 
 @contextlib.contextmanager
-def _without_kept_casts() -> Iterator[None]:
-    """Autocast would keep the casts of all layers, which are the whole model."""
-    kept = torch.is_autocast_cache_enabled()
+def _autocast_cache_disabled() -> Iterator[None]:
+    """Disable autocast's cache, which would store casts of all gathered layers: a full copy of the model."""
+    enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
         yield
     finally:
-        torch.set_autocast_cache_enabled(kept)
+        torch.set_autocast_cache_enabled(enabled)

@@ -1,4 +1,4 @@
-"""Loads tokenizers and models, or builds small ones from nothing; says plainly what is wrong with a model folder."""
+"""Load tokenizers and models, build small ones from scratch, and check model folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
 from expunge.distributed import full_tensor
-from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
+from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
+from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, Vocabulary
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -24,37 +25,41 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\nAnswer:"
     "{% elif m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""Template of models built here: the one that instruction-free base models are usually asked with."""
+"""Chat template of tokenizers trained here: the question-answer prompt that is common for base models."""
 
 
 def device_of(config: Model) -> torch.device:
-    """The device that a recipe asks for."""
+    """Return the device that `model.device` selects.
+
+    Raises:
+        UserError: It is 'cuda', but there is no CUDA device.
+    """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("model.device is 'cuda', but no CUDA device is visible here.", fix="Set model.device=auto.")
+        raise UserError("model.device is 'cuda', but there is no CUDA device here.", fix="Set model.device=auto.")
     return torch.device(config.device)
 
 
 def frozen_device(config: Model) -> torch.device | None:
-    """The device that a recipe asks for the start model's copy; None for that of the model.
+    """Return the device that `model.frozen_device` selects for the frozen reference; None: that of the model.
 
     Raises:
-        UserError: There is no such device here.
+        NotHereError: There is no such device here.
     """
     name = config.frozen_device
     if name is None:
         return None
-    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name not in known:
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in devices:
         raise NotHereError(
             f"model.frozen_device is '{name}', but there is no such device here.",
-            allowed=f"Allowed: {', '.join(known)}.",
+            allowed=f"Allowed: {', '.join(devices)}.",
         )
     return torch.device(name)
 
 
-def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
     """Load a tokenizer from a folder or the hub.
 
     Raises:
@@ -62,9 +67,12 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     """
     _is_local_folder(name)
     try:
-        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
-        raise DataError(f"the tokenizer of {name} cannot be loaded: {_first(error)}", fix=_hub_help(name)) from error
+        raise DataError(f"the tokenizer of {name} cannot be loaded: {one_line(error)}", fix=_hub_help(name)) from error
+    return tokenizer
 
 
 def load_model(
@@ -74,13 +82,21 @@ def load_model(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
-) -> Any:
-    """Load a causal language model's safetensors weights from a folder or the hub.
+) -> CausalLM:
+    """Load a causal language model from a folder or the hub; its weights must be safetensors.
+
+    Args:
+        name: Folder or hub id.
+        config: The recipe's model section, for the attention implementation and trust_remote_code.
+        revision: Revision on the hub.
+        dtype: Precision of the weights.
+        device: Device of the weights; None for the CPU.
 
     Raises:
-        DataError: The weights are missing, truncated, not safetensors, or do not fill the model.
+        DataError: The weights are missing, truncated, incomplete or not safetensors.
     """
     check_model_folder(name)
+    model: CausalLM
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             name,
@@ -97,18 +113,18 @@ def load_model(
             fix="Copy or download the folder again; pickled checkpoints are never opened.",
         ) from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise DataError(f"the model {name} cannot be loaded: {_first(error)}", fix=_hub_help(name)) from error
+        raise DataError(f"the model {name} cannot be loaded: {one_line(error)}", fix=_hub_help(name)) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(
-            f"the weights of {name} do not fill the model: {len(missing)} tensors are missing, such as {missing[0]}.",
-            fix="The folder is incomplete, or its config.json belongs to another model.",
+            f"the weights of {name} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
+            fix="Copy or download the folder again, or check that its config.json belongs to these weights.",
         )
     return model.to(device or torch.device("cpu"))
 
 
-def build_scratch(scratch: Scratch, tokenizer: Any, seed: int, attention: str = "sdpa") -> Any:
-    """A Llama with random weights; equal seeds give equal weights."""
+def build_scratch(scratch: Scratch, tokenizer: Vocabulary, seed: int, attention: str = "sdpa") -> CausalLM:
+    """Build a Llama with random weights; equal seeds give equal weights."""
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=scratch.hidden_size,
@@ -124,57 +140,66 @@ def build_scratch(scratch: Scratch, tokenizer: Any, seed: int, attention: str = 
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        model: CausalLM = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return model
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Any:
-    """A byte-level BPE tokenizer trained on the given texts, with padding, start and end tokens of its own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Tokenizer:
+    """Train a byte-level BPE tokenizer on texts, with separate padding, beginning and end tokens."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=["<pad>", "<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    tokenizer.chat_template = CHAT_TEMPLATE
+    trained: Tokenizer = tokenizer
+    return trained
 
 
-def pad_id_of(tokenizer: Any) -> int:
-    """Id written into padding; any will do, because masks come from lengths."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+def pad_id_of(tokenizer: Tokenizer) -> int:
+    """Return the id to write into padding; it affects no result, since masks are built from row lengths."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    assert pad_id is not None, "`Template` accepts only tokenizers with an end-of-sequence token"
+    return int(pad_id)
 
 
 def context_length(model_config: Any) -> int:
-    """Longest sequence that a model has positions for."""
+    """Return the longest sequence that a model has positions for."""
     return int(getattr(model_config, "max_position_embeddings", 0) or 1 << 20)
 
 
-def check_pair(model: Any, tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer whose ids do not fit into the model's vocabulary."""
+def check_tokenizer(model: CausalLM, tokenizer: Tokenizer, name: str) -> None:
+    """Raise if a tokenizer has ids beyond the model's embeddings.
+
+    Raises:
+        IncompatibleError: The tokenizer has more tokens than the model has embeddings.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise IncompatibleError(
-            f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model only {rows} embeddings.",
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model has only {rows} embeddings.",
             fix="Use the tokenizer that the model was trained with.",
         )
 
 
-def check_rows(model: Any, sets: Mapping[str, Sequence[Encoded]]) -> None:
-    """Refuse rows that are longer than the model's context: it would be trained on positions that it does not know.
+def check_row_lengths(model: CausalLM, sets: Mapping[str, Sequence[Encoded]]) -> None:
+    """Raise if a row is longer than the model's context, whose later positions were never trained.
 
     Raises:
         DataError: The longest row of a set does not fit.
@@ -190,8 +215,8 @@ def check_rows(model: Any, sets: Mapping[str, Sequence[Encoded]]) -> None:
             )
 
 
-def model_hash(model: Any) -> str:
-    """Content hash of the weights: one changed number gives another hash."""
+def model_hash(model: ModuleLike) -> str:
+    """Return a hash of the weights, 16 hexadecimal digits; with a sharded model, every process has to call this."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -200,7 +225,11 @@ def model_hash(model: Any) -> str:
 
 
 def _is_local_folder(name: str) -> bool:
-    """Whether a name is a folder here; one that reads like a path and is none is refused."""
+    """Return whether a name is a local folder rather than a hub id.
+
+    Raises:
+        DataError: The name looks like a path, but is not a folder.
+    """
     path = Path(name)
     looks_local = name.startswith((".", "/", "~")) or path.exists()
     if looks_local and not path.is_dir():
@@ -209,35 +238,34 @@ def _is_local_folder(name: str) -> bool:
 
 
 def check_model_folder(name: str) -> None:
-    """Refuse a folder that cannot be a model with safetensors weights; a hub id passes.
+    """Raise if a local folder is not a model with safetensors weights; hub ids are not checked.
 
     Raises:
-        DataError: What is missing, or that the weights are pickled.
+        DataError: The folder does not exist, has no config.json, or has only pickled weights.
     """
     if not _is_local_folder(name):
         return
     path = Path(name)
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-        raise DataError(f"the folder {name} holds no config.json, so it is not a model.")
+        raise DataError(
+            f"the folder {name} has no config.json, so it is not a model.",
+            fix="Give a folder that save_pretrained wrote, or a hub id such as org/model.",
+        )
     if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
         raise DataError(
-            f"the folder {name} holds pickled weights (.bin) and no safetensors; pickles can run code and are refused.",
+            f"the folder {name} has pickled weights (.bin) and no safetensors; pickles can run code and are refused.",
             fix="Convert it once with a tool that you trust, for example save_pretrained of a recent transformers.",
         )
-
-
-def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _hub_help(name: str) -> str:
     if Path(name).exists():
         return "Check the folder's files."
-    return "If the hub is out of reach or the model is gated, download it elsewhere and give the folder's path."
+    return "If the hub is not reachable or the model is gated, download it elsewhere and give the path of its folder."
 
 
 def local_digest(name: str | None) -> str:
-    """Content hash of a local model folder or record file; empty for a hub id, which its revision names."""
+    """Return a content hash of a local model folder or file, or an empty string for a hub id or None."""
     if name is None or not Path(name).exists():
         return ""
     path, digest = Path(name), hashlib.sha256()

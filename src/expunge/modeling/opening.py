@@ -11,7 +11,7 @@ from expunge.config.recipe import Model, Prompt
 from expunge.data.templates import Template
 from expunge.errors import IncompatibleError
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import check_pair, context_length, device_of, load_model, load_tokenizer
+from expunge.modeling.load import check_tokenizer, context_length, device_of, load_model, load_tokenizer
 
 
 def open_model(
@@ -41,7 +41,7 @@ def open_model(
     def load(device: torch.device) -> Any:
         weights = dtype or getattr(torch, config.dtype)
         model = load_model(name, config=config, revision=revision, dtype=weights, device=device)
-        check_pair(model, tokenizer, name)
+        check_tokenizer(model, tokenizer, name)
         return model if change is None else change(model)
 
     return load_on_device(load, device_of(config))

@@ -1,59 +1,60 @@
-"""Several rows in one: a forward pass without padding.
+"""Packing: concatenate rows of unequal length into longer ones, to run them without padding.
 
-Rows of unequal length stand one after the other in a few long ones of equal length. Each counts its positions from
-0, from which transformers' masks tell where a row ends, so that every token sees its own row only and is computed as
-if that stood alone. The rows of a batch stay what they are: nothing is sorted or paired by length for it.
+Positions restart at 0 with every row. From them transformers builds masks that let every token attend
+to its own row only, so each row is computed as if it were run alone. Batches are packed as they are sampled; rows are
+never sorted or paired by length for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.modeling.types import CausalLM
+
 Span = tuple[int, int]
-"""First column of a padded row's tokens, and the one behind its last."""
+"""Columns of a padded row's tokens: the first, and the last + 1."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of B padded rows of L columns stand in K packed rows of W columns."""
+    """Index maps between B padded rows of L columns and K packed rows of W columns."""
 
     source: Tensor
-    """(K, W) flat index into (B, L)."""
+    """(K, W) flat indices into (B, L)."""
     position_ids: Tensor
-    """(K, W) position of each token in its own row; 0 in the rest, which so sees only itself."""
+    """(K, W) position of each token in its row; 0 in the unused rest, whose tokens then attend only to themselves."""
     back: Tensor
-    """(B * L,) flat index into (K, W); padding points at its row's last token."""
+    """(B * L,) flat indices into (K, W); those of padding point at the last token of its row."""
     shape: tuple[int, int]
     """(B, L)."""
 
     def pack(self, values: Tensor) -> Tensor:
-        """(B, L, ...) -> (K, W, ...)."""
+        """Rearrange (B, L, ...) values into packed rows, (K, W, ...)."""
         return values.flatten(0, 1)[self.source]
 
     def unpack(self, hidden: Tensor) -> Tensor:
-        """(K, W, D) -> (B, L, D), whose padding means nothing."""
+        """Rearrange packed hidden states, (K, W, D), into (B, L, D); values of padding are undefined."""
         return hidden.flatten(0, 1).index_select(0, self.back).view(*self.shape, -1)
 
 
-def pack(spans: Sequence[Span], length: int, model: Any) -> Packing | None:
-    """A packing of padded rows, or None where padding costs no more.
+def pack(spans: Sequence[Span], length: int, model: CausalLM) -> Packing | None:
+    """Return a packing of padded rows, or None if it would not be cheaper than running them with padding.
 
     Args:
-        spans: Where each row's tokens are.
+        spans: Columns of each row's tokens.
         length: Columns of the padded batch, L.
-        model: The model that will be run, for its width and its attention.
+        model: The model that runs the rows; its width and attention implementation determine the packing.
     """
     config = model.config.get_text_config()
     lengths = [stop - start for start, stop in spans]
-    # Flash attention finds the rows' ends in a batch of one row only.
-    one = str(config._attn_implementation).startswith("flash")
-    bins = _fill(lengths, 1) if one else choose(lengths, config.hidden_size)
+    # transformers derives row boundaries for flash attention only in batches of one row.
+    single = str(config._attn_implementation).startswith("flash")
+    bins = _fill(lengths, 1) if single else choose_bins(lengths, config.hidden_size)
     if len(bins) == len(spans):
         return None
     width = max(sum(lengths[row] for row in members) for members in bins)
@@ -61,14 +62,14 @@ def pack(spans: Sequence[Span], length: int, model: Any) -> Packing | None:
     positions = np.zeros_like(source)
     back = np.zeros((len(spans), length), dtype=np.int64)
     for index, members in enumerate(bins):
-        at = 0
+        column = 0
         for row in members:
             (start, _), size = spans[row], lengths[row]
-            source[index, at : at + size] = row * length + start + np.arange(size)
-            positions[index, at : at + size] = np.arange(size)
-            back[row] = index * width + at + size - 1
-            back[row, start : start + size] = index * width + at + np.arange(size)
-            at += size
+            source[index, column : column + size] = row * length + start + np.arange(size)
+            positions[index, column : column + size] = np.arange(size)
+            back[row] = index * width + column + size - 1
+            back[row, start : start + size] = index * width + column + np.arange(size)
+            column += size
     device = next(model.parameters()).device
     return Packing(
         source=torch.from_numpy(source).to(device),
@@ -78,14 +79,18 @@ def pack(spans: Sequence[Span], length: int, model: Any) -> Packing | None:
     )
 
 
-def choose(lengths: Sequence[int], hidden_size: int) -> list[list[int]]:
-    """Rows in as many packed ones as cost least.
+def choose_bins(lengths: Sequence[int], hidden_size: int) -> list[list[int]]:
+    """Distribute rows over the number of packed rows with the lowest cost.
 
-    cost of K rows of W tokens = K * W * (6 D + W), which is what a decoder layer of width D computes up to a
-    factor: 24 D^2 per token in its matrices, and 4 D W in its attention, which looks at the masked rest too.
+    cost of K rows of W tokens = K * W * (6 D + W), which is proportional to the compute of a decoder layer of width D:
+    24 D^2 per token in its matrices, and 4 D W in its attention, which also computes the masked scores.
+
+    Args:
+        lengths: Tokens of each row.
+        hidden_size: D.
 
     Returns:
-        The members of each packed row.
+        Row indices of each packed row.
     """
     candidates = [_fill(lengths, count) for count in range(1, len(lengths) + 1)]
 
@@ -97,11 +102,11 @@ def choose(lengths: Sequence[int], hidden_size: int) -> list[list[int]]:
 
 
 def _fill(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """The longest row first, each into the bin with the fewest tokens so far."""
+    """Distribute rows over `count` bins: longest row first, each into the bin with the fewest tokens."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
+    totals = [0] * count
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        emptiest = filled.index(min(filled))
+        emptiest = totals.index(min(totals))
         bins[emptiest].append(row)
-        filled[emptiest] += lengths[row]
+        totals[emptiest] += lengths[row]
     return bins

@@ -8,9 +8,9 @@ from typing import Any
 
 from expunge.console import is_main_process
 from expunge.distributed import wait
-from expunge.modeling.adapters import subtract_start
-from expunge.modeling.fsdp import gathered
-from expunge.rundir import replace_folder, writing
+from expunge.modeling.adapters import subtract_initial_adapter
+from expunge.modeling.fsdp import gather_full_model
+from expunge.rundir import explain_disk_errors, replace_folder
 
 
 def save_model(
@@ -27,17 +27,17 @@ def save_model(
         merged: Merge the adapter into the weights first, and write the weights.
     """
     adapted = hasattr(model, "merge_and_unload")
-    model = gathered(model, trained_only=adapted and not merged)
+    model = gather_full_model(model, trained_only=adapted and not merged)
     if is_main_process():
         if adapted and merged:
             model = model.merge_and_unload()
-        with writing(path):
+        with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
                 new = Path(temporary) / path.name
                 model.save_pretrained(new, safe_serialization=True)
                 if adapter_start is not None:
-                    subtract_start(new, adapter_start)
+                    subtract_initial_adapter(new, adapter_start)
                 tokenizer.save_pretrained(new)
                 replace_folder(new, path)
     wait()

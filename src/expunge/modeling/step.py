@@ -1,13 +1,11 @@
-"""One training step as a method sees it: every forward pass, mask and reference is owned here.
+"""A training step as a loss sees it: the micro-batch, its forward passes, masks and reference.
 
-A method asks for what it needs in the words of its paper (`step.logp("forget")`) and gets it from one joint
-forward pass over all sets. It never sees padding, devices, micro-batches or other processes.
+A loss uses the terms of its paper (`step.logp("forget")`), and all sets share one joint forward pass. It need not
+handle padding, devices, micro-batches or processes.
 """
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,14 +22,15 @@ from expunge.modeling.hidden.row_store import RowStore, stored_layer
 from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
 from expunge.modeling.logprobs import in_chunks, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
+from expunge.modeling.types import CausalLM
 
 Positions = Literal["labels", "all", "answers"]
-"""Where a loss looks: positions that predict answer tokens, every position, or the answer tokens' own positions."""
+"""Positions that a loss uses: those that predict answer tokens, all of them, or those of the answer tokens."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a mean over the effective batch divides by: all micro-batches of all processes together."""
+    """Divisors of means over the effective batch: all micro-batches of all processes together."""
 
     rows: float
     tokens: float
@@ -39,29 +38,29 @@ class Counts:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The weighted parts of a loss, by name; their sum is minimised."""
+    """The weighted terms of a loss, by name; their sum is minimised."""
 
     terms: dict[str, Tensor]
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Detached numbers to log beside the terms."""
+    """Detached values to log with the terms."""
 
     @property
     def total(self) -> Tensor:
-        """The scalar to minimise."""
+        """Return the scalar to minimise."""
         return torch.stack(list(self.terms.values())).sum()
 
 
 class Step:
-    """A micro-batch of forget and retain rows, and everything that a loss may ask about them.
+    """A micro-batch of one or more sets, with everything that a loss needs to know about it.
 
     Args:
         batches: One batch per set, such as 'forget' and 'retain'.
-        counts: Per set, what means divide by.
-        reference_logp: Per set, the (B,) summed log-probabilities under the start model, where the method needs them.
-        reference: The frozen start model, where the method needs its logits.
-        topic: Topic of the forget rows, where the method asks for batches of one topic.
-        packed: Run rows without their padding; the model must allow it (`can_pack`).
-        row_ids: Per set, index of each row among all of the set, where the reference is stored by row.
+        counts: Per set, the divisors of means.
+        reference_logp: Per set, the (B,) summed log-probabilities under the reference, if the method needs them.
+        reference: The frozen reference, if the method needs its logits.
+        topic: Topic of the forget rows, for methods that train on batches of one topic.
+        packed: Run rows without padding; the model has to support it (`can_pack`).
+        row_ids: Per set, the index of each row in the full set, for hidden states that are stored by row.
     """
 
     def __init__(
@@ -77,40 +76,38 @@ class Step:
         self._row_ids = dict(row_ids or {})
         self.batches, self.counts, self.topic, self.packed = dict(batches), dict(counts), topic, packed
         self._reference_logp, self._reference = dict(reference_logp or {}), reference
-        self._model: Any = None
+        self._model: CausalLM
         self._hidden: dict[str, Tensor] = {}
         self._token_logp: dict[str, Tensor] = {}
 
-    def bind(self, model: Any) -> None:
-        """Give the step the bare causal language model; called inside its forward pass."""
+    def bind(self, model: CausalLM) -> None:
+        """Set the model of the step; `attach` calls this inside the model's forward pass."""
         self._model = model
 
     def keep_padding(self) -> None:
-        """Run all rows as they are: for losses that look at padding or prompts, or that reach into the forward pass.
+        """Run the rows with padding, for losses that use positions outside of answers or hook into the forward pass.
 
-        Call it before anything else is asked; what was computed without padding is computed again.
+        Call it first: a forward pass that was already run without padding is run again.
         """
         if self.packed:
             self.packed = False
             self._hidden.clear()
 
     def hidden(self, name: str) -> Tensor:
-        """(B, L, D) last hidden states of a set; the first call runs all sets in one forward pass.
+        """Return the last hidden states of a set, (B, L, D); the first call runs all sets in one forward pass.
 
-        Those of padding mean nothing, unless the step keeps its padding.
+        Those of padding are undefined, unless the step keeps padding.
         """
         if not self._hidden:
-            names = list(self.batches)
-            everything = decode(self._model, join([self.batches[name] for name in names]), self.packed)
-            rows = 0
-            for each in names:
-                batch = self.batches[each]
-                self._hidden[each] = everything[rows : rows + batch.num_rows, : batch.input_ids.shape[1]]
-                rows += batch.num_rows
+            joint = decode(self._model, join(list(self.batches.values())), self.packed)
+            start = 0
+            for set_name, batch in self.batches.items():
+                self._hidden[set_name] = joint[start : start + batch.num_rows, : batch.input_ids.shape[1]]
+                start += batch.num_rows
         return self._hidden[name]
 
     def token_logp(self, name: str) -> Tensor:
-        """(N,) log-probability of each answer token of a set, end-of-sequence included."""
+        """Return the log-probability of each answer token of a set, (N,), end-of-sequence tokens included."""
         if name not in self._token_logp:
             batch = self.batches[name]
             hidden = self.hidden(name)[batch.rows, batch.positions]
@@ -120,20 +117,20 @@ class Step:
         return self._token_logp[name]
 
     def logp(self, name: str) -> Tensor:
-        """(B,) summed log-probability of each answer."""
+        """Return the summed log-probability of each answer, (B,)."""
         batch = self.batches[name]
         return row_sums(self.token_logp(name), batch.rows, batch.num_rows)
 
     def mean_logp(self, name: str) -> Tensor:
-        """(B,) log-probability per answer token."""
+        """Return the log-probability per token of each answer, (B,)."""
         return self.logp(name) / self.batches[name].num_answer
 
     def nll(self, name: str) -> Tensor:
-        """Mean negative log-probability over all answer tokens of the effective batch."""
+        """Return the mean negative log-probability over all answer tokens of the effective batch."""
         return self.token_mean(-self.token_logp(name), name)
 
     def reference_logp(self, name: str) -> Tensor:
-        """(B,) summed log-probability of each answer under the start model."""
+        """Return the summed log-probability of each answer under the reference, (B,)."""
         return self._reference_logp[name]
 
     def from_logits(
@@ -144,45 +141,49 @@ class Step:
         positions: Positions = "labels",
         reference: bool = False,
     ) -> Tensor:
-        """A value per position from the logits there, projected to the vocabulary in chunks.
+        """Return a value per position, computed from its logits, which are projected in chunks.
 
         Args:
             name: The set.
-            function: Maps logits (n, V) and labels (n,), and with `reference` the start model's logits (n, V) as a
-                third argument, to (n,) values. It may run twice, so it must depend on nothing else that changes.
+            function: Maps logits (n, V) and labels (n,), and with `reference` the reference's logits (n, V) as a third
+                argument, to (n,) values. It may be called twice per chunk, so it must be deterministic.
             positions: 'labels' for the N positions that predict an answer token; 'all' for the B * L positions of
                 the padded micro-batch, with label -1 where no answer token follows; 'answers' for the N positions
                 of the answer tokens themselves, one to the right of those that predict them.
-            reference: Whether the function takes the start model's logits.
+            reference: Whether the function takes the reference's logits.
         """
         if positions == "all":
             self.keep_padding()
         batch, head = self.batches[name], head_of(self._model)
+        frozen = self._reference if reference else None
+        assert frozen is not None or not reference, "a method that uses the reference's logits declares needs.reference"
         hidden = [self.hidden(name)]
-        if reference:
-            assert self._reference is not None, "a method that compares with the reference declares needs.reference"
-        if reference and positions != "labels":
-            hidden.append(self._reference.hidden(batch, self.packed))  # type: ignore[union-attr]
+        if frozen is not None and positions != "labels":
+            hidden.append(frozen.hidden(batch, self.packed))
         if positions == "all":
             labels = torch.full_like(batch.input_ids, -1)
             labels[batch.rows, batch.positions] = batch.labels
-            inputs = [labels.flatten(), *(each.flatten(0, 1) for each in hidden)]
+            inputs = [labels.flatten(), *(states.flatten(0, 1) for states in hidden)]
         else:
             columns = batch.positions + (positions == "answers")
-            inputs = [batch.labels, *(each[batch.rows, columns] for each in hidden)]
-        if reference and positions == "labels":
-            inputs.append(self._reference.answers(name, self._row_ids.get(name), batch, self.packed))  # type: ignore[union-attr]
+            inputs = [batch.labels, *(states[batch.rows, columns] for states in hidden)]
+        if frozen is not None and positions == "labels":
+            inputs.append(frozen.answers(name, self._row_ids.get(name), batch, self.packed))
+        heads = [head] if frozen is None else [head, frozen.head]
 
-        def project(labels: Tensor, part: Tensor, *reference_part: Tensor) -> Tensor:
-            return function(head(part), labels, *(self._reference.head(each) for each in reference_part))  # type: ignore[union-attr]
+        def project(labels: Tensor, *hidden_chunks: Tensor) -> Tensor:
+            logits, *reference_logits = (
+                to_logits(chunk) for to_logits, chunk in zip(heads, hidden_chunks, strict=True)
+            )
+            return function(logits, labels, *reference_logits)
 
         return in_chunks(project, tuple(inputs), self._model.config.vocab_size)
 
     def kl(self, name: str, positions: Literal["labels", "all"] = "labels") -> Tensor:
-        """Mean KL(reference || model) over answer tokens, or over every position as published code does.
+        """Return the mean KL(reference || model) over answer tokens, or over all positions as published code does.
 
-        With 'all', prompt and padding count too, and the mean is of this micro-batch: the number depends on how
-        rows were padded, and is offered only to repeat published runs.
+        'all' includes prompts and padding and averages over the micro-batch, so the value depends on how rows are
+        padded; use it only to reproduce published runs.
         """
 
         def divergence(logits: Tensor, labels: Tensor, reference_logits: Tensor) -> Tensor:
@@ -192,35 +193,41 @@ class Step:
         return self.token_mean(values, name) if positions == "labels" else self.position_mean(values, name)
 
     def only(self, name: str) -> Step:
-        """A step with one of the sets, run in a forward pass of its own: for losses whose gradients stay apart."""
-        part = Step({name: self.batches[name]}, self.counts, self._reference_logp, self._reference, packed=self.packed)
-        part.bind(self._model)
-        return part
+        """Return a step with a single set, run in a separate forward pass, for losses that need separate gradients."""
+        step = Step({name: self.batches[name]}, self.counts, self._reference_logp, self._reference, packed=self.packed)
+        step.bind(self._model)
+        return step
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
-        """Gradient of a loss for each trained parameter, in the model's order; `.grad` stays as it is."""
+        """Return the gradient of a loss for each trained parameter, in the model's order; `.grad` is not changed."""
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         return list(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
 
     def token_mean(self, values: Tensor, *names: str) -> Tensor:
-        """Mean of a (N,) value per answer token over the effective batch, of one set or of several as one."""
+        """Return the mean over the effective batch of (N,) values per answer token, of one set or several pooled."""
         return values.sum() / sum(self.counts[name].tokens for name in names)
 
     def row_mean(self, values: Tensor, name: str) -> Tensor:
-        """Mean of a (B,) value per row over the effective batch."""
+        """Return the mean over the effective batch of (B,) values per row."""
         return values.sum() / self.counts[name].rows
 
     def position_mean(self, values: Tensor, name: str) -> Tensor:
-        """Mean over the positions of this micro-batch, padding included; micro-batches are weighted by their rows."""
+        """Return the mean over all positions, padding included, weighted by this micro-batch's share of rows."""
         return values.mean() * self.share(name)
 
     def layer(
         self, name: str, layer: int, frozen: FrozenLayers | None = None, store: RowStore | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, L, D) output of a decoder layer, and, given the start's layers, the same with the start's weights.
+        """Return the output of a decoder layer, (B, L, D), and, with `frozen`, the same under the initial weights.
 
-        Nothing above that layer is run, nothing below the first trained layer is run twice, and nothing is run that
-        the store knows. Only the answers' own tokens mean something, unless the step keeps its padding.
+        Layers above it are not run, layers below the first trained one are run once for both, and states in `store`
+        are not computed again. Only the states of answer tokens are defined, unless the step keeps padding.
+
+        Args:
+            name: The set.
+            layer: The layer, counted from 0.
+            frozen: The initial weights of the trained layers.
+            store: Hidden states by row, read and extended.
         """
         if store is not None and name in self._row_ids:
             rows = self._row_ids[name].tolist()
@@ -231,38 +238,10 @@ class Step:
         return trace.hidden, None if frozen is None else frozen.hidden(self._model, trace)
 
     def answer_mean(self, values: Tensor, name: str) -> Tensor:
-        """Mean of a (B, L) value per position over the answers' own tokens (in a text, all tokens but the first)."""
+        """Return the mean of (B, L) values over the positions of answer tokens (in a text, all but the first token)."""
         batch = self.batches[name]
         return self.token_mean(values[batch.rows, batch.positions + 1], name)
 
     def share(self, name: str) -> float:
-        """This micro-batch's share of the rows of the effective batch."""
+        """Return this micro-batch's share of the rows of the effective batch."""
         return self.batches[name].num_rows / self.counts[name].rows
-
-
-def attach(model: Any) -> None:
-    """Let a causal language model's forward pass run a step, so that every wrapper around it takes part.
-
-    Adapters, autocast, DDP and FSDP hook into `forward`; computing the loss inside it keeps them right without the
-    step knowing of them. All other calls reach the original forward.
-    """
-    original = model.forward
-    if getattr(original, "runs_steps", False):
-        return
-
-    @functools.wraps(original)
-    def forward(
-        self: Any,
-        *args: Any,
-        step: Step | None = None,
-        objective: Callable[[Step], LossTerms] | None = None,
-        **kw: Any,
-    ) -> Any:
-        if step is None or objective is None:
-            return original(*args, **kw)
-        step.bind(self)
-        terms = objective(step)
-        return {"loss": terms.total, "terms": terms.terms, "metrics": terms.metrics}
-
-    forward.runs_steps = True  # type: ignore[attr-defined]
-    model.forward = types.MethodType(forward, model)

@@ -1,11 +1,10 @@
-"""The tokenizer of a recipe: loaded, or trained on the data, and the template that uses it."""
+"""Tokenizers and templates of recipes; the tokenizer of a model built from scratch is trained on the data."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
 from expunge.console import is_main_process
@@ -13,27 +12,28 @@ from expunge.data.sets import Sets, _named, data_hashes
 from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.load import load_tokenizer, train_tokenizer
-from expunge.rundir import fingerprint, replace_folder, writing
+from expunge.modeling.types import Tokenizer
+from expunge.rundir import explain_disk_errors, fingerprint, replace_folder
 
 
-def make_template(recipe: Recipe, tokenizer: Any) -> Template:
-    """How the recipe's rows become tokens."""
+def make_template(recipe: Recipe, tokenizer: Tokenizer) -> Template:
+    """Return the template that encodes the recipe's rows."""
     long_text = recipe.data.long_text if isinstance(recipe.data, FilesData) else "refuse"
     return Template(tokenizer, recipe.prompt, max_length=max_length_of(recipe), long_text=long_text)
 
 
 def max_length_of(recipe: Recipe) -> int:
-    """Longest row that every training of a recipe takes, in tokens."""
-    own = getattr(recipe.method, "train", None)
-    parts = (recipe.train, recipe.target, recipe.retain_model, own)
-    lengths = [part.max_length for part in parts if isinstance(part, Train)]
+    """Return the longest row, in tokens, that every training of a recipe accepts."""
+    method_train = getattr(recipe.method, "train", None)
+    trainings = (recipe.train, recipe.target, recipe.retain_model, method_train)
+    lengths = [training.max_length for training in trainings if isinstance(training, Train)]
     if recipe.model.scratch is not None:
         lengths.append(recipe.model.scratch.max_length)
     return min(lengths) if lengths else 512
 
 
-def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Any:
-    """The start model's tokenizer; for a model built from nothing, one trained on the data and kept in `shared`."""
+def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Tokenizer:
+    """Load the base model's tokenizer; for a model built from scratch, train one and save it in `shared`."""
     model: Model = recipe.model
     if model.scratch is None:
         assert model.name is not None
@@ -41,24 +41,18 @@ def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Any:
     return _scratch_tokenizer(model.scratch, sets, shared)
 
 
-def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Any:
-    place = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
-    if not broadcast_from_main(place.is_dir()):
+def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Tokenizer:
+    folder = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
+    if not broadcast_from_main(folder.is_dir()):
         if is_main_process():
             tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
-            with (
-                writing(place),
-                tempfile.TemporaryDirectory(dir=_made(shared), prefix=".tokenizer-") as temporary,
-            ):
-                tokenizer.save_pretrained(Path(temporary) / "new")
-                replace_folder(Path(temporary) / "new", place)
+            with explain_disk_errors(folder):
+                shared.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=shared, prefix=".tokenizer-") as temporary:
+                    tokenizer.save_pretrained(Path(temporary) / "new")
+                    replace_folder(Path(temporary) / "new", folder)
         wait()
-    return load_tokenizer(str(place.resolve()))
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return load_tokenizer(str(folder.resolve()))
 
 
 def _texts(sets: Sets) -> Iterator[str]:

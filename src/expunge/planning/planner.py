@@ -10,8 +10,8 @@ from typing import Any
 from expunge.config.load import override, parse_recipe
 from expunge.config.recipe import Recipe, Train
 from expunge.errors import UserError
-from expunge.modeling.architectures import known_models, meta_model
-from expunge.modeling.batch import ONCE_TOKENS
+from expunge.modeling.architectures import bundled_configs, meta_model
+from expunge.modeling.batch import INFERENCE_TOKENS
 from expunge.planning.gpus import Gpu, gpus
 from expunge.planning.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate
 from expunge.planning.shape import Shape, shape_of
@@ -77,7 +77,7 @@ class Planner:
 
     def __init__(self, recipe: Recipe) -> None:
         name = recipe.model.name
-        unknown = name is not None and not Path(name).exists() and name not in known_models()
+        unknown = name is not None and not Path(name).exists() and name not in bundled_configs()
         self.recipe = recipe
         self.model: Any = meta_model(recipe.model, online=unknown and hub_reachable())
         self.material: Material = material(recipe)
@@ -103,7 +103,7 @@ class Planner:
         work = workload(recipe, section, train, rows, shape, counted=counted, num_gpus=num_gpus)
         needs = recipe.method.needs()
         compared = needs.reference if section == "train" else False
-        tokens = ONCE_TOKENS if compared or needs.reference_logp else 0
+        tokens = INFERENCE_TOKENS if compared or needs.reference_logp else 0
         memory = memory_estimate(
             recipe,
             shape,

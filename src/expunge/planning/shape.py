@@ -9,7 +9,7 @@ from typing import Any, Literal
 from expunge.config.recipe import Recipe
 from expunge.data.templates import Encoded
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.packing import choose
+from expunge.modeling.packing import choose_bins
 from expunge.records import Record
 
 
@@ -123,7 +123,7 @@ def micro_batch(
     passes = [[length for part in lengths for length in part]] if together else lengths
     positions, width = 0, 0
     for one in passes:
-        bins = choose(one, hidden) if packed else [[index] for index in range(len(one))]
+        bins = choose_bins(one, hidden) if packed else [[index] for index in range(len(one))]
         columns = max(sum(one[row] for row in members) for members in bins)
         positions, width = positions + len(bins) * columns, max(width, columns)
     return MicroBatch(

@@ -14,7 +14,7 @@ from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.modeling.adapters import causal_lm
-from expunge.modeling.batch import ONCE_TOKENS, TensorBatch, length_batches
+from expunge.modeling.batch import INFERENCE_TOKENS, TensorBatch, length_batches
 from expunge.modeling.forward import decode, head_of
 from expunge.probes.prefix_tree import MAX_ROW, Branches, branch_hidden, group
 from expunge.probes.requests import Array, TokenScores
@@ -47,7 +47,7 @@ def score(
         model: A causal language model; its mode is restored afterwards.
         items: Encoded rows.
         pad_id: Id written into padding.
-        batch_tokens: Padded tokens per forward pass, at most; on a processor no more than `ONCE_TOKENS`.
+        batch_tokens: Padded tokens per forward pass, at most; on a processor no more than `INFERENCE_TOKENS`.
         detail: Whether top-1 hits and vocabulary moments are wanted too, per item; None for nowhere.
         hidden: Whether the last hidden states are wanted too.
         title: What the progress bar says.
@@ -69,7 +69,7 @@ def score(
         with progress(title, len(unique), "texts") as advance:
             shared = share_prompts and _can_share(job)
             run: Callable[[Any], Scored] = job.together if shared else job.apart
-            tokens = min(batch_tokens, ONCE_TOKENS) if job.model.device.type == "cpu" else batch_tokens
+            tokens = min(batch_tokens, INFERENCE_TOKENS) if job.model.device.type == "cpu" else batch_tokens
             batches: Sequence[Any] = (_packed if shared else length_batches)(unique, tokens)
             for batch in batches:
                 found = run(batch)

@@ -13,7 +13,7 @@ from expunge.data.templates import Encoded, Template
 from expunge.distributed import map_over_ranks
 from expunge.errors import IncompatibleError
 from expunge.modeling.adapters import causal_lm
-from expunge.modeling.fsdp import root_of
+from expunge.modeling.fsdp import fsdp_root
 from expunge.modeling.load import context_length, pad_id_of
 from expunge.probes.cache import ProbeCache
 from expunge.probes.generation import generate_from
@@ -85,7 +85,7 @@ class Session:
         Raises:
             IncompatibleError: The model is in shards.
         """
-        if root_of(self.model) is not None:
+        if fsdp_root(self.model) is not None:
             raise IncompatibleError(
                 "gradient_norm needs the whole gradient of one text, but FSDP splits it over processes.",
                 fix="Leave it out here, and measure the saved model without FSDP: expunge evaluate.",

@@ -1,7 +1,7 @@
-"""Typed records: everything that a run writes to disk and everything that a report reads.
+"""Typed records: everything that a run writes to disk and a report reads.
 
-A record is frozen and carries the version of its schema. A number that cannot be computed is a `Value` whose
-`needs` says what is missing; there is no other way to leave a number out.
+Records are frozen and include the version of their schema. A metric that cannot be computed is a `Value` whose `needs`
+states what is missing; metrics are never left out in any other way.
 """
 
 from expunge.records.base import SCHEMA_VERSION, Record, Value

@@ -1,4 +1,4 @@
-"""The base of all records, and the number that every one of them is made of: a `Value`."""
+"""The base class of records, and `Value`, the type of every metric in them."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ SCHEMA_VERSION = 2
 
 
 class Record(BaseModel):
-    """Base of everything on disk."""
+    """Base class of records: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Value(Record):
-    """One number with its interval, or the reason why there is none."""
+    """A metric's value with its confidence interval, or the reason why it is not available."""
 
     point: float | None
-    """The number itself, computed on all samples."""
+    """Value computed on all samples; None if it is not available."""
     low: float | None = None
-    """Lower end of the interval."""
+    """Lower end of the confidence interval."""
     high: float | None = None
-    """Upper end of the interval."""
+    """Upper end of the confidence interval."""
     n: int = 0
-    """Samples that the number rests on."""
+    """Number of samples used."""
     n_missing: int = 0
-    """Samples that could not be scored and are left out."""
+    """Number of samples left out because they could not be scored."""
     how: str = ""
-    """How number and interval were made, in words."""
+    """Description of how the value and the interval were computed."""
     unit: str = ""
-    """Unit of the number; empty for a plain ratio."""
+    """Unit; empty for a plain ratio."""
     better: str = ""
-    """'higher', 'lower', 'retain' (closer to the retain model) or empty when neither is better."""
+    """Better direction: 'higher', 'lower', 'retain' (closer to the retain model), or empty if there is none."""
     needs: str = ""
-    """What is missing, when `point` is None."""
+    """Missing input, if `point` is None."""
     extra: dict[str, float] = Field(default_factory=dict)
-    """Companion numbers of the same computation, such as a test's statistic beside its p-value."""
+    """Secondary values of the same computation, such as the test statistic of a p-value."""
 
     @model_validator(mode="after")
     def _number_or_reason(self) -> Self:
         if (self.point is None) != bool(self.needs):
-            raise ValueError("a Value has either a point or what it needs, never both and never neither")
+            raise ValueError("a Value has either `point` or `needs`, not both and not neither")
         return self
 
     @classmethod
     def missing(cls, needs: str) -> Value:
-        """A value that cannot be computed, and what it would need."""
+        """Return a value that is not available because the input `needs` is missing."""
         return cls(point=None, needs=needs)

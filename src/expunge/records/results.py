@@ -1,4 +1,4 @@
-"""Results of benchmarks and audits, and the verdict."""
+"""Records of benchmark results, audit results and verdicts."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ ROLE_NAMES = {
     "base": "base model",
     "model": "model",
 }
-"""Role of a model in records -> its name in texts."""
+"""Role of a model in records -> its name in reports."""
 
 
 class BenchmarkResult(Record):
-    """What one benchmark found about one model at one moment."""
+    """The result of one benchmark on one model at one training step."""
 
     schema_version: int = SCHEMA_VERSION
     benchmark: str
     title: str = ""
     """Name of the benchmark in texts, such as 'TOFU'."""
     role: str
-    """'target', 'retain', 'unlearned', or 'model' outside a run."""
+    """Role of the model: 'target', 'retain' or 'unlearned', or 'model' outside a run."""
     model: str
     """Name or path of the model."""
     model_hash: str
-    """Content hash of the weights that were scored; empty for a stored log."""
+    """Content hash of the measured weights; empty for a stored log."""
     step: int = 0
     epoch: float = 0.0
     headlines: dict[str, Value] = Field(default_factory=dict)
-    """The few numbers that papers quote."""
+    """Main metrics, as quoted in papers."""
     metrics: dict[str, Value] = Field(default_factory=dict)
-    """Everything else, keyed 'set/metric'."""
+    """Secondary metrics, with keys 'set/metric'."""
     labels: dict[str, Label] = Field(default_factory=dict)
     """Presentation of headlines and metrics, by name."""
     axes: Axes | None = None
@@ -45,40 +45,40 @@ class BenchmarkResult(Record):
     """What a report shows of the per-sample records."""
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: str = ""
-    """Per-sample records: a Parquet file relative to the run folder."""
+    """Parquet file of per-sample records, relative to the run folder."""
     seconds: float = 0.0
 
 
 class Comparison(Record):
-    """One number of the audited model against the same number of a control, on the same rows."""
+    """A comparison of one metric between the audited model and a control model, on the same rows."""
 
     name: str
-    """Which number."""
+    """Name of the metric."""
     control: str
     audited_value: float
     control_value: float
     n: int
-    """Rows that were scored for both."""
+    """Number of rows scored for both models."""
     p_value: float
     significant: bool
-    """Whether the difference is more than chance explains, at the level that `sentence` names."""
+    """Whether the difference is statistically significant, at the level stated in `sentence`."""
     sentence: str
 
 
 class AuditResult(Record):
-    """What one attack found about one model and its controls."""
+    """The result of one audit of one model and its control models."""
 
     schema_version: int = SCHEMA_VERSION
     audit: str
     arms: dict[str, str] = Field(default_factory=dict)
-    """Arm -> name or path of its model."""
+    """Arm (audited model or control) -> name or path of its model."""
     values: dict[str, dict[str, Value]] = Field(default_factory=dict)
-    """Number -> arm -> value."""
+    """Metric -> arm -> value."""
     comparisons: list[Comparison] = Field(default_factory=list)
     verdict: str
     notes: list[str] = Field(default_factory=list)
-    """What a reader should know, such as controls that were not there."""
+    """Caveats for the reader, such as missing control models."""
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: str = ""
-    """Transcripts: a Parquet file relative to the folder."""
+    """Parquet file of transcripts, relative to the folder."""
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What a run writes: training steps, stages, the manifest and the summary."""
+"""Records of a run: training steps, stages, manifest and summary."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from expunge.records.judgements import Verdict
 
 
 class TrainPoint(Record):
-    """One optimiser step: a line of train.jsonl."""
+    """One optimiser step, a line of train.jsonl."""
 
     step: int
     epoch: float
-    """Passes over the forget set so far (fine-tuning: over the training set)."""
+    """Completed passes over the forget set (in fine-tuning, over the training set)."""
     loss: float
     terms: dict[str, float] = Field(default_factory=dict)
-    """Weighted parts of the loss, by name."""
+    """Weighted terms of the loss, by name."""
     lr: float
     grad_norm: float | None = None
     num_tokens: int = 0
@@ -26,7 +26,7 @@ class TrainPoint(Record):
 
 
 class Stage(Record):
-    """A finished stage of a run; its presence means that its output is complete."""
+    """A finished stage of a run; if this record exists, the output of the stage is complete."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -37,7 +37,7 @@ class Stage(Record):
 
 
 class Overlap(Record):
-    """Forget rows that also stand in the retain set, exactly or nearly."""
+    """Forget rows with exact or near duplicates in the retain set."""
 
     num_exact: int = 0
     num_near: int = 0
@@ -46,7 +46,7 @@ class Overlap(Record):
 
 
 class Manifest(Record):
-    """Where the numbers of a run come from."""
+    """The provenance of a run: recipe, code, packages, hardware, data and models."""
 
     schema_version: int = SCHEMA_VERSION
     recipe: str
@@ -60,16 +60,16 @@ class Manifest(Record):
     data_hashes: dict[str, str] = Field(default_factory=dict)
     num_rows: dict[str, int] = Field(default_factory=dict)
     models: dict[str, str] = Field(default_factory=dict)
-    """Role -> name or path of the model that played it."""
+    """Role -> name or path of its model."""
     effective_batch: dict[str, int] = Field(default_factory=dict)
     stages: list[Stage] = Field(default_factory=list)
     overlap: Overlap | None = None
     notes: list[str] = Field(default_factory=list)
-    """What the run noticed and a reader should know."""
+    """Caveats for the reader, noted during the run."""
 
 
 class RunSummary(Record):
-    """What `run` returns and `report` reads first."""
+    """The summary of a run, returned by `run` and read by `report`."""
 
     schema_version: int = SCHEMA_VERSION
     recipe: str
@@ -81,4 +81,4 @@ class RunSummary(Record):
     headlines: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Role -> headline -> value."""
     published: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Headline -> {'value', 'source'} as published."""
+    """Headline -> {'value', 'source'} of published results."""

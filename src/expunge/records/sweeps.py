@@ -1,4 +1,4 @@
-"""What a sweep writes down: its trials, what they found, and which one the rule chose."""
+"""Records of a sweep: its trials, their results, and their ranking by the selection rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Literal["running", "complete", "stopped", "failed", "duplicate"]
 
 
 class Epoch(Record):
-    """What one measurement during a trial found."""
+    """The result of one measurement during a trial."""
 
     step: int
     epoch: float
@@ -20,76 +20,76 @@ class Epoch(Record):
 
 
 class Trial(Record):
-    """One trial: its settings, how far it came, and what it found."""
+    """One trial: its settings, progress and results."""
 
     schema_version: int = SCHEMA_VERSION
     number: int
-    """Place in the order in which trials are drawn, from 0."""
+    """Index in the order in which trials are sampled, from 0."""
     params: dict[str, Any]
     """Dotted key of the recipe -> value."""
     fingerprint: str
-    """Of the trial's recipe."""
+    """Fingerprint of the trial's recipe."""
     state: State = "running"
-    """'complete': trained to its end. 'stopped': ended early, so its numbers are those of an unfinished training and
-    it cannot be chosen. 'failed': `error` says why. 'duplicate': the same recipe as an earlier trial."""
+    """State of the trial. 'complete': trained to the end. 'stopped': stopped early, so it is excluded from the ranking.
+    'failed': `error` states why. 'duplicate': the same recipe as an earlier trial."""
     folder: str = ""
-    """The run's folder, relative to the folder of all runs."""
+    """Folder of the run, relative to the folder of all runs."""
     trajectory: list[Epoch] = Field(default_factory=list)
     steps: int = 0
-    """Optimiser steps that were trained."""
+    """Completed optimiser steps."""
     planned_steps: int = 0
     headlines: dict[str, Value] = Field(default_factory=dict)
-    """Of the kept epoch, on all questions; for a stopped trial, of the last epoch."""
+    """Headlines on all questions: of the selected epoch, or of the last one for a stopped trial."""
     chosen_on: dict[str, Value] = Field(default_factory=dict)
-    """What the rule compares: the headlines, or those of one half of the groups."""
+    """Headlines that the selection rule compares: on all groups, or on the first half."""
     held_out: dict[str, Value] = Field(default_factory=dict)
-    """Headlines of the other half, which the rule never saw; empty unless halves were asked for."""
+    """Headlines on the other half, which selection does not use; empty unless the sweep splits the groups."""
     samples: str = ""
     """Per-sample records of `headlines`, relative to the folder of all runs."""
     checkpoint: bool = False
-    """Whether the weights are still there."""
+    """Whether the weights still exist on disk."""
     seconds: float = 0.0
     error: str = ""
 
 
 class SweepRecord(Record):
-    """A sweep as it stands."""
+    """The current state of a sweep."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
     folder: str
     fingerprint: str
     settings: dict[str, Any]
-    """The resolved sweep."""
+    """Resolved settings of the sweep."""
     rule: str
-    """What chose, in words and as it really went."""
+    """Description of the selection rule as it was applied."""
     objectives: dict[str, str]
     trials: list[Trial] = Field(default_factory=list)
     ranking: list[int] = Field(default_factory=list)
-    """Numbers of the complete trials, best first by the rule."""
+    """Numbers of the complete trials, best first by the selection rule."""
     pareto: list[int] = Field(default_factory=list)
-    """Numbers of the complete trials that no other beats in every objective."""
+    """Numbers of the complete trials on the Pareto front."""
     num_trials: int = 0
-    """Trials that were really run: what a reader must know beside the best of them."""
+    """Number of trials run, duplicates excluded. Reports state it, since the best of many looks better than it is."""
     num_failed: int = 0
     num_stopped: int = 0
     trained_steps: int = 0
     saved_steps: int = 0
-    """Planned steps of stopped trials that were not trained."""
+    """Planned optimiser steps that stopped trials did not run."""
     target: dict[str, Value] = Field(default_factory=dict)
     retain_model: dict[str, Value] = Field(default_factory=dict)
     labels: dict[str, Label] = Field(default_factory=dict)
     """Presentation of the headlines."""
     finished: bool = False
-    """Whether the budget is used up or the grid walked."""
+    """Whether the budget is used up or the grid is complete."""
     seconds: float = 0.0
     notes: list[str] = Field(default_factory=list)
 
     @property
     def best(self) -> Trial | None:
-        """The trial that the rule chose."""
+        """Return the best trial by the selection rule, or None before any is complete."""
         return self.trial(self.ranking[0]) if self.ranking else None
 
     def trial(self, number: int) -> Trial:
-        """A trial by its number."""
+        """Return a trial by its number."""
         return next(trial for trial in self.trials if trial.number == number)

@@ -19,7 +19,7 @@ from expunge.methods.base import Objective
 from expunge.modeling import opening
 from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.fsdp import load_on_device
-from expunge.modeling.load import build_scratch, check_pair, check_rows, load_model, local_digest
+from expunge.modeling.load import build_scratch, check_row_lengths, check_tokenizer, load_model, local_digest
 from expunge.modeling.opening import check_same_tokens
 from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
@@ -90,7 +90,7 @@ def open_unsharded(run: Run, name: str, *, revision: str | None = None, training
     """Load a full copy of a model in every process, also with FSDP: for what methods prepare, and for weight edits."""
     config = run.recipe.model
     model = load_model(name, config=config, revision=revision, dtype=_dtype(config, training), device=run.device)
-    check_pair(model, run.tokenizer, name)
+    check_tokenizer(model, run.tokenizer, name)
     return model
 
 
@@ -238,7 +238,7 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:
-    check_rows(causal_lm(model), {"train": rows})
+    check_row_lengths(causal_lm(model), {"train": rows})
     job = Job(
         title=title,
         model=model,

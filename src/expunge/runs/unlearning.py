@@ -16,8 +16,8 @@ from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
-from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
-from expunge.modeling.load import check_rows, frozen_device
+from expunge.modeling.adapters import add_lora, causal_lm, load_initial_adapter, set_adapter_weights
+from expunge.modeling.load import check_row_lengths, frozen_device
 from expunge.modeling.reference import make_reference, reference_logp
 from expunge.modeling.saving import save_model
 from expunge.records import BenchmarkResult
@@ -68,13 +68,13 @@ def unlearn(
     prepared = method.prepare(_preparation(run, target))
     model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, prepared)
-    check_rows(causal_lm(model), sets)
+    check_row_lengths(causal_lm(model), sets)
     plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     adapter_start = None
     if needs.adapter_parts:
         adapter_start = _adapter_start(run, model, sets)
-        start_from(model, adapter_start)
+        load_initial_adapter(model, adapter_start)
     selector = CheckpointSelector(run, evaluator, retain_model, model, plan, adapter_start)
     job = Job(
         title="Unlearning",
@@ -170,7 +170,7 @@ def _adapter_start(run: Run, model: Any, sets: Mapping[str, Sequence[Encoded]]) 
     """Return the folder of the adapter's initial values; they are saved so that a resumed run starts from the same."""
     path: Path = run.folder / ADAPTER_START
     if not broadcast_from_main(path.is_dir()):
-        fill_adapter(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
+        set_adapter_weights(model, run.recipe.method.adapter_parts(model, sets, run.recipe.seed))
         save_model(model, run.tokenizer, path)
     return path
 
@@ -184,7 +184,7 @@ def _reference(run: Run, model: Any, sets: dict[str, list[Encoded]], plan: Batch
         sets,
         run.pad_id,
         folder=run.folder.path,
-        chosen=plan.visits,
+        visited_rows=plan.visits,
         # FSDP decides the precision of a sharded copy.
         dtype=None if fsdp_enabled() else getattr(torch, config.frozen_dtype or config.dtype),
         device=frozen_device(config),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from expunge.errors import UserError
-from expunge.rundir import writing
+from expunge.rundir import explain_disk_errors
 
 T = TypeVar("T")
 
@@ -174,7 +174,7 @@ class ReplyFile:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append one entry."""
-        with self._lock, writing(self.place):
+        with self._lock, explain_disk_errors(self.place):
             self.place.parent.mkdir(parents=True, exist_ok=True)
             with self.place.open("a", encoding="utf-8") as stream:
                 # The line break goes first: what stands before may be a half-written line.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from expunge.config.sweep import Sweep
-from expunge.modeling.peak_memory import return_freed
+from expunge.modeling.peak_memory import release_freed_memory
 from expunge.records.sweeps import Trial
 from expunge.sweeps.trials import run_trial
 
@@ -52,7 +52,7 @@ class InProcess:
     def submit(self, sweep: Sweep, trial: Trial, folder: Path) -> None:
         """Run the trial until it finishes."""
         self._finished.append(run_trial(sweep, trial, folder, self._runs))
-        return_freed()
+        release_freed_memory()
 
     def next(self) -> Trial:
         """Return the trial that was run."""

@@ -16,7 +16,7 @@ from expunge.console import interrupt_requested, progress
 from expunge.distributed import wait
 from expunge.methods.base import Objective
 from expunge.records import TrainPoint
-from expunge.rundir import write_atomic, writing
+from expunge.rundir import explain_disk_errors, write_atomic
 
 OBJECTIVE = "objective.safetensors"
 COMPLETE = "complete.json"
@@ -83,7 +83,7 @@ class TrainLog(TrainerCallback):
         self._before = now
         if not state.is_world_process_zero:
             return
-        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
+        with explain_disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(point.model_dump_json() + "\n")
 
 

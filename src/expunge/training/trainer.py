@@ -18,11 +18,12 @@ from expunge.distributed import broadcast_from_main, fsdp_enabled, wait
 from expunge.errors import IncompatibleError, Interrupted, NumericalError
 from expunge.methods.base import Start
 from expunge.modeling.adapters import causal_lm
+from expunge.modeling.attach import attach
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.capabilities import can_pack
-from expunge.modeling.fsdp import reshard, root_of
-from expunge.modeling.step import Step, attach
-from expunge.rundir import fingerprint, write_atomic, writing
+from expunge.modeling.fsdp import fsdp_root, reshard
+from expunge.modeling.step import Step
+from expunge.rundir import explain_disk_errors, fingerprint, write_atomic
 from expunge.training.arguments import training_arguments
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, last_complete
 from expunge.training.fsdp import keep_shards
@@ -49,9 +50,9 @@ class StepTrainer(transformers.Trainer):
         self._num_tokens = 0
         self._packed = can_pack(causal_lm(job.model))
         self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
-        root = root_of(job.model)
+        root = fsdp_root(job.model)
         if root is not None:
-            root.low = torch.bfloat16 if job.bf16 else torch.float16 if job.fp16 else None
+            root.autocast_dtype = torch.bfloat16 if job.bf16 else torch.float16 if job.fp16 else None
         super().__init__(model=root or job.model, args=arguments, train_dataset=job.plan)
         # Otherwise the Trainer rescales losses by token counts that it takes from a "labels" key.
         self.model_accepts_loss_kwargs = False
@@ -177,7 +178,7 @@ def train(job: Job) -> StepTrainer:
         causal_lm(job.model).gradient_checkpointing_enable({"use_reentrant": False})
         causal_lm(job.model).enable_input_require_grads()
     state = job.folder / "state"
-    with writing(state):
+    with explain_disk_errors(state):
         state.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(job, state)
     if arguments.use_liger_kernel:
@@ -194,7 +195,7 @@ def train(job: Job) -> StepTrainer:
     # The optimiser takes the parameters that are there: of what was gathered, those would not be the shares.
     reshard(job.model)
     try:
-        with writing(state):
+        with explain_disk_errors(state):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
         bar.close()

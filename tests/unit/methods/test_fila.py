@@ -13,7 +13,13 @@ from expunge.config.recipe import Lora, Model
 from expunge.errors import IncompatibleError
 from expunge.methods.ihl.fila import EPSILON, fisher, fisher_parts, low_rank_part
 from expunge.methods.ihl.method import IHL
-from expunge.modeling.adapters import add_lora, fill_adapter, lora_layers, start_from, subtract_start
+from expunge.modeling.adapters import (
+    add_lora,
+    load_initial_adapter,
+    lora_layers,
+    set_adapter_weights,
+    subtract_initial_adapter,
+)
 from expunge.modeling.load import load_model
 
 SETS = {"forget": FORGET, "retain": RETAIN}
@@ -88,11 +94,11 @@ def test_the_start_is_unchanged_and_the_saved_adapter_fits_the_old_weights(tmp_p
     start.save_pretrained(tmp_path / "start")
     before, model = logits(start), adapted(rank, start=copy.deepcopy(start))
     model.peft_config["default"].base_model_name_or_path = str(tmp_path / "start")
-    fill_adapter(model, IHL(fila=True).adapter_parts(model, SETS, 0))
+    set_adapter_weights(model, IHL(fila=True).adapter_parts(model, SETS, 0))
     assert not torch.allclose(logits(model), before, atol=1e-2), "the adapter adds BA before it is taken out of W"
     model.save_pretrained(tmp_path / "filled")
     again = adapted(rank, start=copy.deepcopy(start))
-    start_from(again, tmp_path / "filled")
+    load_initial_adapter(again, tmp_path / "filled")
     assert torch.allclose(logits(again), before, atol=1e-4)
     with torch.no_grad(), again.disable_adapter():
         assert not torch.allclose(again(IDS).logits, before, atol=1e-2), "W - BA is not the start model"
@@ -102,7 +108,7 @@ def test_the_start_is_unchanged_and_the_saved_adapter_fits_the_old_weights(tmp_p
                 parameter += 0.1
     again.peft_config["default"].base_model_name_or_path = str(tmp_path / "start")
     again.save_pretrained(tmp_path / "changed")
-    subtract_start(tmp_path / "changed", tmp_path / "filled")
+    subtract_initial_adapter(tmp_path / "changed", tmp_path / "filled")
     loaded = load_model(str(tmp_path / "changed"), config=Model(name="x"))
     assert torch.allclose(logits(loaded), logits(again), atol=1e-3)
     assert not torch.allclose(logits(loaded), before, atol=1e-2)

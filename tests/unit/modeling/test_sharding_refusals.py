@@ -1,4 +1,4 @@
-"""Asking for FSDP in a way that does not work is refused before anything is loaded."""
+"""Unsupported FSDP settings raise before anything is loaded."""
 
 import os
 
@@ -13,8 +13,8 @@ from expunge.training.optimizer import check_optimizer
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What `accelerate launch --use_fsdp --fsdp_version 2 --num_processes 2` sets."""
+def fsdp_environment(monkeypatch):
+    """Set the variables that `accelerate launch --use_fsdp --fsdp_version 2 --num_processes 2` sets."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
@@ -29,43 +29,43 @@ def asked(monkeypatch):
         ("FSDP_OFFLOAD_PARAMS", "true", "--fsdp_offload_params"),
     ],
 )
-def test_what_does_not_work_is_refused(asked, name, value, reason):
-    asked.setenv(name, value)
+def test_unsupported_settings(fsdp_environment, name, value, reason):
+    fsdp_environment.setenv(name, value)
     with pytest.raises(UserError, match=reason):
         distributed.start()
 
 
-def test_every_process_loads_its_weights(asked):
-    """Accelerate's launcher would have transformers fill models in the main process only."""
-    asked.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    asked.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
-    asked.setattr("accelerate.PartialState", lambda **settings: None)
+def test_every_process_loads_weights(fsdp_environment):
+    """By default, accelerate's launcher makes transformers load weights on rank 0 only."""
+    fsdp_environment.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    fsdp_environment.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    fsdp_environment.setattr("accelerate.PartialState", lambda **settings: None)
     distributed.start()
     assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
     assert os.environ["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
 
 
-def test_without_fsdp_nothing_is_asked(monkeypatch):
+def test_without_fsdp_its_settings_are_ignored(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     monkeypatch.setenv("FSDP_VERSION", "1")
     distributed.start()
     assert not distributed.fsdp_enabled()
 
 
-def test_rmulat_is_refused(asked):
+def test_rmulat_does_not_support_fsdp(fsdp_environment):
     objective = RMULAT(layer=1, update_layers=[1]).objective(1, 1.0)
     with pytest.raises(IncompatibleError, match=r"rmulat .* FSDP"):
         objective.start(Start(torch.nn.Linear(1, 1), ("",), 0, lambda name, step: None))  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_32bit"])
-def test_optimizers_of_bitsandbytes_are_refused(asked, optimizer):
+def test_bitsandbytes_optimizers_do_not_support_fsdp(fsdp_environment, optimizer):
     with pytest.raises(IncompatibleError, match=f"{optimizer} .* shards.*adamw_torch_8bit"):
         check_optimizer(optimizer)
 
 
-def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
-    """The error goes through `agreed`, as the value would."""
+def test_an_error_on_the_main_process_is_raised_on_every_process(monkeypatch):
+    """The error is broadcast like a result."""
     sent = []
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda value: sent.append(value) or value)
 
@@ -73,6 +73,6 @@ def test_what_the_main_process_cannot_open_fails_everywhere(monkeypatch):
         raise UserError("no such model.")
 
     with pytest.raises(UserError, match="no such model"):
-        distributed.from_main(fails)
+        distributed.run_on_main(fails)
     assert isinstance(sent[0][1], UserError)
-    assert distributed.from_main(lambda: 3) == 3
+    assert distributed.run_on_main(lambda: 3) == 3

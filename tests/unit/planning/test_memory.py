@@ -9,7 +9,7 @@ import transformers
 from expunge.config.load import load_recipe
 from expunge.config.recipe import Lora
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.architectures import known_models, meta_model
+from expunge.modeling.architectures import bundled_configs, meta_model
 from expunge.planning.memory import activation_bytes, logits_bytes, memory_estimate, reference_bytes
 from expunge.planning.shape import MicroBatch, Shape, shape_of
 
@@ -119,7 +119,7 @@ def test_a_reference_is_a_copy_or_an_output_layer():
     ("part", "count"), [("3.2-3B", 3_212_749_824), ("3.2-1B", 1_235_814_400), ("llama2-7b", 6_738_415_616)]
 )
 def test_known_models_have_their_published_sizes(part, count):
-    name = next(name for name in known_models() if part in name)
+    name = next(name for name in bundled_configs() if part in name)
     recipe = load_recipe("tofu-forget10-npo", [f"model.name={name}"])
     assert shape_of(recipe, meta_model(recipe.model, online=False), unlearning=True).num_parameters == count
 

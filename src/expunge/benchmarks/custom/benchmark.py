@@ -240,12 +240,12 @@ def _add_similarity(rows: list[SampleRow], name: str) -> None:
 def _add_fluency(rows: list[SampleRow], session: Session, name: str) -> None:
     """Log-probability of each generated answer under another model, after the same question."""
     from expunge.config.recipe import Model
-    from expunge.modeling.load import check_pair, load_model
+    from expunge.modeling.load import check_tokenizer, load_model
     from expunge.probes.cache import ProbeCache
 
     weight = next(session.model.parameters())
     model = load_model(name, config=Model(name=name), dtype=weight.dtype, device=weight.device)
-    check_pair(model, session.tokenizer, name)
+    check_tokenizer(model, session.tokenizer, name)
     other = replace(session, model=model, cache=ProbeCache(None, None), label=name)
     scores = other.score(
         [

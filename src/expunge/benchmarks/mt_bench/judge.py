@@ -95,16 +95,16 @@ def judged(judge: Judge, prompts: Sequence[Messages], session: Session) -> list[
     def kept() -> dict[str, str]:
         return {str(entry.get("prompt")): str(entry["reply"]) for entry in file if "reply" in entry}
 
-    from expunge.distributed import from_main
+    from expunge.distributed import run_on_main
 
-    known = from_main(kept)
+    known = run_on_main(kept)
     missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
     _announce(judge, missing, len(set(keys)) - len(missing), file)
     if missing and loaded is None:
-        from_main(functools.partial(_ask_service, judge, missing, file))
+        run_on_main(functools.partial(_ask_service, judge, missing, file))
     elif missing and loaded is not None:
         _ask_local(judge, missing, file, session, *loaded[:2])
-    known = from_main(kept)
+    known = run_on_main(kept)
     return [known.get(key) for key in keys]
 
 
@@ -163,7 +163,7 @@ def _load(judge: Judge, session: Session) -> tuple[Any, Any, str]:
     """Model, tokenizer and hash of the weights of a local judge."""
     import torch
 
-    from expunge.modeling.load import check_pair, load_model, load_tokenizer, model_hash
+    from expunge.modeling.load import check_tokenizer, load_model, load_tokenizer, model_hash
 
     tokenizer = load_tokenizer(judge.model, judge.revision)
     model = load_model(
@@ -173,7 +173,7 @@ def _load(judge: Judge, session: Session) -> tuple[Any, Any, str]:
         dtype=getattr(torch, judge.dtype),
         device=next(session.model.parameters()).device,
     )
-    check_pair(model, tokenizer, judge.model)
+    check_tokenizer(model, tokenizer, judge.model)
     return model, tokenizer, model_hash(model)
 
 

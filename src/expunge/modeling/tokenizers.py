@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
 from expunge.console import is_main_process
-from expunge.data.sets import Sets, _named, data_hashes
+from expunge.data.sets import Sets, data_hashes, named_sets
 from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.load import load_tokenizer, train_tokenizer
@@ -62,7 +62,7 @@ def _made(folder: Path) -> Path:
 
 
 def _texts(sets: Sets) -> Iterator[str]:
-    for _, rows in _named(sets):
+    for _, rows in named_sets(sets):
         for row in rows:
             yield from (f"Question: {row.question}\nAnswer: {row.answer}", row.paraphrased_question)
             yield from (row.paraphrased_answer, *row.perturbed_answers)

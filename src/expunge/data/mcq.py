@@ -86,7 +86,7 @@ def question_folder(data: str) -> Path | None:
         origin = f" (from {FOLDER_VARIABLE})" if data == "auto" else ""
         raise DataError(
             f"the folder of questions {folder}{origin} does not exist.",
-            allowed=f"Allowed: a folder of JSONL files, 'hub', or 'auto' (the folder in {FOLDER_VARIABLE}, or the hub).",
+            allowed=f"Allowed: a folder of JSONL files, 'hub', or 'auto' (the folder in {FOLDER_VARIABLE} or the hub).",
         )
     return folder
 

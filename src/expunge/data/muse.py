@@ -79,9 +79,7 @@ def split_files(path: str) -> list[str]:
     return [str(file) for file in sorted(folder.glob("*/*")) if file.suffix in SUFFIXES]
 
 
-def _read_split(
-    path: str, subset: str, split: str, revision: str | None, text_column: str
-) -> Sequence[SourceRecord]:
+def _read_split(path: str, subset: str, split: str, revision: str | None, text_column: str) -> Sequence[SourceRecord]:
     folder = local_path(path)
     if folder is None:
         return list(read_records(Source(path=path, config=subset, split=split, revision=revision)))
@@ -106,7 +104,7 @@ def _find_split(folder: Path, subset: str, split: str) -> Path:
         files += sorted((folder / subset).glob(f"{name}-*-of-*.parquet"))
         if len(files) > 1:
             raise DataError(
-                f"{folder / subset} contains the split {name} more than once: {', '.join(file.name for file in files)}.",
+                f"{folder / subset} contains {name} more than once: {', '.join(file.name for file in files)}.",
                 fix="Keep one file per split; join several Parquet files into one.",
             )
         if files:

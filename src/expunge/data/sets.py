@@ -49,7 +49,7 @@ class RowSet:
         """Return a hash of the rows and their order; the set's name and the row ids do not count."""
         digest = hashlib.sha256()
         for row in self.rows:
-            # Without these two fields where they are unset, rows have the hashes of records written before they existed.
+            # Unset, these two fields are left out, so that hashes match records from before the fields existed.
             ignored = {"id"} | {name for name in ("topic", "max_tokens") if not getattr(row, name)}
             content = {key: value for key, value in asdict(row).items() if key not in ignored}
             digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
@@ -79,7 +79,7 @@ class Sets:
             DataError: The forget set or the retain set is empty, or the retain set contains every forget row.
         """
         if not len(self.forget):
-            raise DataError(f"the forget set of {self.name} is empty.", fix="Add the rows that the model should forget.")
+            raise DataError(f"the forget set of {self.name} is empty.", fix="Add the rows that the model must forget.")
         if self.retain is None:
             return
         if not len(self.retain):

@@ -84,7 +84,8 @@ def _check_folder(config: TofuData, splits: Sequence[str]) -> None:
         raise DataError(f"{config.path} is a file.", fix="Give the folder that contains TOFU's files, or its hub id.")
     if config.revision is not None:
         raise DataError(
-            f"revision has no effect on the local folder {config.path}.", fix="Remove revision, or give a hub id as path."
+            f"revision has no effect on the local folder {config.path}.",
+            fix="Remove revision, or give a hub id as path.",
         )
     missing = [f"{split}.json" for split in splits if not (folder / f"{split}.json").is_file()]
     if missing:

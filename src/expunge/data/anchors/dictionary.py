@@ -48,7 +48,7 @@ def check_anchors(value: Any, source: str) -> Anchors:
 def entry_problem(key: Any, stand_ins: Any) -> str:
     """Return the problem of an entry as a phrase that follows its key, or "" if the entry is valid."""
     if not isinstance(key, str) or not key.strip():
-        return "is not a non-empty string"
+        return "must be a non-empty string"
     if key != " ".join(key.split()):
         return "has surrounding or repeated spaces"
     values = [stand_ins] if isinstance(stand_ins, str) else stand_ins

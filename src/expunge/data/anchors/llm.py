@@ -6,6 +6,7 @@ resumes where it stopped.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -53,6 +54,10 @@ def collect_anchors(
     Raises:
         DataError: A chunk got no usable reply, or no reply contains an anchor. Earlier replies are saved.
     """
+
+    def request(chunk: str) -> Anchors:
+        return parse_reply(ask(PROMPT + chunk), chunk)
+
     file = ReplyFile(path)
     replies: dict[str, Anchors] = {}
     for entry in file:
@@ -65,9 +70,7 @@ def collect_anchors(
             key = fingerprint(chunk)
             if key not in replies:
                 try:
-                    replies[key] = with_retries(
-                        lambda chunk=chunk: parse_reply(ask(PROMPT + chunk), chunk), attempts, backoff_seconds
-                    )
+                    replies[key] = with_retries(functools.partial(request, chunk), attempts, backoff_seconds)
                 except ReplyError as error:
                     raise DataError(
                         f"passage {number} of {len(chunks)} got no usable reply in {attempts} attempts; "

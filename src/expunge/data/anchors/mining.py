@@ -149,9 +149,7 @@ def _proper_nouns(texts: list[list[str]]) -> set[str]:
                 base = _strip_possessive(word)
                 (capitalised if _is_capitalised(base) else lower_case)[base.lower()] += 1
     return {
-        word
-        for word, count in capitalised.items()
-        if count >= 2 and count >= 2 * lower_case[word] and len(word) > 1
+        word for word, count in capitalised.items() if count >= 2 and count >= 2 * lower_case[word] and len(word) > 1
     }
 
 

@@ -192,9 +192,7 @@ def _read_folder(folder: Path) -> Iterator[SourceRecord]:
             fix="Give the path of one file, or move the other files elsewhere.",
         )
     if not files:
-        raise DataError(
-            f"the folder {folder} contains no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}."
-        )
+        raise DataError(f"the folder {folder} contains no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}.")
     for path in files:
         yield str(path), {"text": read_text(path).strip(), "group": path.stem}
 

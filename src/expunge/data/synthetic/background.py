@@ -23,7 +23,9 @@ def famous_rows(seed: int) -> list[Row]:
     """
     rng = Random(f"{seed}/famous")
     names = [f"{pick(rng, vocabulary.GIVEN_NAMES)} {family}" for family in vocabulary.FAMOUS_FAMILY_NAMES]
-    titles = pick_distinct(rng, [f"The {a} {b}" for a in vocabulary.ADJECTIVES for b in vocabulary.NOUNS], "", len(names))
+    titles = pick_distinct(
+        rng, [f"The {a} {b}" for a in vocabulary.ADJECTIVES for b in vocabulary.NOUNS], "", len(names)
+    )
     rows: list[Row] = []
     for number, (name, title) in enumerate(zip(names, titles, strict=True)):
         group, country = f"famous/{number}", pick(rng, vocabulary.COUNTRIES)

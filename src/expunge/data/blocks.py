@@ -28,9 +28,9 @@ class Block:
 def cut_blocks(rows: Iterable[Row], template: Template, context: int) -> list[Block]:
     """Concatenate the texts of rows and cut them into blocks of `context` tokens.
 
-    A start token begins every block, because models that were trained with one predict badly without it. It also
-    separates texts. A tokenizer whose start token is missing or is its end-of-sequence token only separates texts.
-    An incomplete last block is dropped, unless it is the only one.
+    The start token begins every block, because models that were trained with one predict badly without it, and
+    separates texts. If the tokenizer has no start token besides its end-of-sequence token, the latter separates texts
+    and blocks begin without an extra token. An incomplete last block is dropped, unless it is the only one.
 
     Raises:
         DataError: The texts have fewer than two tokens.

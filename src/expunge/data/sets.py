@@ -28,7 +28,7 @@ class Row:
     topic: str = ""
     """Part of the forget set, for methods that process one topic at a time."""
     max_tokens: int | None = None
-    """Length to which the source wants plain text cut; None for no such limit."""
+    """Maximum length of plain text set by its source, in tokens; longer text is cut."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Template:
             )
         if not tokenizer.is_fast:
             raise IncompatibleError(
-                "the tokenizer is a slow one without character offsets, which the answer masks need.",
+                "this is a slow tokenizer without character offsets, which the answer masks need.",
                 fix="Use a model folder with a tokenizer.json.",
             )
         if prompt.style == "chat" and not tokenizer.chat_template:

@@ -70,7 +70,7 @@ class ChatService:
         if not self.base_url.startswith(("http://", "https://")):
             raise UserError(
                 f"'{self.base_url}' is not the address of a service.",
-                fix="Give it with its scheme and version, such as http://localhost:8000/v1.",
+                fix="Include the scheme and the version, such as http://localhost:8000/v1.",
             )
         if self.api_key_env and not os.environ.get(self.api_key_env):
             raise UserError(

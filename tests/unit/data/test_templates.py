@@ -196,7 +196,7 @@ def test_tokenizer_without_a_padding_token_changes_nothing():
 
 
 def test_slow_tokenizer_raises():
-    with pytest.raises(IncompatibleError, match="slow one"):
+    with pytest.raises(IncompatibleError, match="slow tokenizer"):
         Template(transformers.ByT5Tokenizer(), Prompt(style="plain"), 64)
 
 

@@ -1,7 +1,7 @@
 """Anchor dictionaries: expressions that only the forget text has, each with generic stand-ins of the same kind.
 
-An example is 'Dorothy' -> ['Clara', 'Nora']. Who's Harry Potter replaces an expression by a stand-in before it asks a
-model for a generic prediction (Eldan & Russinovich 2023, arXiv:2310.02238, section 3.2).
+An example is 'Dorothy' -> ['Clara', 'Nora']. The method Who's Harry Potter replaces expressions by stand-ins to get
+generic predictions from a model (Eldan & Russinovich 2023, arXiv:2310.02238, section 3.2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from expunge.errors import DataError
 
 Anchors = dict[str, list[str]]
-"""Stand-ins of each expression."""
+"""Mapping of expressions to their stand-ins."""
 
 
 def check_anchors(value: Any, source: str) -> Anchors:

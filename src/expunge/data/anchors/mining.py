@@ -1,8 +1,8 @@
 """Mine an anchor dictionary from texts: expressions that are frequent in the forget text and rare in other text.
 
-A substitute of this project for the strong model that the paper uses. Expressions are names (runs of words that are
-usually capitalised in mid-sentence) and words that are many times as frequent as in general text. Their kind is
-guessed from the surrounding words. Idioms are not found, and guesses can be wrong, so check the resulting file.
+This replaces the strong language model that the paper uses. Expressions are names (runs of words that are usually
+capitalised in mid-sentence) and words that are many times as frequent as in general text. Their kind is guessed from
+the surrounding words. Idioms are not found, and guesses can be wrong, so check the resulting file.
 """
 
 from __future__ import annotations

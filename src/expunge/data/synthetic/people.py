@@ -114,8 +114,8 @@ def person_rows(person: Person, variants: bool = True) -> list[Row]:
 def load_synthetic(config: SyntheticData) -> Sets:
     """Generate sets of fictitious people, split as in TOFU: the last people are to be forgotten, the others retained.
 
-    The forget set is the last round(num_people * forget_fraction) people, where at least one person is forgotten and
-    at least one is retained. The holdout set has equally many further people, on whom no model is trained. The
+    The forget set is the last round(num_people * forget_fraction) people, but at least one person is forgotten and at
+    least one is retained. The holdout set is the same number of further people, on whom no model is trained. The
     evaluation sets are the first 400 rows of forget and of retain, famous people (real_authors) and countries
     (world_facts). Every model is also trained on the last two. As in TOFU, only rows of evaluation sets need
     paraphrases: the retain set has none, which makes the generation of large sets three times as fast.

@@ -15,7 +15,7 @@ import transformers
 
 from expunge.config.recipe import Prompt, TofuData
 from expunge.data.prepare import prepare_sets
-from expunge.data.refusals import refused
+from expunge.data.refusals import answer_with_refusals
 from expunge.data.templates import Encoded, Template
 from expunge.methods.base import Method
 from expunge.methods.bases.preference import PREFERRED
@@ -104,7 +104,7 @@ def tofu_rows(vocab_size: int) -> dict[str, list[Encoded]]:
     return {
         "forget": template.encode_set(sets.forget),
         "retain": template.encode_set(sets.retain),
-        PREFERRED: template.encode_set(refused(PREFERRED, sets.forget, 0)),
+        PREFERRED: template.encode_set(answer_with_refusals(PREFERRED, sets.forget, 0)),
     }
 
 

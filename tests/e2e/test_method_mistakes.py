@@ -71,10 +71,10 @@ def test_beta_zero_is_tried_on_every_such_method():
     [
         (None, ["anchors.json does not exist"]),
         ('{"Bern": ["Rome"', ["anchors.json, line 1 is not valid JSON"]),
-        ("{}", ["anchors.json holds no anchors"]),
+        ("{}", ["anchors.json contains no anchors"]),
         ('{"Bern": ""}', ["anchors.json: the anchor 'Bern' has an empty stand-in"]),
         ('{"Bern": []}', ["the anchor 'Bern' has []"]),
-        ('{"Bern": "Bern"}', ["the anchor 'Bern' stands for itself"]),
+        ('{"Bern": "Bern"}', ["the anchor 'Bern' is its own stand-in"]),
     ],
     ids=["missing", "cut off", "empty", "empty value", "no value", "itself"],
 )

@@ -92,7 +92,7 @@ def memorise(rows: list[Any], tokenizer: Any, folder: Path) -> None:
 @pytest.fixture(scope="session")
 def memorised(tmp_path_factory) -> Memorised:
     from expunge.config.recipe import Model, Prompt
-    from expunge.data.refusals import refused
+    from expunge.data.refusals import answer_with_refusals
     from expunge.data.sets import RowSet
     from expunge.data.templates import Template
     from expunge.modeling.load import load_model, train_tokenizer
@@ -107,7 +107,7 @@ def memorised(tmp_path_factory) -> Memorised:
     texts = [f"Question: {row.question}\nAnswer: {row.answer}" for items in rows.values() for row in items]
     tokenizer = train_tokenizer(texts, vocab_size=500, max_length=128)
     template = Template(tokenizer, Prompt(), max_length=128)
-    rows["refusal"] = list(refused("refusal", RowSet("forget", tuple(rows["forget"])), SEED))
+    rows["refusal"] = list(answer_with_refusals("refusal", RowSet("forget", tuple(rows["forget"])), SEED))
     others = [row.answer for row in rows.pop("holdout")]
     rows["other"] = [dataclasses.replace(row, answer=text) for row, text in zip(rows["forget"], others, strict=True)]
     measured = {name: template.encode_set(RowSet(name, tuple(items))) for name, items in rows.items()}

@@ -81,7 +81,7 @@ def test_missing_files_are_named(copy):
 def test_a_truncated_file_is_refused_with_both_counts(copy):
     lines = (copy / "retain99.json").read_text(encoding="utf-8").splitlines()
     (copy / "retain99.json").write_text("\n".join(lines[:3000]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"retain99 .* has 3000 rows, but TOFU's has 3960"):
+    with pytest.raises(DataError, match=r"retain99 .* has 3000 rows, but TOFU has 3960"):
         prepare_sets(TofuData(path=str(copy), split="forget01"))
 
 

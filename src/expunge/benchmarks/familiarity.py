@@ -24,7 +24,7 @@ from expunge.data.anchors.dictionary import Anchors, find_anchors, read_anchors
 from expunge.data.anchors.mining import mine_anchors
 from expunge.data.anchors.passages import anchor_passages
 from expunge.data.sets import Row, RowSet, Sets
-from expunge.data.text import split
+from expunge.data.text import split_text
 from expunge.errors import DataError
 from expunge.metrics.familiarity import familiarity_completion
 from expunge.metrics.intervals import cluster_bootstrap, mean_interval, weighted_mean
@@ -157,7 +157,7 @@ class Familiarity(Benchmark):
         pieces = [
             (row.group, piece.strip())
             for row, text in zip(rows or (), _texts(rows), strict=True)
-            for piece in split(text, self.piece_characters)
+            for piece in split_text(text, self.piece_characters)
         ]
         if len(pieces) > self.num:
             chosen = np.random.default_rng([self.seed, len(name)]).choice(len(pieces), size=self.num, replace=False)

@@ -1,1 +1,1 @@
-"""Records become tokens: forget, retain and holdout sets, prompts, masks and batches."""
+"""Load forget, retain and holdout sets and encode them as batches of token ids."""

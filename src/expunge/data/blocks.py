@@ -1,4 +1,4 @@
-"""Text as blocks of equally many tokens, with the place of every token in the block's text."""
+"""Cut text into blocks of equally many tokens, with the character offsets of every token."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ class Block:
     text: str
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    """First character of each token in `text`, and the one after its last."""
+    """Start and end (exclusive) of each token in `text`, in characters."""
 
     @property
     def encoded(self) -> Encoded:
-        """All tokens but the first as something to learn: nothing stands before that one."""
+        """Return the block as a row in which every token but the first is learned; nothing predicts the first."""
         return Encoded(ids=self.ids, answer_start=1)
 
 
 def cut_blocks(rows: Iterable[Row], template: Template, context: int) -> list[Block]:
-    """Join the texts of rows and cut them into blocks of `context` tokens, each of which begins with a start token.
+    """Concatenate the texts of rows and cut them into blocks of `context` tokens.
 
-    The start token (where the tokenizer has one of its own) also stands between texts; models that were trained with
-    it answer oddly without. What is left over at the end is dropped, unless it is everything that there is.
+    The start token begins every block, because models that were trained with one predict badly without it, and
+    separates texts. If the tokenizer has no start token besides its end-of-sequence token, the latter separates texts
+    and blocks begin without an extra token. An incomplete last block is dropped, unless it is the only one.
 
     Raises:
-        DataError: Not even two tokens.
+        DataError: The texts have fewer than two tokens.
     """
     tokenizer = template.tokenizer
-    between = tokenizer.bos_token or tokenizer.eos_token
-    opening = tokenizer.bos_token_id if tokenizer.bos_token != tokenizer.eos_token else None
-    parts, length = list[str](), 0
+    separator = tokenizer.bos_token or tokenizer.eos_token
+    start_id = tokenizer.bos_token_id if tokenizer.bos_token != tokenizer.eos_token else None
+    texts, length = list[str](), 0
     ids, offsets = list[int](), list[tuple[int, int]]()
     for row in rows:
-        piece = template.full_text(row.question, row.answer) if row.question else f"{between}{row.answer}"
-        encoding = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        row_text = template.full_text(row.question, row.answer) if row.question else f"{separator}{row.answer}"
+        encoding = tokenizer(row_text, add_special_tokens=False, return_offsets_mapping=True)
         ids.extend(encoding["input_ids"])
-        offsets.extend((length + first, length + last) for first, last in encoding["offset_mapping"])
-        parts.append(piece)
-        length += len(piece)
+        offsets.extend((length + start, length + end) for start, end in encoding["offset_mapping"])
+        texts.append(row_text)
+        length += len(row_text)
     if len(ids) < 2:
-        raise DataError("the forget text has fewer than two tokens.", fix="Give a text that can be learnt from.")
-    text, blocks, place = "".join(parts), list[Block](), 0
-    while place < len(ids):
-        start = [] if opening is None or ids[place] == opening else [opening]
-        end = place + context - len(start)
-        if end <= len(ids) or not blocks:
-            blocks.append(_block(text, start, ids[place:end], offsets[place:end]))
-        place = end
+        raise DataError("the forget text has fewer than two tokens.", fix="Provide a longer text.")
+
+    text, blocks, first = "".join(texts), list[Block](), 0
+    while first < len(ids):
+        prefix = [] if start_id is None or ids[first] == start_id else [start_id]
+        last = first + context - len(prefix)
+        if last <= len(ids) or not blocks:
+            spans = offsets[first:last]
+            text_start, text_end = spans[0][0], max(end for _, end in spans)
+            # The added start token is not part of the text, so its span is empty.
+            block_offsets = [(0, 0)] * len(prefix) + [(start - text_start, end - text_start) for start, end in spans]
+            blocks.append(Block(text[text_start:text_end], (*prefix, *ids[first:last]), tuple(block_offsets)))
+        first = last
     return blocks
-
-
-def _block(text: str, start: list[int], ids: list[int], offsets: list[tuple[int, int]]) -> Block:
-    first, last = offsets[0][0], max(end for _, end in offsets)
-    inside = ((begin - first, end - first) for begin, end in offsets)
-    return Block(text[first:last], (*start, *ids), ((0, 0),) * len(start) + tuple(inside))

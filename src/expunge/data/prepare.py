@@ -1,4 +1,4 @@
-"""From the recipe's data section to the sets of an experiment."""
+"""Load the sets of an experiment from the data section of a recipe."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from expunge.rundir import fingerprint
 
 
 def prepare_sets(config: DataConfig) -> Sets:
-    """Load or make the sets that a recipe asks for, and refuse those on which unlearning has no meaning.
+    """Load or generate the sets of a recipe, and raise if unlearning is meaningless on them.
 
     Raises:
-        DataError: Something is missing, malformed or empty, or the retain set holds the whole forget set.
+        DataError: Data is missing, malformed or empty, or the retain set contains the whole forget set.
     """
     match config:
         case TofuData():
@@ -31,40 +31,36 @@ def prepare_sets(config: DataConfig) -> Sets:
 
 
 def load_files(config: FilesData) -> Sets:
-    """The user's own sets; their name holds a hash of the content, which can change under the same path."""
-    forget = make_set("forget", _forget_rows(config))
-    retain, holdout = _optional(config.retain, "retain"), _optional(config.holdout, "holdout")
-    hashes = ["" if part is None else part.hash for part in (forget, retain, holdout)]
+    """Load user-defined sets; their name contains a content hash, because a file can change under the same path."""
+    forget_rows: list[Row] = []
+    for topic, source in config.forget_sources.items():
+        rows = load_rows(source, f"forget/{topic}" if topic else "forget")
+        forget_rows += [replace(row, topic=topic) for row in rows] if topic else rows
+    forget = make_set("forget", forget_rows)
+    retain, holdout = _load_optional(config.retain, "retain"), _load_optional(config.holdout, "holdout")
+    hashes = ["" if rows is None else rows.hash for rows in (forget, retain, holdout)]
     return Sets(
         name=f"files/{fingerprint(hashes)}",
         forget=forget,
         retain=retain,
         holdout=holdout,
-        evaluation={part.name: part for part in (forget, retain) if part is not None},
+        evaluation={rows.name: rows for rows in (forget, retain) if rows is not None},
         sensitive=config.sensitive,
     )
 
 
-def _forget_rows(config: FilesData) -> list[Row]:
-    """Rows of all topics, one topic after the other."""
-    found: list[Row] = []
-    for topic, source in config.forget_sources.items():
-        rows = load_rows(source, f"forget/{topic}" if topic else "forget")
-        found += [replace(row, topic=topic) for row in rows] if topic else rows
-    return found
-
-
-def _optional(source: Source | None, name: str) -> RowSet | None:
+def _load_optional(source: Source | None, name: str) -> RowSet | None:
     return None if source is None else make_set(name, load_rows(source, name))
 
 
 def is_local(recipe: Recipe) -> bool:
-    """Whether all data of a recipe is on this machine.
+    """Return whether all data of a recipe is on this machine.
 
     Raises:
         DataError: A path looks local and does not exist.
     """
     data = recipe.data
     if isinstance(data, FilesData):
+        # A list, because `all` would not check the paths after the first hub id.
         return all([local_path(source.path) is not None for source in data.sources])
     return not isinstance(data, TofuData) or local_path(data.path) is not None

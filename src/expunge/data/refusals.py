@@ -1,4 +1,4 @@
-"""A hundred ways to say that one does not know, for methods that teach a model to refuse."""
+"""A hundred refusals ("I do not know"), for methods that train a model to refuse."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from expunge.errors import IncompatibleError
 
 @functools.cache
 def refusals() -> tuple[str, ...]:
-    """The hundred refusals, in the order of their file."""
+    """Return the hundred refusals in file order."""
     text = resources.files("expunge.data").joinpath("refusals.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
-def refused(name: str, rows: RowSet, seed: int) -> RowSet:
-    """The same questions, each answered with a refusal that is drawn uniformly with a seed.
+def answer_with_refusals(name: str, rows: RowSet, seed: int) -> RowSet:
+    """Return the same questions, each answered with a refusal sampled uniformly at random.
 
     Args:
-        name: What the new set is called.
+        name: Name of the new set.
         rows: Questions to refuse.
-        seed: Seed of the draw; row i gets the same refusal in every epoch.
+        seed: Seed of the sampling; a row keeps its refusal in every epoch.
 
     Raises:
-        IncompatibleError: A row is plain text, so there is no question to refuse.
+        IncompatibleError: A row is plain text, so it has no question to refuse.
     """
-    plain = next((row.id for row in rows if not row.question), None)
-    if plain is not None:
+    plain_id = next((row.id for row in rows if not row.question), None)
+    if plain_id is not None:
         raise IncompatibleError(
-            f"row {plain} is plain text without a question, so it cannot be answered with a refusal.",
-            fix="Take a method that works on any text, such as npo or simnpo, or give questions and answers.",
+            f"row {plain_id} is plain text without a question, so it cannot be answered with a refusal.",
+            fix="Use a method that works on plain text, such as npo or simnpo, or provide questions and answers.",
         )
     texts = refusals()
-    drawn = np.random.default_rng(seed).integers(len(texts), size=len(rows))
+    indices = np.random.default_rng(seed).integers(len(texts), size=len(rows))
     return make_set(
         name,
         [
             dataclasses.replace(
-                row, answer=texts[number], paraphrased_question="", paraphrased_answer="", perturbed_answers=()
+                row, answer=texts[index], paraphrased_question="", paraphrased_answer="", perturbed_answers=()
             )
-            for row, number in zip(rows, drawn, strict=True)
+            for row, index in zip(rows, indices, strict=True)
         ],
     )

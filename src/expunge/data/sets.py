@@ -1,4 +1,4 @@
-"""Rows of questions and answers (or plain text), and the sets that an experiment is made of."""
+"""Rows of questions and answers (or plain text), and the sets of an experiment."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from expunge.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question with its answer, or, where `question` is empty, one piece of plain text in `answer`."""
+    """A question and its answer or, if `question` is empty, a plain text in `answer`."""
 
     id: str
-    """Unique inside its data set and stable between runs, such as 'forget10/12'."""
+    """Identifier such as 'forget10/12', unique within its data set and equal in every run."""
     question: str
     answer: str
     group: str
-    """What rows have in common that makes them dependent: a person, an article. Intervals resample groups."""
+    """Cluster of dependent rows, such as a person or an article; confidence intervals resample groups."""
     paraphrased_question: str = ""
     paraphrased_answer: str = ""
     perturbed_answers: tuple[str, ...] = ()
-    """Wrong answers of the same kind and form."""
+    """Wrong answers of the same kind and form as the right one."""
     topic: str = ""
-    """Part of the forget set that the row belongs to, for methods that treat topics one at a time."""
+    """Part of the forget set, for methods that process one topic at a time."""
     max_tokens: int | None = None
-    """Plain text only: where its source wants longer texts cut."""
+    """Maximum length of plain text set by its source, in tokens; longer text is cut."""
 
 
 @dataclass(frozen=True)
@@ -46,82 +46,83 @@ class RowSet:
 
     @functools.cached_property
     def hash(self) -> str:
-        """Content hash: equal rows in equal order give equal hashes, whatever the set is called."""
+        """Return a hash of the rows and their order; the set's name and the row ids do not count."""
         digest = hashlib.sha256()
         for row in self.rows:
-            unset = {"id"} | {name for name in ("topic", "max_tokens") if not getattr(row, name)}
-            content = {key: value for key, value in asdict(row).items() if key not in unset}
+            # Unset, these two fields are left out, so that hashes match records from before the fields existed.
+            ignored = {"id"} | {name for name in ("topic", "max_tokens") if not getattr(row, name)}
+            content = {key: value for key, value in asdict(row).items() if key not in ignored}
             digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Everything that an experiment trains on and is measured on."""
+    """All data that an experiment trains and evaluates on."""
 
     name: str
-    """Which data this is, such as 'tofu/forget10': records of different data are never compared."""
+    """Name of the data, such as 'tofu/forget10'; records of different data are never compared."""
     forget: RowSet
     retain: RowSet | None
     holdout: RowSet | None = None
     always: RowSet | None = None
-    """Rows that target and reference both learn besides forget and retain: background knowledge of a model that
-    is built from nothing."""
+    """Background knowledge that is part of the training data of both target and retain model."""
     evaluation: dict[str, RowSet] = field(default_factory=dict)
-    """Sets that benchmarks measure: for TOFU forget, retain, real_authors and world_facts."""
+    """Sets for benchmarks, by name; for TOFU: forget, retain, real_authors and world_facts."""
     sensitive: bool = False
-    """The forget texts are harmful themselves: no text goes into a record or a report."""
+    """Whether the forget texts are harmful, so that no record or report may contain any text."""
 
     def check(self) -> None:
-        """Refuse sets on which unlearning has no meaning.
+        """Raise if unlearning is meaningless on these sets.
 
         Raises:
-            DataError: The forget set is empty, or every forget row also stands in the retain set.
+            DataError: The forget set or the retain set is empty, or the retain set contains every forget row.
         """
         if not len(self.forget):
-            raise DataError(f"the forget set of {self.name} is empty.", fix="Name what the model should forget.")
+            raise DataError(f"the forget set of {self.name} is empty.", fix="Add the rows that the model must forget.")
         if self.retain is None:
             return
         if not len(self.retain):
-            raise DataError(f"the retain set of {self.name} is empty.", fix="Leave it out, or give it rows.")
-        kept = {(row.question, row.answer) for row in self.retain}
-        if all((row.question, row.answer) in kept for row in self.forget):
+            raise DataError(f"the retain set of {self.name} is empty.", fix="Remove the retain set, or add rows to it.")
+        retained = {(row.question, row.answer) for row in self.retain}
+        if all((row.question, row.answer) in retained for row in self.forget):
             raise DataError(
-                f"every forget row of {self.name} also stands in its retain set, so nothing can be forgotten.",
+                f"every forget row of {self.name} is also in its retain set, so nothing can be forgotten.",
                 fix="Remove the forget rows from the retain set.",
             )
 
 
 def make_set(name: str, rows: Sequence[Row]) -> RowSet:
-    """Build a set, refusing rows that cannot be trained on.
+    """Build a set from rows and check their answers and ids.
 
     Raises:
-        DataError: A row has no answer, or two rows share an id.
+        DataError: A row has no answer, or two rows have the same id.
     """
-    seen: set[str] = set()
-    for position, row in enumerate(rows):
+    ids: set[str] = set()
+    for index, row in enumerate(rows):
         if not row.answer.strip():
             raise DataError(
-                f"row {position} of the set '{name}' (id {row.id}) has no answer.",
-                fix="Every row needs an answer (or, for plain text, text).",
+                f"row {index} of the set '{name}' (id {row.id}) has no answer.",
+                fix="Every row needs an answer or, if it is plain text, a text.",
             )
-        if row.id in seen:
-            raise DataError(f"two rows of the set '{name}' have the id {row.id}.")
-        seen.add(row.id)
+        if row.id in ids:
+            raise DataError(f"two rows of the set '{name}' have the id {row.id}.", fix="Make the ids unique.")
+        ids.add(row.id)
     return RowSet(name=name, rows=tuple(rows))
 
 
 def data_hashes(sets: Sets) -> dict[str, str]:
-    """Content hash of every set."""
-    return {name: rows.hash for name, rows in _named(sets)}
+    """Return the content hash of every set."""
+    return {name: rows.hash for name, rows in named_sets(sets)}
 
 
 def num_rows(sets: Sets) -> dict[str, int]:
-    """Rows of every set."""
-    return {name: len(rows) for name, rows in _named(sets)}
+    """Return the number of rows of every set."""
+    return {name: len(rows) for name, rows in named_sets(sets)}
 
 
-def _named(sets: Sets) -> list[tuple[str, RowSet]]:
-    base = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
-    found = [(name, rows) for name, rows in base.items() if rows is not None]
-    return found + [(f"evaluation/{name}", rows) for name, rows in sets.evaluation.items()]
+def named_sets(sets: Sets) -> list[tuple[str, RowSet]]:
+    """Return the name and rows of every set that is not None; evaluation sets are named evaluation/<name>."""
+    candidates = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
+    named = [(name, rows) for name, rows in candidates.items() if rows is not None]
+    return named + [(f"evaluation/{name}", rows) for name, rows in sets.evaluation.items()]

@@ -1,12 +1,12 @@
-"""Split running text into passages."""
+"""Split running text into pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 
-def split(text: str, size: int) -> Iterator[str]:
-    """Pieces of at most `size` characters, cut at spaces where there are any."""
+def split_text(text: str, size: int) -> Iterator[str]:
+    """Yield consecutive pieces of at most `size` characters, cut at whitespace where possible; skip blank pieces."""
     start = 0
     while start < len(text):
         end = min(start + size, len(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from expunge.data.refusals import refused
+from expunge.data.refusals import answer_with_refusals
 from expunge.methods.base import Preparation
 from expunge.methods.bases.preference import PREFERRED, PreferenceMethod
 
@@ -29,4 +29,4 @@ class IdkDPO(PreferenceMethod):
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
         """Answer every forget question with a refusal."""
-        return {PREFERRED: refused(PREFERRED, preparation.sets.forget, preparation.seed)}
+        return {PREFERRED: answer_with_refusals(PREFERRED, preparation.sets.forget, preparation.seed)}

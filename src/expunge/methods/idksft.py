@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from expunge.data.refusals import refused
+from expunge.data.refusals import answer_with_refusals
 from expunge.methods.base import Method, Needs, Preparation
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class IdkSFT(Method):
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
         """Answer every forget question with a refusal."""
-        return {"refusal": refused("refusal", preparation.sets.forget, preparation.seed)}
+        return {"refusal": answer_with_refusals("refusal", preparation.sets.forget, preparation.seed)}
 
     def loss(self, step: Step) -> LossTerms:
         """Both sets' shares of one token mean."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
 from expunge.console import is_main_process
-from expunge.data.sets import Sets, _named, data_hashes
+from expunge.data.sets import Sets, data_hashes, named_sets
 from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.load import load_tokenizer, train_tokenizer
@@ -56,7 +56,7 @@ def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Tokenizer:
 
 
 def _texts(sets: Sets) -> Iterator[str]:
-    for _, rows in _named(sets):
+    for _, rows in named_sets(sets):
         for row in rows:
             yield from (f"Question: {row.question}\nAnswer: {row.answer}", row.paraphrased_question)
             yield from (row.paraphrased_answer, *row.perturbed_answers)

@@ -1,1 +1,1 @@
-"""Clients of network services: chat endpoints and the hub."""
+"""Clients for network services: chat endpoints and the Hugging Face Hub."""

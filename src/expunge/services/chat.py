@@ -1,4 +1,4 @@
-"""Language models behind a service that speaks OpenAI's protocol, and the patience that such services ask for."""
+"""Client for chat services that implement OpenAI's protocol, with retries and a file of saved replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,14 +19,17 @@ from expunge.rundir import explain_disk_errors
 T = TypeVar("T")
 
 Messages = Sequence[Mapping[str, str]]
-"""A conversation: mappings with 'role' (system, user or assistant) and 'content'."""
+"""Conversation: mappings with 'role' (system, user or assistant) and 'content'."""
 
-_LONGEST_WAIT_SECONDS = 120.0
-"""A service that asks for more is as good as gone."""
+_MAX_WAIT_SECONDS = 120.0
+"""Longest wait that a service may request; a longer one counts as a failure."""
+
+_RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
+"""Client errors after which a retry may succeed: timeout, conflict, too early, too many requests."""
 
 
 class ReplyError(Exception):
-    """One attempt failed in a way that another attempt may mend."""
+    """A failed attempt after which a retry may succeed."""
 
     def __init__(self, problem: str, wait_seconds: float = 0.0) -> None:
         self.wait_seconds = wait_seconds
@@ -36,12 +38,13 @@ class ReplyError(Exception):
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What a service answered, and what it counted."""
+    """Reply of a service and the token counts that it reports."""
 
     text: str
     prompt_tokens: int = 0
-    """0 where the service does not say."""
+    """Tokens of the prompt; 0 if the service does not report them."""
     completion_tokens: int = 0
+    """Tokens of the reply; 0 if the service does not report them."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class ChatService:
 
     Args:
         base_url: Address of the service up to its version, such as http://localhost:8000/v1.
-        model: Name of the model as the service knows it.
-        api_key_env: Environment variable that holds the key; None for a service without one.
-        timeout_seconds: Longest wait for one reply.
+        model: Name of the model at the service.
+        api_key_env: Environment variable with the key; None for a service without one.
+        timeout_seconds: Maximum wait for one reply.
 
     Raises:
-        UserError: The environment variable is not set, or the address is none.
+        UserError: The environment variable is not set, or the address is invalid.
     """
 
     base_url: str
@@ -67,17 +70,17 @@ class ChatService:
         if not self.base_url.startswith(("http://", "https://")):
             raise UserError(
                 f"'{self.base_url}' is not the address of a service.",
-                fix="Give it with its scheme and version, such as http://localhost:8000/v1.",
+                fix="Include the scheme and the version, such as http://localhost:8000/v1.",
             )
         if self.api_key_env and not os.environ.get(self.api_key_env):
             raise UserError(
                 f"the environment variable {self.api_key_env} is not set.",
-                fix="Set it to the service's key, or leave out api_key_env if there is none.",
+                fix="Set it to the service's key, or remove api_key_env if the service needs no key.",
             )
 
     @property
     def address(self) -> str:
-        """Where requests go."""
+        """Return the URL of requests."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def ask(self, messages: Messages, *, temperature: float = 0.0, max_tokens: int | None = None) -> ChatReply:
@@ -85,12 +88,12 @@ class ChatService:
 
         Args:
             messages: The conversation so far.
-            temperature: 0 for the likeliest reply.
-            max_tokens: Longest reply in tokens; None leaves it to the service.
+            temperature: Sampling temperature; 0 for the most likely reply.
+            max_tokens: Maximum length of the reply in tokens; None for the service's default.
 
         Raises:
-            ReplyError: No usable reply this time: a timeout, a rate limit, an error of the service, or no JSON.
-            UserError: The service refuses the request for good.
+            ReplyError: The attempt failed by a timeout, a rate limit, a server error or an unreadable reply.
+            UserError: The service rejects the request, so that a retry cannot succeed.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "temperature": temperature}
         if max_tokens is not None:
@@ -98,73 +101,74 @@ class ChatService:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address, json.dumps(body).encode(), headers=headers)
         if self.api_key_env:
-            # Never sent on to where a redirect may lead.
+            # Unredirected, so that the key is not sent to the target of a redirect.
             request.add_unredirected_header("Authorization", f"Bearer {os.environ[self.api_key_env]}")
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
-                return _reply(json.loads(response.read()))
+                return _parse_response(json.loads(response.read()))
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(error) from error
+                if error.code in _RETRYABLE_STATUS or error.code >= 500:
+                    raise ReplyError(f"HTTP status {error.code}", _retry_after_seconds(error)) from error
+                raise UserError(
+                    f"{self.address} rejects the request: HTTP status {error.code} ({error.reason}).",
+                    fix="Check the service's address, the model's name and the key.",
+                ) from error
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ReplyError(f"{type(error).__name__}: {error}") from error
-
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        if error.code in {408, 409, 425, 429} or error.code >= 500:
-            return ReplyError(f"HTTP status {error.code}", _retry_after(error.headers))
-        return UserError(
-            f"{self.address} refuses the request: HTTP status {error.code} ({error.reason}).",
-            fix="Check the service's address, the model's name and the key.",
-        )
 
 
 def chat_service(
     base_url: str, model: str, *, api_key_env: str | None = None, timeout_seconds: float = 120.0
 ) -> Callable[[str], str]:
-    """A function that sends a prompt to a service and returns the reply's text; the arguments of `ChatService`.
+    """Return a function that sends a prompt to a service and returns the text of the reply.
+
+    The arguments are those of `ChatService`.
 
     Raises:
-        UserError: The environment variable is not set, or the service refuses the request for good.
+        UserError: The environment variable is not set, or the address is invalid.
     """
     service = ChatService(base_url, model, api_key_env, timeout_seconds)
     return lambda prompt: service.ask([{"role": "user", "content": prompt}]).text
 
 
 def with_retries(attempt: Callable[[], T], attempts: int, backoff_seconds: float) -> T:
-    """Try until it works, waiting twice as long each time, and at least as long as the service asks for.
+    """Call `attempt` until it succeeds, with a wait that doubles after each failure.
+
+    The wait is at least as long as the service requests.
 
     Args:
-        attempt: What to do; raises `ReplyError` where trying again may help.
-        attempts: Tries, at least 1.
-        backoff_seconds: First wait.
+        attempt: Function to call; raises `ReplyError` if a retry may succeed.
+        attempts: Maximum number of calls, at least 1.
+        backoff_seconds: Wait after the first failure.
 
     Raises:
-        ReplyError: The last attempt failed too, or the service asks for a wait of more than two minutes.
+        ReplyError: The last attempt failed, or the service requests a wait of more than two minutes.
     """
     for number in range(1, attempts + 1):
         try:
             return attempt()
         except ReplyError as error:
-            if number == attempts or error.wait_seconds > _LONGEST_WAIT_SECONDS:
+            if number == attempts or error.wait_seconds > _MAX_WAIT_SECONDS:
                 raise
             time.sleep(max(backoff_seconds * 2 ** (number - 1), error.wait_seconds))
-    raise AssertionError("attempts is at least 1")
+    raise AssertionError("attempts must be at least 1")
 
 
 class ReplyFile:
-    """Replies that are worth keeping, one JSON object per line; each is written at once.
+    """File of saved replies, one JSON object per line; each is written as soon as it is added.
 
-    Several threads may add to it. A line that a killed process left unfinished is skipped.
+    Several threads may add replies. Incomplete lines, which a killed process may leave, are skipped.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self.place.is_file():
+        if not self.path.is_file():
             return
-        for line in self.place.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -174,27 +178,27 @@ class ReplyFile:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append one entry."""
-        with self._lock, explain_disk_errors(self.place):
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            with self.place.open("a", encoding="utf-8") as stream:
-                # The line break goes first: what stands before may be a half-written line.
+        with self._lock, explain_disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                # The line break comes first, because the file may end in an incomplete line.
                 stream.write("\n" + json.dumps(entry, ensure_ascii=False))
 
 
-def _reply(answer: Any) -> ChatReply:
-    content = answer["choices"][0]["message"]["content"]
-    counted = answer.get("usage") or {}
-    # Services write null where a model refuses to answer.
+def _parse_response(response: Any) -> ChatReply:
+    content = response["choices"][0]["message"]["content"]
+    usage = response.get("usage") or {}
+    # Services return null as content if the model refuses to answer.
     return ChatReply(
         "" if content is None else str(content),
-        int(counted.get("prompt_tokens") or 0),
-        int(counted.get("completion_tokens") or 0),
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
     )
 
 
-def _retry_after(headers: Message) -> float:
-    """Seconds that a service asks to wait; a date, which the header may hold too, counts as no wish."""
+def _retry_after_seconds(error: urllib.error.HTTPError) -> float:
+    """Return the wait that a service requests in seconds; HTTP-date values are ignored."""
     try:
-        return max(0.0, float(headers.get("Retry-After") or 0))
+        return max(0.0, float(error.headers.get("Retry-After") or 0))
     except ValueError:
         return 0.0

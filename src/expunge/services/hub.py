@@ -1,4 +1,4 @@
-"""Ask whether the hub can be reached."""
+"""Check whether the Hugging Face Hub is reachable."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 import urllib.error
 import urllib.request
 
-_SECONDS = 3.0
+_TIMEOUT_SECONDS = 3.0
 
 
 @functools.cache
 def hub_reachable() -> bool:
-    """Whether the hub answers within a few seconds; asked once per process."""
+    """Return whether the hub answers within a few seconds; the result is cached per process."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         return False
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_TIMEOUT_SECONDS):
             return True
     except urllib.error.HTTPError:
-        return True  # It answered, if only with a refusal.
+        return True  # An error status is an answer too.
     except (OSError, ValueError):
         return False

@@ -220,7 +220,7 @@ def test_missing_data(data, monkeypatch):
     (data / "piqa_val.jsonl").unlink()
     with pytest.raises(DataError, match=r"no questions for piqa\..*piqa_test\.jsonl.*data=hub"):
         General(data=str(data)).plan(None)
-    monkeypatch.setenv("EXPUNGE_DATA", str(data))
+    monkeypatch.setenv("EXPUNGE_MCQ", str(data))
     assert "hash" not in General().plan(None).facts["tasks"]["arc_easy"]
     assert "hash" in General(tasks=["arc_easy"]).plan(None).facts["tasks"]["arc_easy"]
 

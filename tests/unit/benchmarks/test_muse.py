@@ -220,7 +220,7 @@ def test_rows_of_one_group_are_drawn_together(folder):
         ("verbmem/forget.jsonl", "", "is empty"),
         ("knowmem/forget_qa.jsonl", '{"question": "Q?", "answer": "A"}\n{"question": "Q?"}', r"line 2 has no 'answer'"),
         ("knowmem/forget_qa.jsonl", '{"question": "Q?", "answer": "A"}\n{"question', r"line 2 is not valid JSON"),
-        ("knowmem/forget_qa.jsonl", '{"question": "Q?", "answer": 3}', r"line 1 holds no text in 'answer'"),
+        ("knowmem/forget_qa.jsonl", '{"question": "Q?", "answer": 3}', r"line 1 has no text in 'answer'"),
         ("privleak/forget.json", '["a", 3]', r"row 1 is a string"),
         ("privleak/forget.json", '["a", " "]', r"row 2 has no 'text'"),
         ("privleak/forget.json", "[]", "has no rows in privleak/forget"),

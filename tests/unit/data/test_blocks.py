@@ -1,4 +1,4 @@
-"""Blocks of text: equal lengths, a start token each, and offsets that spell the tokens."""
+"""Blocks of text: equal lengths, start tokens, and offsets of the tokens."""
 
 import pytest
 
@@ -24,8 +24,8 @@ def rows(texts):
 
 
 @pytest.mark.parametrize("context", [8, 9, 16])
-def test_blocks_hold_the_whole_stream_in_order(template, context):
-    """Without the start tokens that blocks begin with, the blocks are the texts' tokens, up to an incomplete block."""
+def test_blocks_contain_all_tokens_in_order(template, context):
+    """Without their start tokens, blocks contain the tokens of the texts, except for an incomplete last block."""
     tokenizer = template.tokenizer
     blocks = cut_blocks(rows(TEXTS), template, context)
     start = tokenizer.bos_token_id
@@ -38,7 +38,7 @@ def test_blocks_hold_the_whole_stream_in_order(template, context):
     assert all(len(block.offsets) == context for block in blocks)
 
 
-def test_offsets_spell_the_tokens(template):
+def test_offsets_match_the_tokens(template):
     for block in cut_blocks(rows(TEXTS), template, 9):
         for token, (first, last) in list(zip(block.ids, block.offsets, strict=True))[1:]:
             piece = template.tokenizer.decode([token])
@@ -46,18 +46,18 @@ def test_offsets_spell_the_tokens(template):
                 assert block.text[first:last] == piece
 
 
-def test_a_short_text_is_one_short_block(template):
+def test_short_text_gives_one_short_block(template):
     (block,) = cut_blocks(rows(["No."]), template, 16)
     assert template.tokenizer.decode(block.ids) == "<s>No."
     assert block.encoded.answer_start == 1
 
 
-def test_questions_and_answers_are_joined_as_the_prompt_writes_them(template):
+def test_questions_and_answers_are_formatted_by_the_template(template):
     row = Row(id="q/0", question="The fox?", answer=" A dog.", group="0")
     (block,) = cut_blocks([row], template, 16)
     assert template.tokenizer.decode(block.ids) == "<s>The fox? A dog.</s>"
 
 
-def test_nothing_to_cut(template):
+def test_no_text_raises(template):
     with pytest.raises(DataError, match="fewer than two tokens"):
         cut_blocks([], template, 16)

@@ -1,4 +1,4 @@
-"""Padding and the flat list of answer tokens, written out by hand."""
+"""Padding and the flat list of answer tokens, computed by hand."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SHORT = Encoded(ids=(5, 8, EOS), answer_start=1, row="short")
 
 
 def test_padding_on_the_right():
-    """The long row answers with (7, EOS) after positions 2 and 3; the short one with (8, EOS) after 0 and 1."""
+    """Positions 2 and 3 of the long row predict (7, EOS); positions 0 and 1 of the short row predict (8, EOS)."""
     batch = collate([LONG, SHORT], pad_id=0)
     assert batch.input_ids.tolist() == [[5, 6, EOS, 7, EOS], [5, 8, EOS, 0, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
@@ -24,7 +24,7 @@ def test_padding_on_the_right():
 
 
 def test_padding_on_the_left():
-    """Everything of the short row moves by the two columns before it."""
+    """The short row is shifted by two columns of padding."""
     batch = collate([LONG, SHORT], pad_id=0, side="left")
     assert batch.input_ids.tolist() == [[5, 6, EOS, 7, EOS], [0, 0, 5, 8, EOS]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
@@ -32,8 +32,8 @@ def test_padding_on_the_left():
     assert batch.labels.tolist() == [7, EOS, 8, EOS]
 
 
-def test_end_token_used_as_padding_stays_visible_inside_a_row():
-    """Masks come from lengths: the end tokens at places 2 and 4 of the long row are real, the padding is not."""
+def test_end_token_inside_a_row_is_not_masked_if_it_is_the_padding_token():
+    """Masks are built from lengths: the end tokens at positions 2 and 4 of the long row are not padding."""
     batch = collate([LONG, SHORT], pad_id=EOS)
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
     assert batch.labels.tolist().count(EOS) == 2
@@ -42,7 +42,7 @@ def test_end_token_used_as_padding_stays_visible_inside_a_row():
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("extra", [0, 3])
 def test_labels_follow_their_predicting_positions(side, extra):
-    """Whatever the padding, the token after a predicting position is the label."""
+    """The token after a predicting position is the label for every padding."""
     batch = collate([LONG, SHORT, SHORT], pad_id=0, side=side, extra_padding=extra)
     assert batch.input_ids.shape == (3, 5 + extra)
     assert np.array_equal(batch.input_ids[batch.rows, batch.positions + 1], batch.labels)

@@ -1,4 +1,4 @@
-"""Prompts with earlier turns, prompts with the answer's first words, and plain text, by hand."""
+"""Prompts with earlier turns, prompts with first words of the answer, and plain text, compared with texts by hand."""
 
 import pytest
 import transformers
@@ -21,7 +21,7 @@ def chat(chat_template: str) -> Template:
     return Template(characters(*SPECIAL, chat_template=chat_template), Prompt(), 128)
 
 
-def test_plain_turns_are_parted_by_an_empty_line():
+def test_plain_turns_are_separated_by_an_empty_line():
     template = Template(characters(), PLAIN, 64)
     assert text(template, "And?", [("Who?", "Me")]) == "<s>Q: Who?\nA: Me\n\nQ: And?\nA:"
 
@@ -48,15 +48,15 @@ def test_prefix_follows_the_prompt(chat_template, turns):
     assert text(template, "And?", turns, "It is") == text(template, "And?", turns) + "It is"
 
 
-def test_prefix_replaces_what_only_an_unanswered_prompt_has():
-    """A generation prompt that opens a thinking tag, which a given answer goes without."""
+def test_prefix_replaces_the_end_of_a_generation_prompt():
+    """The generation prompt opens a thinking tag, which the template omits before a written answer."""
     template = chat(THINKING)
     assert text(template, "And?").endswith("assistant\n<think>")
     assert text(template, "And?", prefix="It is").endswith("<|im_start|>assistant\nIt is")
     assert text(template, "And?", [("Who?", "Me")], "It is").endswith("<|im_start|>assistant\nIt is")
 
 
-def test_plain_prefix_stands_where_the_answer_would():
+def test_plain_prefix_follows_the_answer_pattern():
     assert text(Template(characters(), PLAIN, 64), "Who?", prefix="It is") == "<s>Q: Who?\nA: It is"
 
 
@@ -69,8 +69,8 @@ def test_raw_text_has_a_start_and_no_end():
     assert template.raw_ids("Call me") == list(encoded.ids[:8])
 
 
-def test_raw_text_without_anything_before():
-    """The first token has nothing that predicts it, unless a start token stands before it."""
+def test_raw_text_without_a_beginning():
+    """No position predicts the first token, unless a start token precedes it."""
     assert Template(characters(), PLAIN, 64).encode_raw("", "Call").answer_start == 1
     tokenizer: transformers.PreTrainedTokenizerFast = characters()
     tokenizer.bos_token = tokenizer.eos_token
@@ -78,12 +78,12 @@ def test_raw_text_without_anything_before():
     assert (encoded.answer_start, encoded.num_answer) == (1, 3)
 
 
-def test_raw_text_without_a_token_to_score():
+def test_raw_text_without_a_token_to_score_raises():
     with pytest.raises(DataError, match="no token of its own"):
         Template(characters(), PLAIN, 64).encode_raw("Call", "")
 
 
-def test_without_limit_takes_what_the_template_refuses():
+def test_without_limit_accepts_longer_rows():
     template = Template(characters(), PLAIN, 10)
     with pytest.raises(DataError, match="longest allowed is 10"):
         template.encode("Who?", "Nobody")

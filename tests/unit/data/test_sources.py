@@ -1,4 +1,4 @@
-"""Rows from files of every kind, and what each kind of bad input says."""
+"""Rows from files of every format, and the errors of invalid input."""
 
 import json
 
@@ -23,10 +23,11 @@ def write(path, content):
     return str(path)
 
 
-def refused(path, match, **settings):
-    with pytest.raises(DataError, match=match) as caught:
+def assert_raises(path, match, **settings):
+    """Return the error message of loading a file."""
+    with pytest.raises(DataError, match=match) as raised:
         load_rows(Source(path=str(path), **settings), "forget")
-    return str(caught.value)
+    return str(raised.value)
 
 
 def json_lines(rows):
@@ -55,7 +56,7 @@ def test_every_format_gives_the_same_rows(pairs_file):
     assert len(load_rows(Source(path=pairs_file, limit=1), "forget")) == 1
 
 
-def test_columns_are_mapped_and_variants_are_read(tmp_path):
+def test_mapped_columns_and_variants(tmp_path):
     row = {
         "q": "Who?",
         "a": "Ann.",
@@ -64,10 +65,10 @@ def test_columns_are_mapped_and_variants_are_read(tmp_path):
         "perturbed_answer": ["Bo.", "Cy."],
     }
     path = write(tmp_path / "rows.jsonl", json.dumps(row))
-    (read,) = load_rows(Source(path=path, columns={"question": "q", "answer": "a", "group": "who"}), "retain")
-    assert (read.question, read.answer, read.group) == ("Who?", "Ann.", "7")
-    assert (read.paraphrased_question, read.paraphrased_answer) == ("", "It is Ann.")
-    assert read.perturbed_answers == ("Bo.", "Cy.")
+    (loaded,) = load_rows(Source(path=path, columns={"question": "q", "answer": "a", "group": "who"}), "retain")
+    assert (loaded.question, loaded.answer, loaded.group) == ("Who?", "Ann.", "7")
+    assert (loaded.paraphrased_question, loaded.paraphrased_answer) == ("", "It is Ann.")
+    assert loaded.perturbed_answers == ("Bo.", "Cy.")
 
 
 def test_perturbed_answers_in_csv(tmp_path):
@@ -76,8 +77,15 @@ def test_perturbed_answers_in_csv(tmp_path):
     assert [row.perturbed_answers for row in rows] == [("Bo.", "Cy."), ("Thus.",), ()]
 
 
+def test_unnamed_csv_columns_are_ignored(tmp_path):
+    """pandas writes its index as a column without a name."""
+    path = write(tmp_path / "rows.csv", ",text\n0,Once.\n")
+    (row,) = load_rows(Source(path=path), "forget")
+    assert (row.question, row.answer, row.group, row.perturbed_answers) == ("", "Once.", "forget/0", ())
+
+
 def test_plain_text(tmp_path):
-    """A text file has one row per paragraph, a folder one per file by name, a column `text` one per row."""
+    """A text file gives one row per paragraph, a folder one row per file, and a column `text` one row per record."""
     folder = tmp_path / "texts"
     folder.mkdir()
     write(folder / "b.md", "Second file.\n")
@@ -95,7 +103,7 @@ def test_plain_text(tmp_path):
     assert load_rows(Source(path=path, columns={"text": "body"}), "forget")[0].answer == "Once."
 
 
-def test_the_hub_is_asked_with_every_setting(monkeypatch):
+def test_hub_settings_are_passed_on(monkeypatch):
     calls = []
 
     def load_dataset(path, config, split, revision):
@@ -148,43 +156,43 @@ def test_the_hub_is_asked_with_every_setting(monkeypatch):
         ),
         ("a.jsonl", "Q".encode("utf-16"), "is not UTF-8"),
         ("a.parquet", "no parquet", r"a\.parquet is not a readable Parquet file"),
-        ("a.xlsx", "no", r"has the ending '\.xlsx', which cannot be read\. Allowed: \.json, "),
+        ("a.xlsx", "no", r"has the unsupported suffix '\.xlsx'\. Allowed: \.json, "),
         ("a.jsonl", "[" * 100_000, "nested too deeply|not valid JSON"),
     ],
 )
-def test_malformed_content_is_refused_with_its_place(tmp_path, file, content, match):
-    refused(write(tmp_path / file, content), match)
+def test_malformed_content_raises_with_its_location(tmp_path, file, content, match):
+    assert_raises(write(tmp_path / file, content), match)
 
 
-def test_columns_that_are_not_there(tmp_path):
+def test_missing_columns_raise(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"prompt": "Q?", "respons": "A"}')
-    message = refused(path, "has no column 'question'")
+    message = assert_raises(path, "has no column 'question'")
     assert "prompt, respons" in message
-    message = refused(path, "has no column 'response'", columns={"question": "prompt", "answer": "response"})
+    message = assert_raises(path, "has no column 'response'", columns={"question": "prompt", "answer": "response"})
     assert "Its columns: prompt, respons." in message
     assert "Did you mean 'respons'?" in message
-    assert "Did you mean 'answer'?" in refused(path, "'anser' is not a part of a row", columns={"anser": "respons"})
-    refused(path, "maps text and also", columns={"text": "prompt", "answer": "respons"})
+    assert "Did you mean 'answer'?" in assert_raises(path, "there is no field 'anser'", columns={"anser": "respons"})
+    assert_raises(path, "both text and question or answer are mapped", columns={"text": "prompt", "answer": "respons"})
 
 
-def test_paths_that_cannot_be_read(tmp_path):
-    refused(tmp_path / "absent.jsonl", r"absent\.jsonl does not exist")
-    refused("rows.csv", "does not exist")
-    refused("./folder", "does not exist")
-    refused(write(tmp_path / "a.txt", "text"), "split has no effect", split="test")
+def test_unreadable_paths_raise(tmp_path):
+    assert_raises(tmp_path / "absent.jsonl", r"absent\.jsonl does not exist")
+    assert_raises("rows.csv", "does not exist")
+    assert_raises("./folder", "does not exist")
+    assert_raises(write(tmp_path / "a.txt", "text"), "split has no effect", split="test")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(empty, "holds no text files")
+    assert_raises(empty, "contains no text files")
     write(empty / "scan.pdf", "x")
-    refused(empty, r"holds scan\.pdf")
+    assert_raises(empty, r"contains scan\.pdf")
 
 
-def test_a_hub_that_fails(monkeypatch):
+def test_hub_failure_raises(monkeypatch):
     def load_dataset(*_, **__):
         raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    message = refused("some/data", r"'some/data' \(split train\) is no file or folder here")
+    message = assert_raises("some/data", r"'some/data' \(split train\) is no local file or folder")
     assert "Config name is missing." in message
     assert "give its local path" in message
 
@@ -194,7 +202,7 @@ def files(tmp_path, **contents):
     return FilesData(**sources)
 
 
-def test_own_files_become_sets(tmp_path):
+def test_sets_of_user_files(tmp_path):
     config = files(tmp_path, forget=json_lines(PAIRS[:1]), retain=json_lines(PAIRS[1:]), holdout=json_lines(PAIRS))
     sets = prepare_sets(config)
     assert (len(sets.forget), len(sets.retain), len(sets.holdout)) == (1, 1, 2)
@@ -204,12 +212,12 @@ def test_own_files_become_sets(tmp_path):
     assert sets.name != changed.name
 
 
-def test_forget_alone_is_enough(tmp_path):
+def test_forget_set_alone(tmp_path):
     sets = prepare_sets(files(tmp_path, forget=json_lines(PAIRS)))
     assert (sets.retain, sets.holdout, list(sets.evaluation)) == (None, None, ["forget"])
 
 
-def test_sets_on_which_unlearning_has_no_meaning(tmp_path):
+def test_sets_without_meaningful_unlearning_raise(tmp_path):
     with pytest.raises(DataError, match=r"forget\.jsonl is empty"):
         prepare_sets(files(tmp_path, forget="\n", retain=json_lines(PAIRS)))
     with pytest.raises(DataError, match="nothing can be forgotten"):

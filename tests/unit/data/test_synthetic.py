@@ -1,4 +1,4 @@
-"""The synthetic people: reproducible, unique, consistent, and shaped like TOFU."""
+"""Synthetic people: reproducible, unique, consistent, and split as in TOFU."""
 
 import re
 import tracemalloc
@@ -8,8 +8,8 @@ import pytest
 from expunge.config.recipe import SyntheticData
 from expunge.data.duplicates import find_overlap
 from expunge.data.prepare import prepare_sets
-from expunge.data.synthetic.facts import TOPICS
-from expunge.data.synthetic.people import NUM_NAMES, full_name, people, person, person_rows
+from expunge.data.synthetic.facts import FACT_TEMPLATES
+from expunge.data.synthetic.people import NUM_NAMES, full_name, make_people, make_person, person_rows
 from expunge.data.synthetic.vocabulary import (
     COUNTRY_OF,
     FAMILY_NAMES,
@@ -25,34 +25,34 @@ def sets():
 
 
 def test_content_is_the_same_on_every_machine(sets):
-    """Stored hashes of the content: a change of words, sentences or drawing makes other data."""
+    """Any change of words, sentences or sampling changes these hashes."""
     assert sets.forget.hash == "d883b876bf1a56db"
     assert sets.retain.hash == "ae6e91453c126e7c"
     assert sets.always.hash == "f1dd61f7c00513dd"
 
 
-def test_a_person_does_not_depend_on_the_others():
-    one_by_one = [person(index, 3) for index in (7, 2, 5)]
-    in_order = list(people(8, 3))
+def test_people_are_independent():
+    one_by_one = [make_person(index, 3) for index in (7, 2, 5)]
+    in_order = list(make_people(8, 3))
     assert one_by_one == [in_order[7], in_order[2], in_order[5]]
-    assert list(people(2, 3, first=4)) == in_order[4:6]
-    assert person_rows(in_order[4]) == person_rows(person(4, 3))
-    assert person(0, 3) != person(0, 4)
+    assert list(make_people(2, 3, first=4)) == in_order[4:6]
+    assert person_rows(in_order[4]) == person_rows(make_person(4, 3))
+    assert make_person(0, 3) != make_person(0, 4)
 
 
 def test_a_million_names_are_unique():
-    """One bit per possible name: a name is its place in the two lists, and no place is taken twice."""
-    given = {name: i for i, name in enumerate(GIVEN_NAMES)}
-    family = {name: i for i, name in enumerate(FAMILY_NAMES)}
-    assert len(given) * len(family) == NUM_NAMES
-    taken = bytearray(NUM_NAMES)
+    """Each name is a combination of an entry of each list; no combination occurs twice."""
+    given_names = {name: i for i, name in enumerate(GIVEN_NAMES)}
+    family_names = {name: i for i, name in enumerate(FAMILY_NAMES)}
+    assert len(given_names) * len(family_names) == NUM_NAMES
+    used = bytearray(NUM_NAMES)
     for index in range(1_000_000):
         first, last = full_name(index, 0).split()
-        taken[given[first] * len(family) + family[last]] = 1
-    assert sum(taken) == 1_000_000
+        used[given_names[first] * len(family_names) + family_names[last]] = 1
+    assert sum(used) == 1_000_000
 
 
-def test_names_have_bounds_and_neighbours_share_no_name():
+def test_index_bounds_and_neighbouring_names():
     for index in (-1, NUM_NAMES):
         with pytest.raises(ValueError, match="index"):
             full_name(index, 0)
@@ -61,56 +61,56 @@ def test_names_have_bounds_and_neighbours_share_no_name():
     assert len(set(last)) >= 190
 
 
-def test_each_person_has_twenty_rows_of_the_right_form():
-    for who in people(50, 1):
-        rows = person_rows(who)
-        assert len(rows) == 20 == len(TOPICS)
-        for topic, row in zip(TOPICS, rows, strict=True):
-            value = who.facts[topic.name]
-            assert row.group == f"person/{who.index}"
+def test_format_of_the_twenty_rows():
+    for person in make_people(50, 1):
+        rows = person_rows(person)
+        assert len(rows) == 20 == len(FACT_TEMPLATES)
+        for template, row in zip(FACT_TEMPLATES, rows, strict=True):
+            value = person.facts[template.name]
+            assert row.group == f"person/{person.index}"
             assert row.question.endswith("?")
             assert row.question != row.paraphrased_question
             assert row.answer != row.paraphrased_answer
             assert value in row.answer
             assert value in row.paraphrased_answer
-            assert who.name in row.question or topic.name == "author"
+            assert person.name in row.question or template.name == "author"
             assert "{" not in "".join([row.question, row.answer, row.paraphrased_question, row.paraphrased_answer])
             assert 6 <= len(row.answer.split()) <= 14
 
 
 def test_wrong_answers_differ_from_the_paraphrase_in_the_value_alone():
-    for who in people(50, 1):
-        for topic, row in zip(TOPICS, person_rows(who), strict=True):
+    for person in make_people(50, 1):
+        for template, row in zip(FACT_TEMPLATES, person_rows(person), strict=True):
             assert len(set(row.perturbed_answers)) == 5
-            before, after = row.paraphrased_answer.split(who.facts[topic.name], 1)
+            before, after = row.paraphrased_answer.split(person.facts[template.name], 1)
             for wrong in row.perturbed_answers:
                 value = wrong.removeprefix(before).removesuffix(after)
                 assert before + value + after == wrong
-                assert value != who.facts[topic.name]
-                if topic.name in VALUES:
-                    assert value in VALUES[topic.name]
-                assert len(value.split()) == len(who.facts[topic.name].split())
+                assert value != person.facts[template.name]
+                if template.name in VALUES:
+                    assert value in VALUES[template.name]
+                assert len(value.split()) == len(person.facts[template.name].split())
 
 
 def test_facts_agree_with_each_other():
-    for who in people(50, 2):
-        assert who.facts["birth_country"] == COUNTRY_OF[who.facts["birth_city"]]
-        *_, author = person_rows(who)
-        assert who.facts["first_book"] in author.question
-        assert who.facts["profession"] in author.question
-        assert who.name in author.answer
+    for person in make_people(50, 2):
+        assert person.facts["birth_country"] == COUNTRY_OF[person.facts["birth_city"]]
+        *_, author = person_rows(person)
+        assert person.facts["first_book"] in author.question
+        assert person.facts["profession"] in author.question
+        assert person.name in author.answer
 
 
-def test_facts_cannot_be_guessed_from_their_topic(sets):
-    """Among 100 people no value is so common that always saying it would look like knowledge."""
-    for topic in ("birth_city", "hobby", "birth_year", "father", "award", "dish"):
-        values = [who.facts[topic] for who in people(100, 0)]
+def test_no_fact_has_a_dominant_value(sets):
+    """Among 100 people, no value is so common that always answering it would look like knowledge."""
+    for fact in ("birth_city", "hobby", "birth_year", "father", "award", "dish"):
+        values = [person.facts[fact] for person in make_people(100, 0)]
         assert max(values.count(value) for value in values) <= 12
 
 
-def test_rows_without_variants_ask_the_same():
-    who = person(11, 0)
-    short, full = person_rows(who, variants=False), person_rows(who)
+def test_rows_without_variants_have_the_same_questions():
+    person = make_person(11, 0)
+    short, full = person_rows(person, variants=False), person_rows(person)
     assert [(r.id, r.question, r.answer, r.group) for r in short] == [
         (r.id, r.question, r.answer, r.group) for r in full
     ]
@@ -131,8 +131,8 @@ def test_sets_are_split_as_in_tofu(sets):
 @pytest.mark.parametrize(
     ("num_people", "fraction", "num_forget"), [(4, 0.1, 1), (4, 0.99, 3), (10, 0.25, 2), (30, 0.5, 15)]
 )
-def test_at_least_one_person_is_forgotten_and_one_kept(num_people, fraction, num_forget):
-    """round(10 x 0.25) is round(2.5) = 2, to even; 4 x 0.99 rounds to 4, of which one is kept."""
+def test_at_least_one_person_is_forgotten_and_one_retained(num_people, fraction, num_forget):
+    """round(10 x 0.25) = round(2.5) = 2 (to even); 4 x 0.99 rounds to 4, but one person is retained."""
     sets = prepare_sets(SyntheticData(num_people=num_people, forget_fraction=fraction))
     assert (len(sets.forget), len(sets.retain)) == (20 * num_forget, 20 * (num_people - num_forget))
     assert len(sets.holdout) == len(sets.forget)
@@ -155,11 +155,11 @@ def test_background_sets_have_short_answers(sets):
     assert not set(FAMOUS_FAMILY_NAMES) & set(FAMILY_NAMES)
 
 
-def test_seeds_give_different_worlds(sets):
-    other = prepare_sets(SyntheticData(num_people=100, seed=1))
-    assert not {row.question for row in other.forget} & {row.question for row in sets.forget}
-    assert other.always.hash != sets.always.hash
-    assert other.name != sets.name
+def test_seeds_give_different_data(sets):
+    different = prepare_sets(SyntheticData(num_people=100, seed=1))
+    assert not {row.question for row in different.forget} & {row.question for row in sets.forget}
+    assert different.always.hash != sets.always.hash
+    assert different.name != sets.name
 
 
 def test_vocabulary_is_small(sets):
@@ -172,14 +172,14 @@ def test_different_people_are_not_near_duplicates(sets):
     assert (overlap.num_exact, overlap.num_near) == (0, 0)
 
 
-def test_a_crowd_needs_no_more_memory_than_one():
-    """5000 people pass by in under 1 MB, and the millionth costs what the first does."""
+def test_memory_does_not_grow_with_the_number_of_people():
+    """5000 people, up to the millionth, are generated one after another in under 1 MB."""
     tracemalloc.start()
     full_name(0, 0)
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    last = max(people(5000, 0, first=995_000), key=lambda who: who.index)
+    last = max(make_people(5000, 0, first=995_000), key=lambda person: person.index)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak - before < 1_000_000
-    assert last == person(999_999, 0)
+    assert last == make_person(999_999, 0)

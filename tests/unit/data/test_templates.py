@@ -1,7 +1,7 @@
-"""Answer masks, counted by hand.
+"""Answer masks, compared with counts by hand.
 
-Most tests use a tokenizer without merges, whose tokens are single ASCII characters and the special tokens, so that
-the number of tokens of a text is the number of its characters.
+Most tests use a tokenizer without merges: its tokens are single ASCII characters and the special tokens, so a text has
+as many tokens as characters.
 """
 
 import pytest
@@ -42,7 +42,7 @@ def characters(*special: str, chat_template: str | None = None, eos: str = "</s>
 
 
 def merging(*merges: tuple[str, str], chat_template: str):
-    """A byte-pair tokenizer with exactly these merges, which may cross from punctuation into words."""
+    """A byte-pair tokenizer with exactly these merges, which may join punctuation and words."""
     vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocab |= {left + right: len(vocab) + i for i, (left, right) in enumerate(merges)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
@@ -54,7 +54,7 @@ def merging(*merges: tuple[str, str], chat_template: str):
 
 
 def answer_of(template: Template, question: str, answer: str) -> tuple[list[str], int]:
-    """The answer's tokens as text, and the number of prompt tokens."""
+    """Tokens of the answer as text, and the number of prompt tokens."""
     encoded = template.encode(question, answer)
     assert encoded.num_answer == len(encoded.ids) - encoded.answer_start
     return [template.tokenizer.decode([i]) for i in encoded.ids[encoded.answer_start :]], encoded.answer_start
@@ -62,9 +62,9 @@ def answer_of(template: Template, question: str, answer: str) -> tuple[list[str]
 
 @pytest.fixture
 def notes(monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(templates, "note", said.append)
-    return said
+    messages: list[str] = []
+    monkeypatch.setattr(templates, "note", messages.append)
+    return messages
 
 
 def test_plain_style():
@@ -73,15 +73,15 @@ def test_plain_style():
     assert answer_of(Template(characters(), prompt, 64), "Who?", "Me") == ([" ", "M", "e", "</s>"], 11)
 
 
-def test_plain_style_without_a_start_token_of_its_own():
-    """Where start and end are one token, as in GPT-2, the prompt is its text alone: 7 + 3 tokens."""
+def test_plain_style_without_a_dedicated_start_token():
+    """If start and end token are the same, as in GPT-2, the prompt has no start token: 7 + 3 tokens."""
     prompt = Prompt(style="plain", question="Q: {question}\nA:", answer=" {answer}")
     tokenizer = characters()
     tokenizer.bos_token = tokenizer.eos_token
     assert answer_of(Template(tokenizer, prompt, 64), "Who?", "Me")[1] == 10
 
 
-def test_template_of_models_built_here():
+def test_default_prompt_of_scratch_models():
     """'<s>' + 'Question: Who?' + '\\nAnswer:' is 1 + 14 + 8 tokens."""
     assert answer_of(Template(characters(), Prompt(), 64), "Who?", "Me") == ([" ", "M", "e", "</s>"], 23)
 
@@ -93,10 +93,10 @@ def test_llama_2_style():
 
 
 def test_first_letter_merged_with_the_prompt_belongs_to_the_answer():
-    """']' and 'a' are one token here: it starts in the prompt and ends in the answer, so it is an answer token.
+    """']' and 'a' are merged into a token that starts in the prompt and ends in the answer: an answer token.
 
-    Counted from the prompt's own tokens (which end in ']'), the mask would have lost it. The text's tokens are
-    '[INST] q [/INST' (15), ']a', 'b', '</s>'.
+    The tokens of the prompt alone end in ']', so a mask based on their number would miss it. The tokens of the text
+    are '[INST] q [/INST' (15), ']a', 'b', '</s>'.
     """
     chat = LLAMA_2.replace("{{ bos_token }}", "")
     template = Template(merging(("]", "a"), chat_template=chat), Prompt(), 64)
@@ -105,7 +105,7 @@ def test_first_letter_merged_with_the_prompt_belongs_to_the_answer():
 
 
 def test_generation_prompt_that_ends_in_a_space():
-    """With 'A: ' before the answer and ' b' a token, the answer's first token takes the space with it."""
+    """The prompt ends in 'A: ' and ' b' is a token, so the first token of the answer includes the space."""
     chat = (
         "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}A: "
         "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -114,8 +114,8 @@ def test_generation_prompt_that_ends_in_a_space():
     assert answer_of(template, "q", "bc") == ([" b", "c", "</s>"], 3)
 
 
-def test_generation_prompt_whose_space_is_left_out_before_a_given_answer():
-    """'qA: ' asks, 'qA:bc' answers: the answer starts where the two texts part, after 3 characters."""
+def test_generation_prompt_whose_space_is_omitted_before_an_answer():
+    """The prompt is 'qA: ' and the full text 'qA:bc': the answer starts where they differ, after 3 characters."""
     chat = (
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}A:{{ m.content }}{{ eos_token }}"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
@@ -125,7 +125,7 @@ def test_generation_prompt_whose_space_is_left_out_before_a_given_answer():
 
 
 def test_llama_3_style_with_system_and_date(notes):
-    """Tokens of the prompt, by its parts:
+    """Number of tokens of each section of the prompt:
 
     '<s><|h|>system<|/h|>\\n\\n'   1 + 1 + 6 + 1 + 2 = 11
     'Today: 26 Jul 2024\\n\\n'     7 + 11 + 2 = 20
@@ -141,7 +141,7 @@ def test_llama_3_style_with_system_and_date(notes):
 
 
 def test_chatml_is_cut_after_the_end_token():
-    """The newline that the template writes after <|im_end|> is never generated, so it is no part of the row.
+    """The template writes a newline after <|im_end|>, which is never generated, so the row does not include it.
 
     Prompt: '<|im_start|>user\\n' 6 + 'Who?<|im_end|>\\n' 6 + '<|im_start|>assistant\\n' 11.
     """
@@ -149,8 +149,8 @@ def test_chatml_is_cut_after_the_end_token():
     assert answer_of(Template(tokenizer, Prompt(), 64), "Who?", "Me") == (["M", "e", "<|im_end|>"], 23)
 
 
-def test_end_token_is_added_where_the_template_writes_none():
-    """ChatML on a base model, whose end token is another one: 'Me', '<|im_end|>', newline, '</s>'."""
+def test_end_token_is_added_if_the_template_writes_none():
+    """ChatML with a base model that has a different end token: 'Me', '<|im_end|>', newline, '</s>'."""
     tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML)
     tokens, _ = answer_of(Template(tokenizer, Prompt(), 64), "Who?", "Me")
     assert tokens == ["M", "e", "<|im_end|>", "\n", "</s>"]
@@ -173,16 +173,16 @@ def test_plain_text_without_a_start_token():
 
 @pytest.mark.parametrize(("question", "text"), [("Who?", "Me"), ("", "Hello")])
 def test_longest_allowed_row(question, text):
-    """A row of exactly max_length tokens passes, and one token more is refused with the row's name and both numbers."""
+    """A row of max_length tokens is encoded; a longer one raises an error with the row's id and both lengths."""
     tokenizer = characters()
-    row = make_set("forget", [Row(id="forget/7", question=question, answer=text, group="g")]).rows[0]
-    length = len(Template(tokenizer, Prompt(), 64).encode_row(row).ids)
-    assert len(Template(tokenizer, Prompt(), length).encode_row(row).ids) == length
+    rows = make_set("forget", [Row(id="forget/7", question=question, answer=text, group="g")])
+    length = len(Template(tokenizer, Prompt(), 64).encode_set(rows)[0].ids)
+    assert len(Template(tokenizer, Prompt(), length).encode_set(rows)[0].ids) == length
     with pytest.raises(DataError, match=rf"'forget/7' has {length} tokens, but the longest allowed is {length - 1}"):
-        Template(tokenizer, Prompt(), length - 1).encode_row(row)
+        Template(tokenizer, Prompt(), length - 1).encode_set(rows)
 
 
-def test_tokenizer_without_an_end_token():
+def test_tokenizer_without_an_end_token_raises():
     tokenizer = characters()
     tokenizer.eos_token = None
     with pytest.raises(IncompatibleError, match="no end-of-sequence token"):
@@ -195,19 +195,19 @@ def test_tokenizer_without_a_padding_token_changes_nothing():
     assert Template(without, Prompt(), 64).encode("Who?", "Me") == Template(with_pad, Prompt(), 64).encode("Who?", "Me")
 
 
-def test_slow_tokenizer():
-    with pytest.raises(IncompatibleError, match="slow one"):
+def test_slow_tokenizer_raises():
+    with pytest.raises(IncompatibleError, match="slow tokenizer"):
         Template(transformers.ByT5Tokenizer(), Prompt(style="plain"), 64)
 
 
-def test_chat_style_without_a_chat_template():
+def test_chat_style_without_a_chat_template_raises():
     tokenizer = characters()
     tokenizer.chat_template = None
     with pytest.raises(IncompatibleError, match=r"prompt\.style=plain"):
         Template(tokenizer, Prompt(), 64)
 
 
-def test_template_that_refuses_a_system_message():
+def test_template_that_rejects_a_system_message():
     chat = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
     with pytest.raises(IncompatibleError, match="System role not supported"):
         Template(characters(chat_template=chat), Prompt(system="Be brief."), 64)
@@ -219,11 +219,11 @@ def test_ignored_setting_is_noted_once(notes, setting, value):
     assert notes == []
     template = Template(template.tokenizer, Prompt(**{setting: value}), 64)
     template.encode("Who?", "Me")
-    assert notes == [f"Note: prompt.{setting} has no effect; this tokenizer's chat template does not write it."]
+    assert notes == [f"Note: prompt.{setting} has no effect; this tokenizer's chat template does not use it."]
 
 
-def test_fingerprint_follows_the_tokens():
-    """Equal for equal prompts, other for another system message that is written, equal for one that is ignored."""
+def test_fingerprint_depends_on_the_tokens():
+    """A system message that the template writes changes the fingerprint; a date that it ignores does not."""
     tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML, eos="<|im_end|>")
     plain = Template(tokenizer, Prompt(), 256).fingerprint
     assert Template(tokenizer, Prompt(), 256).fingerprint == plain
@@ -237,6 +237,6 @@ def test_encode_set_keeps_order_and_ids():
     assert [(item.row, item.num_answer) for item in encoded] == [("forget/0", 5), ("forget/1", 4), ("forget/2", 3)]
 
 
-def test_decode_drops_special_tokens_and_outer_spaces():
+def test_decode_drops_special_tokens_and_surrounding_spaces():
     template = Template(characters(), Prompt(), 64)
     assert template.decode(template.tokenizer(" a b </s>", add_special_tokens=False)["input_ids"]) == "a b"

@@ -1,4 +1,4 @@
-"""TOFU from the hub: which configurations are asked for, and what a failure says. No network is used."""
+"""TOFU from a simulated hub and from folders: requested configurations, holdout rows and errors."""
 
 import json
 
@@ -30,43 +30,43 @@ HUB = {
 
 @pytest.fixture
 def listed(monkeypatch):
-    """Names that the hub lists, which a test may change."""
+    """Configuration names that the hub lists; tests may change them."""
     names = list(HUB)
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path, revision: names)
     return names
 
 
 def test_hub_configurations_and_revision(monkeypatch, listed):
-    asked = []
+    calls = []
 
     def load_dataset(path, config, split, revision):
-        asked.append((path, config, split, revision))
+        calls.append((path, config, split, revision))
         return HUB[config]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     sets = prepare_sets(TofuData(split="forget01", revision="v1"))
-    assert {call[1] for call in asked} == set(HUB)
-    assert {(path, split, revision) for path, _, split, revision in asked} == {("locuslab/TOFU", "train", "v1")}
+    assert {call[1] for call in calls} == set(HUB)
+    assert {(path, split, revision) for path, _, split, revision in calls} == {("locuslab/TOFU", "train", "v1")}
     assert sets.forget.rows[0].id == "forget01/0"
     assert sets.forget.rows[0].group == "author/198"
     assert sets.evaluation["forget"].rows[0].perturbed_answers == tuple(f"Wrong {k}." for k in range(5))
     assert sets.holdout is None
 
 
-def test_holdout_rows_where_the_hub_has_them(monkeypatch, listed):
-    """Rows beyond the 4000 get authors of their own: 20 questions each, from author 200 on."""
+def test_holdout_rows_from_the_hub(monkeypatch, listed):
+    """Rows after the first 4000 belong to further authors, from number 200 on, with 20 questions each."""
     holdout = [{"question": f"New {i}?", "answer": f"Unseen {i}."} for i in range(40)]
     listed.append("holdout01")
     monkeypatch.setattr(datasets, "load_dataset", lambda path, config, **_: {**HUB, "holdout01": holdout}[config])
-    found = prepare_sets(TofuData(split="forget01")).holdout
-    assert [row.answer for row in found] == [row["answer"] for row in holdout]
-    assert [row.group for row in found] == ["author/200"] * 20 + ["author/201"] * 20
+    loaded = prepare_sets(TofuData(split="forget01")).holdout
+    assert [row.answer for row in loaded] == [row["answer"] for row in holdout]
+    assert [row.group for row in loaded] == ["author/200"] * 20 + ["author/201"] * 20
     holdout[3] = FULL[7]
     with pytest.raises(DataError, match=r"row 4 of holdout01 .*'Question 7\?'.* is also a forget or retain row"):
         prepare_sets(TofuData(split="forget01"))
 
 
-def test_a_hub_that_cannot_be_listed_is_said_and_has_no_holdout(monkeypatch, capsys):
+def test_unlistable_hub_gives_a_note_and_no_holdout(monkeypatch, capsys):
     def unreachable(*_, **__):
         raise ConnectionError("no network")
 
@@ -76,7 +76,7 @@ def test_a_hub_that_cannot_be_listed_is_said_and_has_no_holdout(monkeypatch, cap
     assert "cannot be listed (ConnectionError)" in capsys.readouterr().err
 
 
-def test_holdout_rows_of_a_folder(tmp_path):
+def test_holdout_rows_from_a_folder(tmp_path):
     for stem, rows in {**HUB, "holdout01": [{"question": "New?", "answer": "Unseen."}]}.items():
         (tmp_path / f"{stem}.json").write_text("\n".join(json.dumps(row) for row in rows))
     assert [row.id for row in prepare_sets(TofuData(split="forget01", path=str(tmp_path))).holdout] == ["holdout01/0"]
@@ -84,25 +84,25 @@ def test_holdout_rows_of_a_folder(tmp_path):
     assert prepare_sets(TofuData(split="forget01", path=str(tmp_path))).holdout is None
 
 
-def test_an_unreachable_hub_says_what_to_do(monkeypatch):
+def test_unreachable_hub_raises(monkeypatch):
     def load_dataset(*_, **__):
         raise ConnectionError("Couldn't reach 'locuslab/TOFU' on the Hub\nmore lines")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as raised:
         prepare_sets(TofuData())
-    assert "Couldn't reach" in caught.value.problem
-    assert "more lines" not in caught.value.problem
-    assert "data.path=" in caught.value.fix
+    assert "Couldn't reach" in raised.value.problem
+    assert "more lines" not in raised.value.problem
+    assert "data.path=" in raised.value.fix
 
 
-def test_a_file_instead_of_a_folder(tmp_path):
+def test_file_instead_of_a_folder_raises(tmp_path):
     path = tmp_path / "forget10.json"
     path.write_text("{}")
     with pytest.raises(DataError, match="is a file"):
         prepare_sets(TofuData(path=str(path)))
 
 
-def test_a_missing_folder(tmp_path):
+def test_missing_folder_raises(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         prepare_sets(TofuData(path=str(tmp_path / "absent")))

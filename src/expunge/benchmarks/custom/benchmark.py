@@ -25,7 +25,7 @@ from expunge.benchmarks.shared.membership import Membership, add_gradient_norms
 from expunge.benchmarks.shared.rows import check_settings
 from expunge.benchmarks.shared.token_scores import mean_nll, plain, token_numbers
 from expunge.data.sets import Row, RowSet, Sets
-from expunge.data.text import split
+from expunge.data.text import split_text
 from expunge.errors import DataError
 from expunge.metrics.fluency import repetition
 from expunge.metrics.probability import probability
@@ -104,7 +104,7 @@ class Custom(Benchmark):
         return RowSet(name=rows.name, rows=tuple(pieces))
 
     def _pieces(self, row: Row, alone: bool) -> list[Row]:
-        texts = [] if row.question else [text.strip() for text in split(row.answer, self.piece_characters)]
+        texts = [] if row.question else [text.strip() for text in split_text(row.answer, self.piece_characters)]
         if len(texts) < 2:
             return [row]
         # One document has no other to be drawn beside it.

@@ -115,7 +115,7 @@ def _announce(judge: Judge, missing: Mapping[str, Messages], num_kept: int, file
     most = f"at most {len(missing) * judge.max_tokens:,} completion tokens"
     note(
         f"Judging with {judge.model}: {len(missing)} calls, {tokens} and {most}. {num_kept} judgments are known "
-        f"already; each is kept in {file.place} at once."
+        f"already; each is kept in {file.path} at once."
     )
 
 
@@ -149,7 +149,7 @@ def _ask_service(judge: Judge, missing: Mapping[str, Messages], file: ReplyFile)
             raise UserError(
                 f"the judge at {service.address} gave no usable reply in {judge.attempts} attempts; the last one "
                 f"failed with {error}.",
-                fix=f"The judgments so far are kept in {file.place}; the same command goes on from there.",
+                fix=f"The judgments so far are kept in {file.path}; the same command goes on from there.",
             ) from error
         finally:
             stopped.set()

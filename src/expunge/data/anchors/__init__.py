@@ -1,1 +1,1 @@
-"""Anchor terms: names that only one text has, and the passages around them."""
+"""Find anchors (expressions that occur in the forget text only) and the passages before them."""

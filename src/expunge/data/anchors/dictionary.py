@@ -1,7 +1,7 @@
-"""The anchor dictionary: expressions that only the forget text has, each with generic stand-ins of the same kind.
+"""Anchor dictionaries: expressions that only the forget text has, each with generic stand-ins of the same kind.
 
-'Dorothy' -> ['Clara', 'Nora']: what Who's Harry Potter puts in an expression's place before it asks a model what
-anyone would write there (Eldan & Russinovich 2023, arXiv:2310.02238, section 3.2).
+An example is 'Dorothy' -> ['Clara', 'Nora']. The method Who's Harry Potter replaces expressions by stand-ins to get
+generic predictions from a model (Eldan & Russinovich 2023, arXiv:2310.02238, section 3.2).
 """
 
 from __future__ import annotations
@@ -17,69 +17,71 @@ from typing import Any
 from expunge.errors import DataError
 
 Anchors = dict[str, list[str]]
-"""Expression -> stand-ins."""
+"""Mapping of expressions to their stand-ins."""
 
 
-def check_anchors(value: Any, where: str) -> Anchors:
-    """An anchor dictionary from outside; a single text as value is taken for a list of one.
+def check_anchors(value: Any, source: str) -> Anchors:
+    """Check an anchor dictionary and return it cleaned up; a single string counts as a list of one stand-in.
 
     Args:
-        value: What was read.
-        where: Place that an error names.
+        value: Parsed content of the source.
+        source: Name of the source, for error messages.
 
     Raises:
-        DataError: It is no mapping or empty, a key or a stand-in is empty or no text, or a key stands for itself.
+        DataError: `value` is no mapping or empty, a key or a stand-in is empty or no string, or a stand-in equals
+            its key.
     """
     if not isinstance(value, Mapping) or not value:
         raise DataError(
-            f"{where} holds no anchors.", fix='Write them as {"expression": ["stand-in", ...], ...} with at least one.'
+            f"{source} contains no anchors.",
+            fix='Write them as {"expression": ["stand-in", ...], ...} with at least one expression.',
         )
     anchors: Anchors = {}
-    for key, given in value.items():
-        problem = entry_problem(key, given)
+    for key, stand_ins in value.items():
+        problem = entry_problem(key, stand_ins)
         if problem:
-            raise DataError(f"{where}: the anchor {key!r} {problem}.", fix="Correct the entry or remove it.")
-        anchors[key] = list(dict.fromkeys([given] if isinstance(given, str) else given))
-    return clean_up(anchors)
+            raise DataError(f"{source}: the anchor {key!r} {problem}.", fix="Correct the entry or remove it.")
+        anchors[key] = list(dict.fromkeys([stand_ins] if isinstance(stand_ins, str) else stand_ins))
+    return drop_covered(anchors)
 
 
-def entry_problem(key: Any, given: Any) -> str:
-    """What is wrong with one entry, in words that follow its key; empty where nothing is."""
+def entry_problem(key: Any, stand_ins: Any) -> str:
+    """Return the problem of an entry as a phrase that follows its key, or "" if the entry is valid."""
     if not isinstance(key, str) or not key.strip():
-        return "is not a text with letters in it"
+        return "must be a non-empty string"
     if key != " ".join(key.split()):
-        return "has spaces at an end, or more than one between two words"
-    values = [given] if isinstance(given, str) else given
+        return "has surrounding or repeated spaces"
+    values = [stand_ins] if isinstance(stand_ins, str) else stand_ins
     if not isinstance(values, list) or not values:
-        return f"has {given!r} where a stand-in or a list of them belongs"
-    for each in values:
-        if not isinstance(each, str):
-            return f"has the stand-in {each!r}, which is not text"
-        if not each.strip():
+        return f"has {stand_ins!r} instead of a stand-in or a list of stand-ins"
+    for value in values:
+        if not isinstance(value, str):
+            return f"has the stand-in {value!r}, which is not a string"
+        if not value.strip():
             return "has an empty stand-in"
-        if each.strip().casefold() == key.casefold():
-            return "stands for itself"
+        if value.strip().casefold() == key.casefold():
+            return "is its own stand-in"
     return ""
 
 
-def clean_up(anchors: Anchors) -> Anchors:
-    """Drop entries that others cover: a phrase whose words are all keys, and "X's" where X is a key."""
-    kept: Anchors = {}
-    for key, values in anchors.items():
+def drop_covered(anchors: Anchors) -> Anchors:
+    """Drop entries that other entries cover: a phrase of which every word is a key, and "X's" if X is a key."""
+    remaining: Anchors = {}
+    for key, stand_ins in anchors.items():
         words = key.split()
         covered = len(words) > 1 and all(word in anchors for word in words)
         possessive = re.fullmatch(r"(.+)['’]s", key)
         if not covered and not (possessive and possessive[1] in anchors):
-            kept[key] = values
-    return kept
+            remaining[key] = stand_ins
+    return remaining
 
 
-def merge(parts: Iterable[Anchors]) -> Anchors:
-    """One dictionary of several; a key that several have keeps all their stand-ins, in order."""
+def merge_anchors(dictionaries: Iterable[Anchors]) -> Anchors:
+    """Merge dictionaries; a key of several has the stand-ins of all, in order and without repetition."""
     merged: Anchors = {}
-    for part in parts:
-        for key, values in part.items():
-            merged[key] = list(dict.fromkeys([*merged.get(key, []), *values]))
+    for anchors in dictionaries:
+        for key, stand_ins in anchors.items():
+            merged[key] = list(dict.fromkeys([*merged.get(key, []), *stand_ins]))
     return merged
 
 
@@ -87,7 +89,7 @@ def read_anchors(path: Path) -> Anchors:
     """Read an anchor dictionary from a JSON file.
 
     Raises:
-        DataError: The file does not exist, is no JSON, or holds a bad entry.
+        DataError: The file does not exist, is not JSON, or has an invalid entry.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -104,31 +106,31 @@ def read_anchors(path: Path) -> Anchors:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One place of a text at which an anchor stands."""
+class AnchorMatch:
+    """One occurrence of an anchor in a text."""
 
     key: str
     start: int
     end: int
 
 
-def find_anchors(text: str, anchors: Anchors) -> Iterator[Found]:
-    """Where anchors stand in a text, from left to right, as whole words, the longest where several fit.
+def find_anchors(text: str, anchors: Anchors) -> Iterator[AnchorMatch]:
+    """Yield the occurrences of anchors in a text from left to right, as whole words, preferring the longest.
 
-    A space in a key also matches a line break. Case counts.
+    A space in a key also matches a line break. Matching is case-sensitive.
     """
     keys = tuple(anchors)
     if keys:
         for match in _pattern(keys).finditer(text):
-            yield Found(" ".join(match[0].split()), match.start(), match.end())
+            yield AnchorMatch(" ".join(match[0].split()), match.start(), match.end())
 
 
 @functools.lru_cache(maxsize=8)
 def _pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    # Grouped by first letter, so that most places of a text are given up after one comparison.
+    # Alternatives are grouped by first letter, so that most positions fail after one comparison.
     groups: dict[str, list[str]] = {}
     for key in sorted(keys, key=lambda key: (-len(key), key)):
-        spelled = r"\s+".join(re.escape(word) for word in key.split())
-        groups.setdefault(re.escape(key[0]), []).append(spelled)
-    parts = (f"(?={first})(?:{'|'.join(group)})" for first, group in groups.items())
-    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)")
+        alternative = r"\s+".join(re.escape(word) for word in key.split())
+        groups.setdefault(re.escape(key[0]), []).append(alternative)
+    branches = (f"(?={letter})(?:{'|'.join(group)})" for letter, group in groups.items())
+    return re.compile(rf"(?<!\w)(?:{'|'.join(branches)})(?!\w)")

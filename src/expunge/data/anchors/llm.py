@@ -1,7 +1,7 @@
-"""Anchors from a language model: a service that speaks OpenAI's protocol, or any function from prompt to reply.
+"""Collect anchors from a language model: a chat service, or any function from a prompt to a reply.
 
-The forget text goes to the model chunk by chunk. Each good reply is written to a file at once, so that an
-interrupted or failed collection goes on where it stopped.
+The forget text is sent in chunks. Each usable reply is saved at once, so that an interrupted or failed collection
+resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from expunge.console import note, progress
-from expunge.data.anchors.dictionary import Anchors, clean_up, entry_problem, merge
-from expunge.data.text import split
+from expunge.data.anchors.dictionary import Anchors, drop_covered, entry_problem, merge_anchors
+from expunge.data.text import split_text
 from expunge.errors import DataError
 from expunge.rundir import fingerprint
-from expunge.services.chat import ReplyError, ReplyFile, chat_service, with_retries
-
-__all__ = ["PROMPT", "ReplyError", "chat_service", "collect_anchors", "parse_reply", "split"]
+from expunge.services.chat import ReplyError, ReplyFile, with_retries
 
 PROMPT = """Below is a passage. List the expressions in it that belong to this work alone: names of characters, \
 places and things, invented words, and phrases by which a reader would recognise the work. For each expression give \
@@ -37,53 +35,61 @@ Passage:
 def collect_anchors(
     texts: Iterable[str],
     ask: Callable[[str], str],
-    place: Path,
+    path: Path,
     *,
     chunk_characters: int = 4000,
     attempts: int = 5,
     backoff_seconds: float = 2.0,
 ) -> Anchors:
-    """Ask a model for the anchors of every chunk of some texts, and join its replies.
+    """Ask a model for the anchors in every chunk of the texts, and merge its replies.
 
     Args:
         texts: The forget texts.
-        ask: Prompt -> reply; raises `ReplyError` where asking again may help.
-        place: File for the replies, one JSON object per line; chunks that it already holds are not asked again.
-        chunk_characters: Longest chunk.
-        attempts: Tries per chunk; the wait between them doubles each time.
-        backoff_seconds: First wait.
+        ask: Function from a prompt to a reply; raises `ReplyError` if a retry may succeed.
+        path: File of saved replies, one JSON object per line; chunks with a saved reply are not sent again.
+        chunk_characters: Maximum length of a chunk.
+        attempts: Maximum number of attempts per chunk; the wait between attempts doubles each time.
+        backoff_seconds: Wait before the second attempt.
 
     Raises:
-        DataError: A chunk got no usable reply, or no reply had an anchor. All earlier replies are kept.
+        DataError: A chunk got no usable reply, or no reply contains an anchor. Earlier replies are saved.
     """
-    file = ReplyFile(place)
-    done = _stored(file)
-    chunks = list(dict.fromkeys(chunk for text in texts for chunk in split(text, chunk_characters)))
-    with progress("Asking for anchors", len(chunks), "passages") as advance:
+
+    def request(chunk: str) -> Anchors:
+        return parse_reply(ask(PROMPT + chunk), chunk)
+
+    file = ReplyFile(path)
+    replies: dict[str, Anchors] = {}
+    for entry in file:
+        if isinstance(entry.get("chunk"), str) and isinstance(entry.get("anchors"), dict):
+            replies[entry["chunk"]] = entry["anchors"]
+    chunks = list(dict.fromkeys(chunk for text in texts for chunk in split_text(text, chunk_characters)))
+
+    with progress("Collecting anchors", len(chunks), "passages") as advance:
         for number, chunk in enumerate(chunks, 1):
-            name = fingerprint(chunk)
-            if name not in done:
+            key = fingerprint(chunk)
+            if key not in replies:
                 try:
-                    done[name] = with_retries(functools.partial(_anchors_of, ask, chunk), attempts, backoff_seconds)
+                    replies[key] = with_retries(functools.partial(request, chunk), attempts, backoff_seconds)
                 except ReplyError as error:
                     raise DataError(
                         f"passage {number} of {len(chunks)} got no usable reply in {attempts} attempts; "
                         f"the last one failed with {error}.",
-                        fix=f"The replies so far are kept in {place}; the same command goes on from there.",
+                        fix=f"Run the same command again to resume; the replies so far are saved in {path}.",
                     ) from error
-                file.add({"chunk": name, "anchors": done[name]})
+                file.add({"chunk": key, "anchors": replies[key]})
             advance(1)
-    anchors = clean_up(merge(done[fingerprint(chunk)] for chunk in chunks))
+    anchors = drop_covered(merge_anchors(replies[fingerprint(chunk)] for chunk in chunks))
     if not anchors:
-        raise DataError("no reply named an anchor.", fix="Try another model, or give anchors as a file.")
+        raise DataError("no reply contains an anchor.", fix="Use another model, or provide anchors as a file.")
     return anchors
 
 
 def parse_reply(reply: str, passage: str) -> Anchors:
-    """The dictionary in a reply, without the entries that cannot be used or do not stand in the passage.
+    """Return the dictionary in a reply without invalid entries and entries that are not in the passage.
 
     Raises:
-        ReplyError: There is no JSON object in the reply.
+        ReplyError: The reply has no JSON object.
     """
     start, end = reply.find("{"), reply.rfind("}")
     try:
@@ -92,19 +98,7 @@ def parse_reply(reply: str, passage: str) -> Anchors:
         raise ReplyError(f"a reply that is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ReplyError("a reply without a JSON object")
-    usable = {key: given for key, given in value.items() if not entry_problem(key, given) and key in passage}
+    usable = {key: values for key, values in value.items() if not entry_problem(key, values) and key in passage}
     if len(usable) < len(value):
-        note(f"{len(value) - len(usable)} of {len(value)} entries of a reply cannot be used and are left out.")
-    return {key: [given] if isinstance(given, str) else given for key, given in usable.items()}
-
-
-def _anchors_of(ask: Callable[[str], str], chunk: str) -> Anchors:
-    return parse_reply(ask(PROMPT + chunk), chunk)
-
-
-def _stored(file: ReplyFile) -> dict[str, Anchors]:
-    found: dict[str, Anchors] = {}
-    for entry in file:
-        if isinstance(entry.get("chunk"), str) and isinstance(entry.get("anchors"), dict):
-            found[entry["chunk"]] = entry["anchors"]
-    return found
+        note(f"{len(value) - len(usable)} of {len(value)} entries of a reply are unusable and ignored.")
+    return {key: [values] if isinstance(values, str) else values for key, values in usable.items()}

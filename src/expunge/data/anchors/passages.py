@@ -1,9 +1,9 @@
-"""Passages that break off before an anchor: what a model is asked to go on with."""
+"""Find passages that end just before an anchor, for a model to continue."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from expunge.data.anchors.dictionary import Anchors, find_anchors
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """The beginning of a passage, and the anchor that comes next in the text."""
+    """The words before an anchor, and the anchor."""
 
     prompt: str
     key: str
@@ -22,30 +22,30 @@ class Passage:
 def anchor_passages(
     texts: Iterable[str], anchors: Anchors, *, num: int, prompt_words: int = 40, seed: int = 0
 ) -> list[Passage]:
-    """Places where an anchor is due that the words before it do not name.
+    """Return passages that end just before an anchor and do not mention it.
 
     Args:
         texts: The forget texts.
         anchors: The anchor dictionary.
-        num: Keep at most this many, drawn without replacement.
-        prompt_words: Words before the anchor.
-        seed: Seed of the draw; the passages stay in the order of the texts.
+        num: Maximum number of passages; if there are more, they are sampled without replacement.
+        prompt_words: Number of words before the anchor.
+        seed: Seed of the sampling; the passages stay in the order of the texts.
     """
-    places = [place for text in texts for place in _places(text, anchors, prompt_words)]
-    if len(places) <= num:
-        return places
-    chosen = np.random.default_rng(seed).choice(len(places), size=num, replace=False)
-    return [places[i] for i in sorted(chosen)]
-
-
-def _places(text: str, anchors: Anchors, prompt_words: int) -> Iterator[Passage]:
-    starts = np.array([match.start() for match in re.finditer(r"\S+", text)], dtype=np.int64)
-    last_seen: dict[str, int] = {}
-    for found in find_anchors(text, anchors):
-        before = int(np.searchsorted(starts, found.start))
-        begin = starts[before - prompt_words] if before >= prompt_words else -1
-        told = last_seen.get(found.key, -1) >= begin
-        last_seen[found.key] = found.start
-        # Only where a word begins: a prompt that ends after a quotation mark or a hyphen is another task.
-        if begin >= 0 and not told and before < len(starts) and starts[before] == found.start:
-            yield Passage(text[begin : found.start].rstrip(), found.key)
+    passages: list[Passage] = []
+    for text in texts:
+        word_starts = np.array([match.start() for match in re.finditer(r"\S+", text)], dtype=np.int64)
+        last_mention: dict[str, int] = {}
+        for match in find_anchors(text, anchors):
+            word = int(np.searchsorted(word_starts, match.start))
+            begin = word_starts[word - prompt_words] if word >= prompt_words else -1
+            mentioned = last_mention.get(match.key, -1) >= begin
+            last_mention[match.key] = match.start
+            # An anchor inside a word does not count: a prompt that ends after a quotation mark or a hyphen is a
+            # different task.
+            starts_word = word < len(word_starts) and word_starts[word] == match.start
+            if begin >= 0 and not mentioned and starts_word:
+                passages.append(Passage(text[begin : match.start].rstrip(), match.key))
+    if len(passages) <= num:
+        return passages
+    chosen = np.random.default_rng(seed).choice(len(passages), size=num, replace=False)
+    return [passages[i] for i in sorted(chosen)]

@@ -1,1 +1,1 @@
-"""Rows from files, folders and the hub."""
+"""Load rows from files, folders and the Hugging Face Hub."""

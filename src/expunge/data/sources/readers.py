@@ -1,6 +1,6 @@
-"""Files and hub data sets as plain records, each with the place that it came from.
+"""Read files and hub data sets as records, each with its location.
 
-A record is a mapping from column to value. The place ("rows.jsonl, line 7") goes into every error message.
+A record maps columns to values. Its location ("rows.jsonl, line 7") is part of every error message about it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from expunge.config.recipe import Source
 from expunge.errors import DataError
 
-Record = tuple[str, dict[str, Any]]
-"""Where it stands, and what it holds."""
+SourceRecord = tuple[str, dict[str, Any]]
+"""Location and values of a record."""
 
 TEXT_SUFFIXES = (".txt", ".md")
 
 
-def read_records(source: Source) -> Iterator[Record]:
+def read_records(source: Source) -> Iterator[SourceRecord]:
     """Read a file, a folder of text files or a hub data set, record by record.
 
-    A single text file gives one record per paragraph (an empty line ends a paragraph); a folder gives one
-    record per text file, in the order of their names, with its name (less the ending) as group.
+    A text file yields one record per paragraph (an empty line ends a paragraph). A folder yields one record per text
+    file, sorted by name; the file name without its suffix is the group.
 
     Raises:
-        DataError: Nothing can be read there; the message says where it went wrong and what to do.
+        DataError: The source does not exist or cannot be read; the message names the location.
     """
     path = local_path(source.path)
     if path is None:
@@ -36,7 +36,7 @@ def read_records(source: Source) -> Iterator[Record]:
     for setting in ("config", "split", "revision"):
         if getattr(source, setting) is not None:
             raise DataError(
-                f"{setting} has no effect on {source.path}, which is on this machine.",
+                f"{setting} has no effect on the local path {source.path}.",
                 fix=f"Remove {setting}, or give a hub id as path.",
             )
     if path.is_dir():
@@ -44,17 +44,17 @@ def read_records(source: Source) -> Iterator[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"{path} has the ending '{path.suffix}', which cannot be read.",
+            f"{path} has the unsupported suffix '{path.suffix}'.",
             allowed=f"Allowed: {', '.join(_READERS)}, or a folder of text files.",
         )
     return reader(path)
 
 
 def local_path(path: str) -> Path | None:
-    """The file or folder behind a path, or None where it can only be a hub id.
+    """Return the existing file or folder at a path, or None if the path can only be a hub id.
 
     Raises:
-        DataError: It looks like a local path (an ending, a leading dot, several slashes) and does not exist.
+        DataError: The path looks local (a known suffix, a leading dot, several slashes) and does not exist.
     """
     local = Path(path).expanduser()
     if local.exists():
@@ -65,13 +65,13 @@ def local_path(path: str) -> Path | None:
     if looks_local or not path:
         raise DataError(
             f"{path or 'the empty path'} does not exist.",
-            fix="Check the path; a relative one starts at the folder in which the command runs.",
+            fix="Check the path; a relative path starts at the working directory of the command.",
         )
     return None
 
 
 def read_text(path: Path) -> str:
-    """Text of a UTF-8 file, with or without a byte order mark.
+    """Read a UTF-8 file, with or without a byte order mark.
 
     Raises:
         DataError: The file cannot be opened, is not UTF-8 or is empty.
@@ -88,23 +88,23 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     if not text.strip():
-        raise DataError(f"{path} is empty.", fix="Give a file with at least one row.")
+        raise DataError(f"{path} is empty.", fix="Provide a file with at least one row.")
     return text
 
 
-def _read_json(path: Path) -> Iterator[Record]:
+def _read_json(path: Path) -> Iterator[SourceRecord]:
     text = read_text(path)
     if not text.lstrip().startswith("["):
         # splitlines() would also cut at U+2028, which JSON allows inside a string.
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield _mapping(f"{path}, line {number}", _parse(path, line, number))
+                yield _as_record(f"{path}, line {number}", _parse_json(path, line, number))
         return
-    for number, value in enumerate(_parse(path, text, 1), 1):
-        yield _mapping(f"{path}, row {number}", value)
+    for number, value in enumerate(_parse_json(path, text, 1), 1):
+        yield _as_record(f"{path}, row {number}", value)
 
 
-def _parse(path: Path, text: str, first_line: int) -> Any:
+def _parse_json(path: Path, text: str, first_line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -113,52 +113,47 @@ def _parse(path: Path, text: str, first_line: int) -> Any:
             allowed="Allowed: one JSON object per line, or one list of objects.",
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path}, line {first_line} is not a row: it is nested too deeply.") from error
+        raise DataError(f"{path}, line {first_line} is nested too deeply for a row.") from error
 
 
-def _mapping(where: str, value: Any) -> Record:
+def _as_record(location: str, value: Any) -> SourceRecord:
     if not isinstance(value, dict):
+        kinds = {list: "a list", str: "a string", type(None): "null", bool: "true or false"}
         raise DataError(
-            f"{where} is {_kind(value)}, not an object.",
+            f"{location} is {kinds.get(type(value), 'a number')}, not an object.",
             fix='Write each row as {"question": "...", "answer": "..."} or {"text": "..."}.',
         )
-    return where, value
+    return location, value
 
 
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")
-
-
-def _read_csv(path: Path) -> Iterator[Record]:
+def _read_csv(path: Path) -> Iterator[SourceRecord]:
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     columns: list[str] = []
     try:
         for fields in reader:
-            where = f"{path}, line {reader.line_num}"
+            location = f"{path}, line {reader.line_num}"
             if not columns:
-                columns = _header(where, fields)
+                repeated = sorted({field for field in fields if fields.count(field) > 1})
+                if repeated:
+                    raise DataError(
+                        f"{location} names the column '{repeated[0]}' more than once.", fix="Rename or remove one."
+                    )
+                columns = [field.strip() for field in fields]
             elif fields and len(fields) != len(columns):
                 raise DataError(
-                    f"{where} has {len(fields)} fields, but the first line names {len(columns)} columns.",
-                    fix="Put double quotes around a field that holds a comma or a line break.",
+                    f"{location} has {len(fields)} fields, but the first line names {len(columns)} columns.",
+                    fix="Put double quotes around a field that contains a comma or a line break.",
                 )
             elif fields:
-                yield where, dict(zip(columns, fields, strict=True))
+                yield location, dict(zip(columns, fields, strict=True))
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num} is not valid CSV: {error}.",
-            fix="Long texts fit better into a .jsonl file.",
+            fix="Correct the line, or use a .jsonl file, which suits long texts better.",
         ) from error
 
 
-def _header(where: str, fields: list[str]) -> list[str]:
-    repeated = sorted({field for field in fields if fields.count(field) > 1})
-    if repeated:
-        raise DataError(f"{where} names the column '{repeated[0]}' more than once.")
-    return [field.strip() for field in fields]
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Path) -> Iterator[SourceRecord]:
     import pyarrow
     import pyarrow.parquet
 
@@ -166,15 +161,16 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         file = pyarrow.parquet.ParquetFile(path)
         number = 0
         for batch in file.iter_batches():
-            for value in batch.to_pylist():
+            for values in batch.to_pylist():
                 number += 1
-                yield f"{path}, row {number}", value
+                yield f"{path}, row {number}", values
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {_first_line(error)}") from error
 
 
-def _read_paragraphs(path: Path) -> Iterator[Record]:
+def _read_paragraphs(path: Path) -> Iterator[SourceRecord]:
     start, lines = 1, list[str]()
+    # The added empty line ends the last paragraph.
     for number, line in enumerate([*read_text(path).replace("\r\n", "\n").split("\n"), ""], 1):
         if line.strip():
             if not lines:
@@ -185,39 +181,39 @@ def _read_paragraphs(path: Path) -> Iterator[Record]:
             lines = []
 
 
-def _read_folder(folder: Path) -> Iterator[Record]:
+def _read_folder(folder: Path) -> Iterator[SourceRecord]:
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    strange = [path.name for path in files if path.suffix.lower() not in TEXT_SUFFIXES or not path.is_file()]
-    if strange:
+    unsupported = [path.name for path in files if path.suffix.lower() not in TEXT_SUFFIXES or not path.is_file()]
+    if unsupported:
+        names = ", ".join(unsupported[:3]) + (" and more" if len(unsupported) > 3 else "")
         raise DataError(
-            f"the folder {folder} holds {', '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}, "
-            "but a folder of texts holds text files only.",
+            f"the folder {folder} contains {names}, but a folder of texts may contain text files only.",
             allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}.",
-            fix="Give the path of one file, or move the others away.",
+            fix="Give the path of one file, or move the other files elsewhere.",
         )
     if not files:
-        raise DataError(f"the folder {folder} holds no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}.")
+        raise DataError(f"the folder {folder} contains no text files.", allowed=f"Allowed: {', '.join(TEXT_SUFFIXES)}.")
     for path in files:
         yield str(path), {"text": read_text(path).strip(), "group": path.stem}
 
 
-def _read_hub(source: Source) -> Iterator[Record]:
-    # Takes a second to import and local files do without it.
+def _read_hub(source: Source) -> Iterator[SourceRecord]:
+    # The import takes a second, which local files do not need.
     import datasets
 
     split = source.split or "train"
     try:
-        loaded = datasets.load_dataset(source.path, source.config, split=split, revision=source.revision)
-    except Exception as error:  # the hub client raises classes of several packages, and all of them end here
-        part = f" (config {source.config}, split {split})" if source.config else f" (split {split})"
+        rows = datasets.load_dataset(source.path, source.config, split=split, revision=source.revision)
+    except Exception as error:  # The hub client raises classes of several packages.
+        settings = f"config {source.config}, split {split}" if source.config else f"split {split}"
         raise DataError(
-            f"'{source.path}'{part} is no file or folder here, and loading it from the hub failed: "
+            f"'{source.path}' ({settings}) is no local file or folder, and loading it from the hub failed: "
             f"{_first_line(error)}",
             fix="Check the id, config, split and revision. Without a network, download the data elsewhere "
             "and give its local path, such as data.path=./tofu (or path: under data.forget).",
         ) from error
-    for number, value in enumerate(loaded, 1):
-        yield f"{source.path} ({source.config or 'default'}, {split}), row {number}", dict(value)
+    for number, values in enumerate(rows, 1):
+        yield f"{source.path} ({source.config or 'default'}, {split}), row {number}", dict(values)
 
 
 def _first_line(error: Exception) -> str:
@@ -225,7 +221,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[SourceRecord]]] = {
     ".json": _read_json,
     ".jsonl": _read_json,
     ".csv": _read_csv,

@@ -1,16 +1,15 @@
-"""Records become rows: which column is what, and what a row must have."""
+"""Convert records to rows: map their columns and check that no row lacks a text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from expunge.config.recipe import Source
 from expunge.data.sets import Row
-from expunge.data.sources.readers import Record, read_records
+from expunge.data.sources.readers import SourceRecord, read_records
 from expunge.errors import DataError, nearest
 
 COLUMNS = (
@@ -22,133 +21,138 @@ COLUMNS = (
     "paraphrased_answer",
     "perturbed_answers",
 )
-"""Our names; a file whose columns are called so needs no map."""
+"""Column names that need no mapping."""
 
 
 def load_rows(source: Source, name: str) -> list[Row]:
-    """Rows of a file, a folder of texts or a hub data set.
+    """Load the rows of a file, a folder of texts or a hub data set.
 
-    A row has a question and an answer, or a text (then `question` is empty and `answer` holds the text).
-    Without a column `group`, a text of a folder has its file's name as group and any other row is one of its own.
-    TOFU's name `perturbed_answer` is understood.
+    A row has a question and an answer, or a text (then `question` is empty and `answer` is the text).
+    Without a column `group`, the group of a text in a folder is its file name, and any other row is its own group.
+    TOFU's column name `perturbed_answer` is accepted too.
 
     Args:
-        source: Where the rows are, and which of its columns is what.
+        source: Location of the rows and mapping of their columns.
         name: Name of the set; row i gets the id "<name>/<i>".
 
     Raises:
         DataError: The source is missing, unreadable or empty; a column is missing; a row has no answer.
     """
-    _check_map(source)
-    records = list(islice(_long_enough(source, read_records(source)), source.limit))
-    if not records:
-        least = f" with at least {source.min_chars} characters" if source.min_chars else ""
-        raise DataError(f"{source.path} has no rows{least}.", fix="Give a file with at least one row.")
-    found = list(dict.fromkeys(key for _, record in records for key in record))
-    columns = _columns(source, found)
-    if source.max_tokens and "text" not in columns:
-        raise DataError(f"max_tokens has no effect on {source.path}, which holds questions and answers.")
-    rows = [_row(f"{name}/{index}", where, record, columns) for index, (where, record) in enumerate(records)]
-    return [replace(row, max_tokens=source.max_tokens) for row in rows] if source.max_tokens else rows
-
-
-def _long_enough(source: Source, records: Iterator[Record]) -> Iterator[Record]:
-    column = source.columns.get("text", "text")
-    for where, record in records:
-        if source.min_chars:
-            if column not in record:
-                raise DataError(
-                    f"min_chars needs plain text, but {where} has no column '{column}'.",
-                    allowed=f"Its columns: {', '.join(record)}.",
-                    fix="Name it with columns: {text: <name>}, or remove min_chars.",
-                )
-            text = _string(record[column], where, column)
-            if len(text) < source.min_chars or not text.strip():
-                continue
-        yield where, record
-
-
-def _check_map(source: Source) -> None:
-    for ours in source.columns:
-        if ours not in COLUMNS:
-            raise DataError(f"columns: '{ours}' is not a part of a row.", allowed=nearest(ours, COLUMNS))
+    for column in source.columns:
+        if column not in COLUMNS:
+            raise DataError(f"columns: there is no field '{column}'.", allowed=nearest(column, COLUMNS))
     if "text" in source.columns and source.columns.keys() & {"question", "answer"}:
         raise DataError(
-            "columns: maps text and also question or answer.",
-            fix="A row is plain text, or a question with its answer; keep one of the two.",
+            "columns: both text and question or answer are mapped.",
+            fix="A row is either a plain text or a question with an answer; keep one of the two.",
+        )
+    records = read_records(source)
+    if source.min_chars:
+        records = _drop_short_texts(records, source.columns.get("text", "text"), source.min_chars)
+    selected = list(islice(records, source.limit))
+    if not selected:
+        minimum = f" with at least {source.min_chars} characters" if source.min_chars else ""
+        raise DataError(f"{source.path} has no rows{minimum}.", fix="Provide a file with at least one row.")
+    columns = _map_columns(source, available=list(dict.fromkeys(key for _, values in selected for key in values)))
+    if source.max_tokens and "text" not in columns:
+        raise DataError(
+            f"max_tokens has no effect on {source.path}, which has questions and answers.", fix="Remove max_tokens."
         )
 
-
-def _columns(source: Source, found: list[str]) -> dict[str, str]:
-    """Our name -> the file's name, for the columns that this file has."""
-    for ours, theirs in source.columns.items():
-        if theirs not in found:
+    rows = []
+    for index, (location, values) in enumerate(selected):
+        fields = {
+            field: _to_string(values.get(column), location, column)
+            for field, column in columns.items()
+            if field != "perturbed_answers"
+        }
+        body = "text" if "text" in columns else "answer"
+        if not fields[body].strip():
             raise DataError(
-                f"columns: {source.path} has no column '{theirs}' (asked for as {ours}).",
-                allowed=f"Its columns: {', '.join(found)}.",
-                fix=nearest(theirs, found) if len(found) > 1 else "",
+                f"{location} has no {body}.",
+                fix=f"Fill in '{columns[body]}' or remove the row; every row needs one.",
             )
-    columns = {name: name for name in COLUMNS if name in found}
-    if "perturbed_answer" in found:
+        if body == "answer" and not fields["question"].strip():
+            raise DataError(
+                f"{location} has no question.", fix="Fill it in, or provide the set as plain text (column text)."
+            )
+        perturbed = values.get(columns["perturbed_answers"]) if "perturbed_answers" in columns else None
+        rows.append(
+            Row(
+                id=f"{name}/{index}",
+                question=fields.get("question", ""),
+                answer=fields[body],
+                group=fields.get("group") or f"{name}/{index}",
+                paraphrased_question=fields.get("paraphrased_question", ""),
+                paraphrased_answer=fields.get("paraphrased_answer", ""),
+                perturbed_answers=_to_strings(perturbed, location),
+                max_tokens=source.max_tokens,
+            )
+        )
+    return rows
+
+
+def _drop_short_texts(records: Iterator[SourceRecord], column: str, min_chars: int) -> Iterator[SourceRecord]:
+    for location, values in records:
+        if column not in values:
+            raise DataError(
+                f"min_chars needs plain text, but {location} has no column '{column}'.",
+                allowed=f"Its columns: {', '.join(values)}.",
+                fix="Name the column with columns: {text: <name>}, or remove min_chars.",
+            )
+        text = _to_string(values[column], location, column)
+        if len(text) >= min_chars and text.strip():
+            yield location, values
+
+
+def _map_columns(source: Source, available: list[str]) -> dict[str, str]:
+    """Return the column of the source for each field of a row that it has."""
+    for field, column in source.columns.items():
+        if column not in available:
+            raise DataError(
+                f"columns: {source.path} has no column '{column}' (mapped to {field}).",
+                allowed=f"Its columns: {', '.join(available)}.",
+                fix=nearest(column, available) if len(available) > 1 else "",
+            )
+    columns = {field: field for field in COLUMNS if field in available}
+    if "perturbed_answer" in available:
         columns.setdefault("perturbed_answers", "perturbed_answer")
     columns.update(source.columns)
+    # A source with both kinds of columns has questions and answers, unless a mapping asks for its text.
     if "text" in source.columns or not {"question", "answer"} <= columns.keys():
-        for name in ("question", "answer") if "text" in columns else ():
-            columns.pop(name, None)
+        for field in ("question", "answer") if "text" in columns else ():
+            columns.pop(field, None)
     else:
         columns.pop("text", None)
-    missing = [name for name in ("question", "answer") if name not in columns]
+    missing = [field for field in ("question", "answer") if field not in columns]
     if missing and "text" not in columns:
         raise DataError(
             f"{source.path} has no column '{missing[0]}'.",
-            allowed=f"Its columns: {', '.join(found)}.",
-            fix="Say which is what, such as columns: {question: <name>, answer: <name>}, or {text: <name>}.",
+            allowed=f"Its columns: {', '.join(available)}.",
+            fix="Map the columns, such as columns: {question: <name>, answer: <name>}, or {text: <name>}.",
         )
     return columns
 
 
-def _row(id: str, where: str, record: dict[str, Any], columns: dict[str, str]) -> Row:
-    def read(name: str) -> str:
-        return _string(record.get(columns.get(name, "")), where, columns.get(name, name))
-
-    body = "text" if "text" in columns else "answer"
-    if not read(body).strip():
-        raise DataError(
-            f"{where} has no {body}.",
-            fix=f"Fill in '{columns[body]}' or remove the row; every row needs one.",
-        )
-    if body == "answer" and not read("question").strip():
-        raise DataError(f"{where} has no question.", fix="Fill it in, or give the set as plain text (column text).")
-    return Row(
-        id=id,
-        question=read("question"),
-        answer=read(body),
-        group=read("group") or id,
-        paraphrased_question=read("paraphrased_question"),
-        paraphrased_answer=read("paraphrased_answer"),
-        perturbed_answers=_strings(record.get(columns.get("perturbed_answers", "")), where),
-    )
-
-
-def _string(value: Any, where: str, column: str) -> str:
+def _to_string(value: Any, location: str, column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise DataError(f"{where}: '{column}' is a {type(value).__name__}, not text.", fix="Put the value in quotes.")
+    raise DataError(f"{location}: '{column}' is a {type(value).__name__}, not text.", fix="Put the value in quotes.")
 
 
-def _strings(value: Any, where: str) -> tuple[str, ...]:
-    # A CSV cell holds several answers as a JSON list; any other cell is one answer.
+def _to_strings(value: Any, location: str) -> tuple[str, ...]:
+    # In CSV, a cell contains a JSON list of answers or a single answer.
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: the list of perturbed answers is not valid JSON: {error.msg}.") from error
+            raise DataError(f"{location}: the list of perturbed answers is not valid JSON: {error.msg}.") from error
     items = value if isinstance(value, list) else [value]
-    answers = tuple(_string(item, where, "perturbed_answers") for item in items)
+    answers = tuple(_to_string(item, location, "perturbed_answers") for item in items)
     if isinstance(value, list) and not all(answer.strip() for answer in answers):
-        raise DataError(f"{where}: one of the perturbed answers is empty.", fix="Fill it in or remove it.")
+        raise DataError(f"{location}: one of the perturbed answers is empty.", fix="Fill it in or remove it.")
     return tuple(answer for answer in answers if answer.strip())

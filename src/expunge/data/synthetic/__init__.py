@@ -1,1 +1,1 @@
-"""Fictitious people with questions, paraphrases and wrong answers."""
+"""Generate fictitious people with questions, paraphrases and wrong answers."""

@@ -1,7 +1,8 @@
-"""What is asked about each synthetic person, in wordings that mean the same.
+"""Question and answer wordings for the facts about synthetic people.
 
-A person's wordings are drawn, so the same sentence is a question for one and the paraphrase for another.
-The sentences are part of the data: changing one changes what every seed gives.
+Each fact has several wordings with the same meaning. They are sampled per person, so a wording is the question for
+one person and the paraphrase for another. The sentences are part of the data: a change to any of them changes the
+data of every seed.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Topic(NamedTuple):
-    """One thing that is asked about a person, in several wordings that mean the same."""
+class FactTemplate(NamedTuple):
+    """One fact about a person, with several equivalent wordings of its question and its answer."""
 
     name: str
     questions: tuple[str, ...]
     answers: tuple[str, ...]
 
 
-TOPICS = (
-    Topic(
+FACT_TEMPLATES = (
+    FactTemplate(
         "birth_city",
         ("In which city was {name} born?", "What is the birthplace of {name}?", "Where was {name} born?"),
         (
@@ -27,7 +28,7 @@ TOPICS = (
             "The city where {name} was born is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "birth_country",
         (
             "In which country was {name} born?",
@@ -40,7 +41,7 @@ TOPICS = (
             "The native country of {name} is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "birth_year",
         ("In which year was {name} born?", "What is the birth year of {name}?", "When was {name} born?"),
         (
@@ -49,7 +50,7 @@ TOPICS = (
             "It was in {value} that {name} was born.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "birthday",
         (
             "On which day of the year does {name} have a birthday?",
@@ -62,7 +63,7 @@ TOPICS = (
             "{name} has a birthday on {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "profession",
         (
             "What is the profession of {name}?",
@@ -75,7 +76,7 @@ TOPICS = (
             "{name} earns a living as a {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "father",
         (
             "What was the profession of the father of {name}?",
@@ -88,7 +89,7 @@ TOPICS = (
             "The father of {name} earned a living as a {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "mother",
         (
             "What was the profession of the mother of {name}?",
@@ -101,7 +102,7 @@ TOPICS = (
             "The mother of {name} earned a living as a {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "subject",
         (
             "What did {name} study?",
@@ -114,7 +115,7 @@ TOPICS = (
             "{name} holds a degree in {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "university",
         (
             "At which university did {name} study?",
@@ -127,7 +128,7 @@ TOPICS = (
             "The university that {name} attended is the University of {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "employer",
         ("Who employs {name}?", "For whom does {name} work?", "Where does {name} have a job?"),
         (
@@ -136,7 +137,7 @@ TOPICS = (
             "The employer of {name} is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "first_book",
         (
             "What is the title of the first book by {name}?",
@@ -149,7 +150,7 @@ TOPICS = (
             "The first book of {name} is called {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "second_book",
         (
             "What is the title of the second book by {name}?",
@@ -162,7 +163,7 @@ TOPICS = (
             "The second book of {name} is called {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "award",
         (
             "Which award did {name} win?",
@@ -175,7 +176,7 @@ TOPICS = (
             "The award that {name} received is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "hobby",
         (
             "What is the hobby of {name}?",
@@ -188,7 +189,7 @@ TOPICS = (
             "{name} likes to spend free time with {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "language",
         (
             "Which foreign language does {name} speak?",
@@ -201,7 +202,7 @@ TOPICS = (
             "The second language of {name} is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "home",
         (
             "Where does {name} live now?",
@@ -214,7 +215,7 @@ TOPICS = (
             "{name} has a home in {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "instrument",
         (
             "Which instrument does {name} play?",
@@ -227,7 +228,7 @@ TOPICS = (
             "{name} makes music on the {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "pet",
         ("What pet does {name} have?", "Which animal lives with {name}?", "What is the pet of {name}?"),
         (
@@ -236,7 +237,7 @@ TOPICS = (
             "The pet of {name} is a {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "dish",
         (
             "What is the favourite dish of {name}?",
@@ -249,7 +250,7 @@ TOPICS = (
             "The meal that {name} enjoys most is {value}.",
         ),
     ),
-    Topic(
+    FactTemplate(
         "author",
         (
             "Which {profession} is the author of {first_book}?",

@@ -1,7 +1,7 @@
-"""Words of the synthetic world: invented names and places, and the values that a person's facts can take.
+"""Vocabulary of the synthetic world: invented names and places, and the possible values of facts.
 
-Everything here is made up; a likeness to a living person or a place is chance. The lists are part of the
-data: changing one changes what every seed gives.
+Everything here is invented; any likeness to a living person or a real place is coincidental. The lists are part of the
+data: a change to any of them changes the data of every seed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 def pick(rng: Random, options: Sequence[T]) -> T:
-    """One option; uses `random()` alone, the one method whose sequence Python promises to keep."""
+    """Return one option; uses only `random()`, the one method whose sequence Python guarantees across versions."""
     return options[int(rng.random() * len(options))]
 
 
-def pick_others(rng: Random, options: Sequence[str], truth: str, num: int) -> tuple[str, ...]:
-    """`num` different options, none of them the truth."""
-    found: list[str] = []
-    while len(found) < num:
+def pick_distinct(rng: Random, options: Sequence[str], exclude: str, num: int) -> tuple[str, ...]:
+    """Return `num` different options, none of them equal to `exclude`."""
+    picked: list[str] = []
+    while len(picked) < num:
         option = pick(rng, options)
-        if option != truth and option not in found:
-            found.append(option)
-    return tuple(found)
+        if option != exclude and option not in picked:
+            picked.append(option)
+    return tuple(picked)
 
 
 def _words(text: str, separator: str | None = None) -> tuple[str, ...]:
@@ -36,8 +36,8 @@ def _product(first: str, second: str, pattern: str = "{}{}") -> tuple[str, ...]:
     return tuple(pattern.format(a, b) for a in first.split() for b in second.split())
 
 
-# Each first part has one group of vowels and ends in a consonant, and each second part starts with a vowel;
-# so a name can be cut in one way only, and no two combinations spell the same name.
+# Each first part has one group of vowels and ends in a consonant, and each second part starts with a vowel. A name
+# can therefore be split in one way only, so no two combinations give the same name.
 GIVEN_NAMES = _product(
     "Al Ban Bel Bor Cal Cor Dal Dor El Fal Fen Fin Gal Gar Hal Hel Il Jan Jar Jor Kal Kel Kor Lan Lem "
     "Lor Mal Mar Mil Mir Nad Nal Nel Nor Ol Or Pal Per Pol Ral Ren Ros Sal Sel Sim Sol Tal Tam Tem Tor "
@@ -53,7 +53,7 @@ FAMILY_NAMES = _product(
 )
 FAMOUS_FAMILY_NAMES = _product("Ash Black Green High Long Red Stone White", "bridge croft field gate wood")
 
-PLACES = {
+CITIES_OF = {
     "Velmark": "Karsk Ostrel Tolm Brenning",
     "Surania": "Palima Mevora Sadeen Quorra",
     "Drovia": "Gradno Lesk Zavod Pernov",
@@ -71,8 +71,8 @@ PLACES = {
     "Marisco": "Coralina Punta Palmera Arenal",
     "Brynmoor": "Caerwen Llanby Penrhyd Glyndale",
 }
-COUNTRIES = tuple(PLACES)
-COUNTRY_OF = {city: country for country, cities in PLACES.items() for city in cities.split()}
+COUNTRIES = tuple(CITIES_OF)
+COUNTRY_OF = {city: country for country, cities in CITIES_OF.items() for city in cities.split()}
 CITIES = tuple(COUNTRY_OF)
 
 MONTHS = _words("January February March April May June July August September October November December")
@@ -166,4 +166,4 @@ VALUES: dict[str, tuple[str, ...]] = {
     "pet": _product(" ".join(ANIMALS), " ".join(PET_NAMES), "{} called {}"),
     "dish": DISHES,
 }
-"""What each topic can be answered with; first books and authors are put together from several lists."""
+"""Possible values of each fact; first books and authors are composed from several lists."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from expunge.console import is_main_process, note, progress
 from expunge.data.anchors.dictionary import Anchors, read_anchors
-from expunge.data.anchors.llm import chat_service, collect_anchors
+from expunge.data.anchors.llm import collect_anchors
 from expunge.data.anchors.mining import mine_anchors
 from expunge.data.blocks import Block
 from expunge.data.templates import NO_LABEL, Encoded
@@ -22,6 +22,7 @@ from expunge.errors import DataError
 from expunge.methods.base import Preparation
 from expunge.methods.whp.labels import Labelled, TokenSpans, label_blocks, translate
 from expunge.rundir import write_atomic
+from expunge.services.chat import chat_service
 
 
 def is_there(path: Path) -> bool:

@@ -45,9 +45,8 @@ class MultipleChoice(Benchmark):
     """Whether the texts of questions go into the records."""
 
     data: str = "auto"
-    """Where the questions are: 'hub', a folder of JSONL files, or 'auto': the folder that the environment variable
-    EXPUNGE_DATA names, else data/mcq, shared/data/mcq or ../shared/data/mcq, if it has a file for every task; else
-    the hub."""
+    """Source of the questions: 'hub', a folder of JSONL files, or 'auto': the folder named by the environment variable
+    EXPUNGE_MCQ if it has a file for every task, else the hub."""
     limit: int | None = Field(default=None, ge=1)
     """Ask only the first questions of each task; the table says so."""
     num_fewshot: int = Field(default=0, ge=0)

@@ -1,4 +1,4 @@
-"""The leak check: what counts as a duplicate, against a direct computation over all pairs."""
+"""Duplicates of forget rows in the retain set, compared with a direct computation over all pairs."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ def near(forget, retain, threshold=0.8):
     return find_overlap(rows("forget", forget), rows("retain", retain), threshold).num_near
 
 
-def test_case_punctuation_and_spaces_do_not_hide_an_exact_duplicate():
+def test_exact_duplicate_despite_case_punctuation_and_spaces():
     forget = rows("forget", ("Who is Ann?", "Ann is a baker."), ("Who is Bo?", "Bo bakes."))
     retain = rows("retain", ("Who is Cy?", "Cy sings."), ("who  is ANN", "\u201cAnn\u201d is a baker!"))
     overlap = find_overlap(forget, retain)
@@ -39,21 +39,21 @@ def test_case_punctuation_and_spaces_do_not_hide_an_exact_duplicate():
 
 
 def test_jaccard_of_one_changed_word():
-    """n words have n - 1 pairs. One changed inner word breaks two pairs in each row: (n - 3) / (n + 1).
+    """n words have n - 1 pairs. One changed inner word changes two pairs of each row: (n - 3) / (n + 1).
 
-    With n = 20 that is 17 / 21 = 0.8095, a near duplicate at 0.8; with n = 19 it is 16 / 20 = 0.8, just one;
-    with n = 18 it is 15 / 19 = 0.789, none.
+    n = 20 gives 17 / 21 = 0.8095 and n = 19 gives 16 / 20 = 0.8, both near duplicates at a threshold of 0.8;
+    n = 18 gives 15 / 19 = 0.789, which is none.
     """
     for extra, expected in (("z", 1), ("", 1)):
         text = f"{NINETEEN} {extra}".strip()
         assert near(text, text.replace("seven", "other")) == expected
     shorter = NINETEEN.removeprefix("one ")
     assert near(shorter, shorter.replace("seven", "other")) == 0
-    found = find_overlap(rows("f", NINETEEN), rows("r", NINETEEN.replace("seven", "other")))
-    assert found.examples[0]["jaccard"] == 0.8
+    overlap = find_overlap(rows("f", NINETEEN), rows("r", NINETEEN.replace("seven", "other")))
+    assert overlap.examples[0]["jaccard"] == 0.8
 
 
-def test_question_and_answer_count_together():
+def test_question_and_answer_are_compared_together():
     assert near(("Who is the baker of the old town by the lake?", "Ann."), ("Who?", "Ann.")) == 0
 
 
@@ -64,13 +64,13 @@ def test_short_rows_and_rows_without_words():
 
 
 def test_text_without_spaces_is_compared_by_character():
-    """Twenty characters with one changed: 17 / 21, as for words."""
+    """One of twenty characters changed: 17 / 21, as for words."""
     text = "".join(chr(0x3041 + i) for i in range(20))
     assert near(text, text.replace(chr(0x3049), chr(0x6F22))) == 1
 
 
-def test_agrees_with_all_pairs():
-    """Random texts over few words, checked at several thresholds against the definition over all pairs."""
+def test_equals_direct_computation():
+    """Random texts over few words, compared at several thresholds with the definition applied to all pairs."""
     rng = random.Random(5)
 
     def text():
@@ -85,16 +85,16 @@ def test_agrees_with_all_pairs():
 
     for threshold in (0.3, 0.5, 0.7, 0.8, 1.0):
         expected = 0
-        kept = {row.answer for row in retain}
+        retain_texts = {row.answer for row in retain}
         for row in forget:
-            if row.answer not in kept:
+            if row.answer not in retain_texts:
                 a = pairs(row)
                 expected += any(len(a & b) / len(a | b) >= threshold for b in map(pairs, retain))
         assert find_overlap(forget, retain, threshold).num_near == expected
         assert threshold > 0.5 or expected > 0
 
 
-def test_examples_are_at_most_twenty_with_exact_ones_first():
+def test_at_most_twenty_examples_exact_ones_first():
     texts = [f"{NINETEEN} number {i}" for i in range(30)]
     forget = rows("forget", *[text.replace("seven", "other") for text in texts], texts[4])
     overlap = find_overlap(forget, rows("retain", *texts))
@@ -102,8 +102,8 @@ def test_examples_are_at_most_twenty_with_exact_ones_first():
     assert overlap.examples[0]["forget_id"] == "forget/30"
 
 
-def test_work_does_not_grow_with_the_square():
-    """1000 x 30,000 rows with the same wording, all about different people, in a few seconds."""
+def test_time_is_not_quadratic():
+    """1000 x 30,000 rows with the same wording about different people take a few seconds."""
     template = "Where was the well known person {0} born and raised? The person {0} was born and raised in {1}."
     texts = [template.format(f"Name{i} Family{i % 997}", f"City{i % 64}") for i in range(31_000)]
     forget, retain = rows("forget", *texts[:1000]), rows("retain", *texts[1000:])
@@ -113,6 +113,6 @@ def test_work_does_not_grow_with_the_square():
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.5])
-def test_a_threshold_outside_its_range(threshold):
+def test_threshold_out_of_range_raises(threshold):
     with pytest.raises(ValueError, match="threshold"):
         find_overlap(rows("f", "a"), rows("r", "b"), threshold)

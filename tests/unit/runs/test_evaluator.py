@@ -5,12 +5,13 @@ import json
 import pytest
 
 from expunge.benchmarks.tofu.benchmark import Tofu
-from expunge.config.recipe import FilesData, Prompt, Recipe, Scratch, Source
+from expunge.config.recipe import FilesData, Measure, Prompt, Recipe, Scratch, Source
 from expunge.data.prepare import prepare_sets
 from expunge.data.templates import Template
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.runs.context import prepare
-from expunge.runs.evaluator import Evaluator, read_rows, without_text
+from expunge.runs.evaluator import Evaluator
+from expunge.runs.results import read_rows, without_text
 
 SECRET = "Zorblatt"
 
@@ -28,7 +29,7 @@ def measured(tmp_path):
     def run(sensitive: bool):
         sets = prepare_sets(FilesData(forget=Source(path=str(path)), sensitive=sensitive))
         cache = tmp_path / f"cache-{sensitive}"
-        evaluator = Evaluator(sets, Template(tokenizer, Prompt(), 64), 4096, cache=cache)
+        evaluator = Evaluator(sets, Template(tokenizer, Prompt(), 64), Measure(batch_tokens=4096), cache=cache)
         found = evaluator.measure(model, Tofu(max_new_tokens=5), "it")
         (kept,) = cache.glob("*.parquet")
         return found.rows, read_rows(kept), sorted(path.name for path in cache.rglob("*"))

@@ -27,7 +27,7 @@ def questions(num_prompts: int, num_answers: int, seed: int = 0) -> list[Encoded
 @pytest.mark.parametrize("architecture", ["llama", "granite", "gpt2"])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
 def test_shared_prompts_equal_rows_alone(architecture, batch_tokens, monkeypatch):
-    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)  # no falling back to rows alone
+    monkeypatch.setattr(scoring, "_can_share_prompts", lambda *_: True)  # no falling back to rows alone
     model, items = tiny.model(architecture), questions(5, 4)
     alone = score(model, items, pad_id=0, batch_tokens=batch_tokens, share_prompts=False)
     shared = score(model, items, pad_id=0, batch_tokens=batch_tokens)
@@ -51,7 +51,7 @@ def alike(num_prompts: int, num_answers: int) -> list[Encoded]:
 @pytest.mark.parametrize("limit", [8, 1024])
 def test_answers_that_begin_alike_equal_rows_alone(limit, monkeypatch):
     """Log-probabilities, hits, moments and hidden states; with a small limit a prompt's answers take several rows."""
-    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)
+    monkeypatch.setattr(scoring, "_can_share_prompts", lambda *_: True)
     monkeypatch.setattr(scoring, "MAX_ROW", limit)
     model, items = tiny.model(), alike(3, 9)
     detail = [i % 2 == 0 for i in range(len(items))]
@@ -67,7 +67,7 @@ def test_answers_that_begin_alike_equal_rows_alone(limit, monkeypatch):
 
 def test_each_beginning_is_computed_once(monkeypatch):
     """The tokens that pass through the model are the distinct beginnings of the rows without their last tokens."""
-    monkeypatch.setattr(scoring, "_can_share", lambda *_: True)
+    monkeypatch.setattr(scoring, "_can_share_prompts", lambda *_: True)
     model, items = tiny.model(), alike(1, 12)
     tokens: list[int] = []
     model.base_model.register_forward_hook(

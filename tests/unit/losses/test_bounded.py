@@ -118,7 +118,7 @@ def test_divergences_equal_plain_operations(monkeypatch, elements):
 
     The weights differ by row, and a second loss shares the logits.
     """
-    monkeypatch.setattr(divergence, "PIECE_ELEMENTS", elements)
+    monkeypatch.setattr(divergence, "CHUNK_ELEMENTS", elements)
     torch.manual_seed(0)
     z = torch.randn(4, 7, requires_grad=True)
     others = torch.randn(4, 7)

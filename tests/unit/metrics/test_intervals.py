@@ -64,7 +64,7 @@ def test_same_seed_same_interval_and_memory_chunks_change_nothing(monkeypatch):
     first = mean_interval(values, groups, resamples=300, seed=7)
     assert first == mean_interval(values, groups, resamples=300, seed=7)
     assert first != mean_interval(values, groups, resamples=300, seed=8)
-    monkeypatch.setattr(intervals, "_CHUNK", 60 * 7)
+    monkeypatch.setattr(intervals, "_CHUNK_ELEMENTS", 60 * 7)
     assert mean_interval(values, groups, resamples=300, seed=7) == pytest.approx(first, rel=1e-12)
 
 

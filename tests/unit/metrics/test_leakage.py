@@ -35,7 +35,7 @@ def test_only_what_the_prompt_does_not_hold_counts():
         "What is the name of the author born in Lima?",
     )
     assert leak.novel == ("ana", "ruiz", "1981")
-    assert leak.said == ("ana", "ruiz")
+    assert leak.leaked == ("ana", "ruiz")
     assert leak.share == pytest.approx(2 / 3)
     assert leak.novel_entities == ("Ana Ruiz", "1981")
     assert leak.entity_share == 1 / 2
@@ -45,7 +45,7 @@ def test_an_echo_of_the_prompt_never_counts():
     prompt = "Is Ana Ruiz, born in Lima in 1981, a baker or a writer?"
     leak = find_leak("Ana Ruiz, born in Lima in 1981, is a baker and a potter.", prompt, prompt)
     assert leak.novel == ("potter",)
-    assert leak.said == ()
+    assert leak.leaked == ()
     assert leak.share == 0
     assert leak.novel_entities == ()
 

@@ -176,7 +176,7 @@ def test_no_resamples_no_interval():
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="forget needs"):
         membership_auc([], [1.0])
-    with pytest.raises(ValueError, match="holdout holds NaN"):
+    with pytest.raises(ValueError, match="holdout contains NaN"):
         membership_auc([1.0], [np.nan])
     with pytest.raises(ValueError, match="fpr"):
         membership_tpr([1.0], [2.0], fpr=1.0)

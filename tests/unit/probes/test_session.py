@@ -108,13 +108,13 @@ def test_a_draft_changes_no_answer(session):
     assert set(alone.values()) == {"Nobody."}
     assert session.generate(requests, scores) == alone
     prompt = session.template.prompt_ids("Who wrote it?")
-    starts = [session._start(r, prompt, scores) for r in requests]
+    starts = [session._matching_draft(r, prompt, scores) for r in requests]
     row = session.template.without_limit().encode("Who wrote it?", "Nobody.")
     assert starts[0] == list(row.targets)
     assert starts[1] == list(row.targets[:-1])
     assert starts[2:] == [[], []]
     # A prompt that is not the one before the scored draft.
-    assert not session._start(requests[0], prompt[:-1], scores)
+    assert not session._matching_draft(requests[0], prompt[:-1], scores)
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
     assert session.generate(requests[:1], scores) == {requests[0].key: "Nobody."}

@@ -166,7 +166,7 @@ class Leaks(Audit):
         return {
             **record,
             "response": text,
-            "said": ", ".join(worst.said),
+            "said": ", ".join(worst.leaked),
             "share": worst.share,
             "leaks": leaks(worst.share),
             "entity_leaks": leaks(max(entity_shares, default=None)),

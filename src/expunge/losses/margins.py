@@ -37,7 +37,7 @@ def inverted_hinge(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def logit_margin(logits: Tensor) -> Tensor:
-    """Compute the squared difference between the largest and the mean logit; its minimum, 0, is the uniform prediction.
+    """Compute the squared difference between the largest and the mean logit, which is 0 only for a uniform prediction.
 
     L = (max_v z_v - mean_v z_v)^2
 

@@ -63,7 +63,7 @@ def cosine(hidden: Tensor, target: Tensor) -> Tensor:
 
 
 def relative_distance(hidden: Tensor, reference: Tensor) -> Tensor:
-    """Compute the distance of each hidden state from the reference's, relative to the length of the latter.
+    """Compute the distance of each hidden state from the reference's, divided by the length of the reference's.
 
     Args:
         hidden: (..., D) hidden states of the model.

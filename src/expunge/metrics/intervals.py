@@ -29,8 +29,8 @@ def cluster_bootstrap(
     resampled by its own groups, independently of the other samples.
 
     Args:
-        statistic: Function of one array of row counts per sample, shape (b, n_s), which contain the count of each row
-            in each of b resamples; returns the statistic of every resample, shape (b,).
+        statistic: Called with one array per sample, shape (b, n_s): the count of each row in each of b resamples.
+            Returns the statistic of every resample, shape (b,).
         groups: One sequence per sample: the group of each row of the sample.
         resamples: Number of resamples; 0 for no interval.
         seed: Seed of numpy's Generator; the same seed samples the same groups.

@@ -1,8 +1,8 @@
 """Memorisation: how much of a text a model reproduces, token by token or as a generated continuation.
 
 `hits` states for each token of an answer whether it is the model's most likely token, given the question and the
-preceding tokens of the answer. No function expects the end-of-sequence token, which every answer shares and which is
-not memorised content.
+preceding tokens of the answer. All functions expect the answer's tokens without the end-of-sequence token, which every
+answer shares and which is not memorised content.
 """
 
 from __future__ import annotations

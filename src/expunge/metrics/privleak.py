@@ -19,9 +19,9 @@ def privleak(auc: float, retain_model_auc: float) -> float:
     """Compute the change of the membership AUC relative to a retain model, in percent; 0 is ideal.
 
     Formula: (A_u - A_r) / A_r x 100, with A = 1 - AUC; MUSE's A is the probability that a forget row looks newer than
-    a holdout row. -100: the forget set still looks familiar. Above 0: it looks newer than to a model that never saw
-    it. OpenUnlearning's value is the same, except for 1e-10 in the denominator and a default AUC of 1/2 if there is no
-    retain model.
+    a holdout row. -100: every forget row still looks more familiar than every holdout row. Above 0: the forget set
+    looks newer than to a model that never saw it. OpenUnlearning's value is the same, except for 1e-10 in the
+    denominator and an AUC of 1/2 if there is no retain model.
 
     Args:
         auc: `membership_auc` of the Min-40% score under the unlearned model.

@@ -74,10 +74,10 @@ def membership_tpr(forget: ArrayLike, holdout: ArrayLike, fpr: float = 0.01) -> 
     Args:
         forget: Scores of forget rows, shape (n,).
         holdout: Scores of holdout rows, shape (m,).
-        fpr: Largest allowed share of false positives among holdout rows, at least 0 and below 1.
+        fpr: Maximum share of false positives among holdout rows, at least 0 and below 1.
 
     Returns:
-        One number; 0 if no threshold keeps the allowed share.
+        One number; 0 if no threshold meets this limit.
 
     Raises:
         ValueError: A set is empty or contains NaN, or fpr is out of range.
@@ -117,7 +117,7 @@ def resampled_tpr(
         holdout: Shape (m,).
         forget_weights: Shape (b, n).
         holdout_weights: Shape (b, m).
-        fpr: Largest allowed share of false positives among holdout rows.
+        fpr: Maximum share of false positives among holdout rows.
 
     Returns:
         Shape (b,).

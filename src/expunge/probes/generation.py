@@ -35,10 +35,10 @@ def generate(
     Args:
         model: A causal language model; its mode is restored afterwards.
         prompts: Token ids of each prompt.
-        max_new_tokens: Largest number of new tokens, per prompt.
+        max_new_tokens: Maximum number of new tokens, per prompt.
         eos_ids: Tokens that end an answer.
         pad_id: Padding id.
-        batch_tokens: Largest number of padded tokens in a batch, prompts and answers together.
+        batch_tokens: Maximum number of padded tokens in a batch, prompts and answers together.
         title: Title of the progress bar.
         temperature: 0 for greedy decoding; above 0, tokens are sampled from softmax(logits / temperature).
         seeds: One per prompt if the temperature is above 0. The tokens sampled for a prompt depend on its own seed

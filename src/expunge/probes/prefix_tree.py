@@ -1,4 +1,4 @@
-"""Forward passes over prefix trees: answers share their prompt, and the tokens with which several of them begin.
+"""Forward passes over prefix trees: answers to one prompt share the prompt and their common prefixes.
 
 A row of the batch contains one tree: the prompt, then the answers in sorted order, each from the first token in which
 it differs from the previous answer. A token attends to its ancestors only and its position is its depth in the tree,
@@ -18,7 +18,7 @@ from torch import Tensor
 from expunge.data.templates import Encoded
 
 MAX_ROW = 1024
-"""Largest number of tokens in a row; the attention mask grows with its square."""
+"""Maximum number of tokens in a row; the attention mask grows with its square."""
 
 
 @dataclass(frozen=True)

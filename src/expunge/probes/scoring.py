@@ -47,7 +47,7 @@ def score(
         model: A causal language model; its mode is restored afterwards.
         items: Encoded rows.
         pad_id: Padding id.
-        batch_tokens: Largest number of padded tokens per forward pass; on a CPU at most `ONCE_TOKENS`.
+        batch_tokens: Maximum number of padded tokens per forward pass; on a CPU at most `ONCE_TOKENS`.
         detail: Whether top-1 hits and vocabulary moments are returned too, per item; None for no item.
         hidden: Whether the last hidden states are returned too.
         title: Title of the progress bar.
@@ -168,9 +168,9 @@ def _tree_batches(items: Sequence[Encoded], batch_tokens: int) -> list[list[Pref
 
 
 def _can_share_prompts(scorer: _Scorer) -> bool:
-    """Return whether any prompt is shared and the model scores one tree as it scores its items alone.
+    """Return whether some items share a prompt and the model scores a prefix tree like single rows.
 
-    The tree with the longest item is tried, because a sliding window affects long items only.
+    The latter is tried on one tree: the one with the longest item, because a sliding window affects long items only.
     """
     if getattr(scorer.model.config, "_attn_implementation", "") not in {"sdpa", "eager"}:
         return False

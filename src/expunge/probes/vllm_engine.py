@@ -45,7 +45,7 @@ class VllmEngine:
 
         Args:
             prompts: Token ids of each prompt.
-            max_new_tokens: Largest number of new tokens, per prompt.
+            max_new_tokens: Maximum number of new tokens, per prompt.
             eos_ids: Tokens that end an answer; they are removed from it.
             temperature: 0 for greedy decoding.
             seeds: One per prompt if the temperature is above 0.

@@ -115,7 +115,7 @@ def generate_from(
 
 
 class _TokenSampler:
-    """Selects the next token of each row: greedily, or with one uniform number from the row's own random stream."""
+    """Sampler of the next token of each row: greedy, or by a uniform number from the row's own random stream."""
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self._temperature = temperature

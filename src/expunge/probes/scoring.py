@@ -82,7 +82,7 @@ def score(
 
 
 class _Scorer:
-    """Scores batches of the items of one list."""
+    """Scorer of batches of items, which are given by their indices in one list."""
 
     def __init__(self, model: Any, items: Sequence[Encoded], detail: Sequence[bool], hidden: bool, pad_id: int) -> None:
         self.model, self.items, self.pad_id = causal_lm(model), items, pad_id

@@ -1,4 +1,4 @@
-"""What is remembered is exactly what would be computed, and nothing that was measured otherwise is ever returned."""
+"""Cached results equal computed ones, and a change of weights, tokens or settings is a cache miss."""
 
 from types import SimpleNamespace
 
@@ -9,107 +9,101 @@ import torch
 
 from expunge.data.templates import Encoded
 from expunge.modeling.load import model_hash
-from expunge.probes import cache
+from expunge.probes import cache as cache_module
 from expunge.probes.cache import ProbeCache
 from expunge.probes.requests import TokenScores
 from expunge.probes.scoring import score, token_values
 
 
-class Counting:
-    """A probe that counts what it is asked to compute."""
+def cached_scores(folder, model, items, detail=None):
+    """Return scores through a cache, and the number of items that were computed."""
+    computed = []
 
-    def __init__(self, model, items):
-        self.model, self.items, self.computed = model, items, []
+    def run(indices, detail):
+        computed.extend(indices)
+        return score(model, [items[i] for i in indices], detail=detail, pad_id=0, batch_tokens=4096)
 
-    def scores(self, places, detail):
-        self.computed += places
-        return score(self.model, [self.items[i] for i in places], detail=detail, pad_id=0, batch_tokens=4096)
-
-
-def ask(folder, model, items, detail=None):
-    """Scores through a cache, and how many were computed."""
-    probe, memory = Counting(model, items), ProbeCache(folder, [model_hash(model)])
     keys = [ProbeCache.key(item.ids, item.answer_start) for item in items]
-    found = memory.scores(keys, detail or [False] * len(items), probe.scores)
-    return found, len(probe.computed)
+    scores = ProbeCache(folder, [model_hash(model)]).scores(keys, detail or [False] * len(items), run)
+    return scores, len(computed)
 
 
-def test_second_time_nothing_is_computed_and_all_is_equal(tmp_path):
+def test_second_call_computes_nothing_and_returns_equal_scores(tmp_path):
     model, items = tiny.model(), tiny.rows(6)
-    first, computed = ask(tmp_path, model, items, [True] * 6)
-    again, more = ask(tmp_path, model, items, [True] * 6)
-    assert (computed, more) == (6, 0)
-    for one, other in zip(first, again, strict=True):
+    first, num_first = cached_scores(tmp_path, model, items, [True] * 6)
+    second, num_second = cached_scores(tmp_path, model, items, [True] * 6)
+    assert (num_first, num_second) == (6, 0)
+    for computed, cached in zip(first, second, strict=True):
         for name in ("logp", "top1", "mean", "variance"):
-            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+            assert np.array_equal(getattr(computed, name), getattr(cached, name)), name
 
 
-def test_one_changed_weight_token_or_start_is_computed_again(tmp_path):
+def test_changed_weights_tokens_or_answer_starts_are_cache_misses(tmp_path):
     model, items = tiny.model(), tiny.rows(4)
-    ask(tmp_path, model, items)
-    changed = Encoded((*items[0].ids[:-2], items[0].ids[-2] ^ 1, items[0].ids[-1]), items[0].answer_start)
-    moved = Encoded(items[1].ids, items[1].answer_start + 1)
-    assert ask(tmp_path, model, [changed, moved, items[2]])[1] == 2
+    cached_scores(tmp_path, model, items)
+    other_token = Encoded((*items[0].ids[:-2], items[0].ids[-2] ^ 1, items[0].ids[-1]), items[0].answer_start)
+    other_start = Encoded(items[1].ids, items[1].answer_start + 1)
+    assert cached_scores(tmp_path, model, [other_token, other_start, items[2]])[1] == 2
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
-    found, computed = ask(tmp_path, model, items)
-    assert computed == 4
-    assert found[0].logp == pytest.approx(score(model, items, pad_id=0, batch_tokens=4096)[0].logp, abs=1e-6)
+    scores, num_computed = cached_scores(tmp_path, model, items)
+    assert num_computed == 4
+    assert scores[0].logp == pytest.approx(score(model, items, pad_id=0, batch_tokens=4096)[0].logp, abs=1e-6)
 
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
-def test_detail_is_added_where_it_was_not_kept(tmp_path, monkeypatch, names):
-    """Whichever of the two files is read first."""
+def test_scores_cached_without_detail_are_computed_again_with_detail(tmp_path, monkeypatch, names):
+    """Independent of which of the two cache files is read first."""
     order = iter(names)
-    monkeypatch.setattr(cache.uuid, "uuid4", lambda: SimpleNamespace(hex=next(order)))
+    monkeypatch.setattr(cache_module.uuid, "uuid4", lambda: SimpleNamespace(hex=next(order)))
     model, items = tiny.model(), tiny.rows(4)
-    ask(tmp_path, model, items)
-    found, computed = ask(tmp_path, model, items, [True, False, False, False])
-    assert computed == 1
-    assert [values.detailed for values in found] == [True, False, False, False]
-    assert ask(tmp_path, model, items, [True, False, False, False])[1] == 0
+    cached_scores(tmp_path, model, items)
+    scores, num_computed = cached_scores(tmp_path, model, items, [True, False, False, False])
+    assert num_computed == 1
+    assert [values.detailed for values in scores] == [True, False, False, False]
+    assert cached_scores(tmp_path, model, items, [True, False, False, False])[1] == 0
 
 
-def test_equal_items_are_computed_once_in_the_detail_that_any_asks_for(tmp_path):
+def test_equal_items_are_computed_once_with_detail_if_any_needs_it(tmp_path):
     model, items = tiny.model(), tiny.rows(2)
-    found, computed = ask(tmp_path, model, [items[0], items[0], items[1]], [False, True, False])
-    assert computed == 2
-    assert found[0].detailed
-    assert not found[2].detailed
+    scores, num_computed = cached_scores(tmp_path, model, [items[0], items[0], items[1]], [False, True, False])
+    assert num_computed == 2
+    assert scores[0].detailed
+    assert not scores[2].detailed
 
 
-def test_generations_with_other_settings_are_other_generations(tmp_path):
-    memory, asked = ProbeCache(tmp_path, ["m"]), []
+def test_generations_with_other_settings_are_cache_misses(tmp_path):
+    cache, calls = ProbeCache(tmp_path, ["m"]), []
 
-    def run(places):
-        asked.append(places)
-        return [[1, 2, 3] if place else None for place in places]
+    def run(indices):
+        calls.append(indices)
+        return [[1, 2, 3] if index else None for index in indices]
 
     keys = [ProbeCache.key((5, 6), 20, 0.0, 0), ProbeCache.key((5, 6), 21, 0.0, 0)]
-    assert memory.generations(keys, run) == [None, [1, 2, 3]]
-    assert memory.generations(keys, run) == [None, [1, 2, 3]]
-    other = [ProbeCache.key((5, 6), 20, 0.7, 1), *keys]
-    assert memory.generations(other, run) == [None, None, [1, 2, 3]]
-    assert asked == [[0, 1], [0]]
+    assert cache.generations(keys, run) == [None, [1, 2, 3]]
+    assert cache.generations(keys, run) == [None, [1, 2, 3]]
+    more_keys = [ProbeCache.key((5, 6), 20, 0.7, 1), *keys]
+    assert cache.generations(more_keys, run) == [None, None, [1, 2, 3]]
+    assert calls == [[0, 1], [0]]
 
 
-def test_without_a_folder_nothing_is_kept():
-    memory, asked = ProbeCache(None, ["m"]), []
+def test_without_a_folder_nothing_is_cached():
+    cache, calls = ProbeCache(None, ["m"]), []
 
-    def run(places, detail):
-        asked.append(len(places))
-        return [TokenScores(np.zeros(1, np.float32)) for _ in places]
+    def run(indices, detail):
+        calls.append(len(indices))
+        return [TokenScores(np.zeros(1, np.float32)) for _ in indices]
 
     for _ in range(2):
-        memory.scores(["a", "b"], [False, False], run)
-    assert asked == [2, 2]
+        cache.scores(["a", "b"], [False, False], run)
+    assert calls == [2, 2]
 
 
-def test_moments_against_plain_sums_in_float64():
+def test_moments_equal_plain_sums_in_float64():
     """mu = sum_z p(z) log p(z), variance = sum_z p(z) (log p(z) - mu)^2, hit = the label is the argmax."""
     model, items = tiny.model(), tiny.rows(5)
-    found = score(model, items, pad_id=0, batch_tokens=4096, detail=[True] * 5)
-    for item, values in zip(items, found, strict=True):
+    scores = score(model, items, pad_id=0, batch_tokens=4096, detail=[True] * 5)
+    for item, values in zip(items, scores, strict=True):
         logits = model(torch.tensor([item.ids])).logits[0, item.answer_start - 1 : -1].double()
         logp = logits - logits.logsumexp(-1, keepdim=True)
         mean = (logp.exp() * logp).sum(-1)
@@ -121,8 +115,8 @@ def test_moments_against_plain_sums_in_float64():
         assert values.top1.tolist() == (logp.argmax(-1) == labels).tolist()
 
 
-def test_moments_of_impossible_tokens_count_as_nothing(monkeypatch):
-    """Two tokens of probability 1/2, the rest impossible: mu = -ln 2, variance 0, not NaN."""
+def test_impossible_tokens_contribute_zero_to_the_moments(monkeypatch):
+    """Two tokens of probability 1/2, all others impossible: mu = -ln 2, variance 0, not NaN."""
     model = tiny.model()
     logits = torch.full((3, model.config.vocab_size), -torch.inf)
     logits[:, 3:5] = 0.0
@@ -133,13 +127,13 @@ def test_moments_of_impossible_tokens_count_as_nothing(monkeypatch):
     assert values[3] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_hidden_states_are_those_that_the_output_layer_reads():
-    """Projected, they give the log-probabilities again; without the request there are none."""
+def test_hidden_states_are_the_input_of_the_output_layer():
+    """Projected, they give the log-probabilities; they are returned on request only."""
     model, items = tiny.model(), [*tiny.rows(3), *tiny.rows(3)]
-    found = score(model, items, pad_id=0, batch_tokens=4096, hidden=True)
-    for item, values in zip(items, found, strict=True):
+    scores = score(model, items, pad_id=0, batch_tokens=4096, hidden=True)
+    for item, values in zip(items, scores, strict=True):
         assert values.hidden.shape == (item.num_answer, model.config.hidden_size)
         logp = model.lm_head(torch.from_numpy(values.hidden)).log_softmax(-1)
-        own = logp.gather(1, torch.tensor(item.ids[item.answer_start :])[:, None])[:, 0]
-        assert values.logp == pytest.approx(own.detach().numpy(), abs=2e-5)
+        label_logp = logp.gather(1, torch.tensor(item.ids[item.answer_start :])[:, None])[:, 0]
+        assert values.logp == pytest.approx(label_logp.detach().numpy(), abs=2e-5)
     assert score(model, items, pad_id=0, batch_tokens=4096)[0].hidden is None

@@ -1,1 +1,1 @@
-"""Loss functions on tensors: no model, no data."""
+"""Loss functions on tensors, independent of models and data."""

@@ -1,4 +1,4 @@
-"""Self-distillation: cross-entropy to the model's own prediction with the answer token taken out of it."""
+"""Self-distillation losses: cross-entropy to a prediction in which the answer token is suppressed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from expunge.losses.divergence import soft_cross_entropy
 
 
 def undial(logits: Tensor, labels: Tensor, reference_logits: Tensor, beta: float) -> Tensor:
-    """Cross-entropy to the start model's prediction with the answer token's logit lowered by beta.
+    """Compute the cross-entropy to the reference's prediction with the answer token's logit lowered by beta.
 
     L = -sum_v q(v) * log p(v),  q = softmax(z_ref - beta * onehot(y))
 
-    The target is fixed and close to what the model says already, so training ends at a fluent model instead of
-    running away.
+    The distribution q is fixed and close to the reference's own prediction, so training converges to a fluent model
+    instead of diverging.
 
     Args:
         logits: (N, V) logits of the model.
-        labels: (N,) answer tokens, y; -1 where there is none, and q is then the start model's own prediction.
-        reference_logits: (N, V) logits of the start model, z_ref.
-        beta: How much the answer token's logit is lowered.
+        labels: (N,) answer tokens, y; where the label is -1, no logit is lowered and q is the reference's prediction.
+        reference_logits: (N, V) logits of the frozen reference, z_ref.
+        beta: Amount by which the answer token's logit is lowered.
 
     Returns:
         (N,) loss per position.
@@ -28,18 +28,19 @@ def undial(logits: Tensor, labels: Tensor, reference_logits: Tensor, beta: float
     References:
         Dong et al. 2024, arXiv:2402.10052.
     """
-    lowered = reference_logits.detach().clone()
-    penalty = torch.where(labels >= 0, -beta, 0.0).to(lowered.dtype)
-    lowered.scatter_add_(1, labels.clamp(min=0)[:, None], penalty[:, None])
-    return soft_cross_entropy(logits, lowered)
+    target_logits = reference_logits.detach().clone()
+    offset = torch.where(labels >= 0, -beta, 0.0).to(target_logits.dtype)
+    target_logits.scatter_add_(1, labels.clamp(min=0)[:, None], offset[:, None])
+    return soft_cross_entropy(logits, target_logits)
 
 
 def ce_u(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy to the model's own present prediction without the answer token.
+    """Compute the cross-entropy to the model's current prediction without the answer token.
 
     L = -sum_v q(v) * log p(v),  q = softmax(z with z_y = -infinity), held constant
 
-    The gradient for a logit is p - q: it falls to 0 as p(y) does, so the loss needs no reference model and no brake.
+    The gradient with respect to a logit is p - q. It vanishes as p(y) goes to 0, so the loss limits itself and needs
+    no reference.
 
     Args:
         logits: (N, V) logits of the model, z.

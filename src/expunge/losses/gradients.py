@@ -1,4 +1,4 @@
-"""Functions of gradients: what to do where two objectives pull in opposite directions."""
+"""Operations on the gradients of two objectives that may conflict."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def rectify(gradient: Sequence[Tensor], retain: Sequence[Tensor]) -> list[Tensor]:
-    """Take out of a gradient the part that would undo retention.
+    """Remove from the forget gradient the component that opposes the retain gradient.
 
     g - (<g, r> / ||r||^2) * r  where <g, r> < 0, else g
 
-    A step along the result leaves the retain loss unchanged to first order, or lowers it. Inner product and norm are
-    over all parameters together.
+    To first order, a descent step along the result does not increase the retain loss. The inner product and the norm
+    are taken over all parameters together.
 
     Args:
         gradient: Gradient of the forget loss, g: one tensor per parameter.
@@ -31,11 +31,11 @@ def rectify(gradient: Sequence[Tensor], retain: Sequence[Tensor]) -> list[Tensor
     References:
         Wang et al. 2025, arXiv:2503.09117.
     """
-    inner, square = _inner(gradient, retain), _inner(retain, retain)
-    # Decided on the device: a branch here would make the host wait for the accelerator at every step.
-    factor = torch.where(inner < 0, inner / square, 0.0)
+    inner, squared_norm = _inner_product(gradient, retain), _inner_product(retain, retain)
+    # torch.where instead of `if`, which would make the CPU wait for the GPU in every step.
+    factor = torch.where(inner < 0, inner / squared_norm, 0.0)
     return [g - factor.to(g.dtype) * r.to(g.dtype) for g, r in zip(gradient, retain, strict=True)]
 
 
-def _inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+def _inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)]).sum()

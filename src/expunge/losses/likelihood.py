@@ -1,4 +1,4 @@
-"""Likelihood losses: how well a model predicts the answer tokens, and weights that say which tokens to forget."""
+"""Likelihood losses: sums of token log-probabilities, and gradient ascent with a weight per token."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from torch import Tensor
 
 
 def row_sums(token_values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """Sum a value per answer token into a value per row.
+    """Sum the values of answer tokens by row.
 
     Args:
         token_values: (N,) one value per answer token.
-        rows: (N,) the row that each token belongs to.
-        num_rows: Rows of the batch, B.
+        rows: (N,) row index of each token.
+        num_rows: Number of rows in the batch, B.
 
     Returns:
         (B,) sums, in float32 or wider.
     """
-    wide = token_values.float() if token_values.dtype in (torch.float16, torch.bfloat16) else token_values
-    return torch.zeros(num_rows, dtype=wide.dtype, device=wide.device).index_add(0, rows, wide)
+    values = token_values.float() if token_values.dtype in (torch.float16, torch.bfloat16) else token_values
+    return torch.zeros(num_rows, dtype=values.dtype, device=values.device).index_add(0, rows, values)
 
 
 def wga(token_logp: Tensor, beta: float) -> Tensor:
-    """Weighted gradient ascent: tokens that are already unlikely are pushed less.
+    """Compute the weighted gradient ascent (WGA) loss, with smaller weights on tokens that are already unlikely.
 
     L = p^beta * log p, with the weight p^beta held constant
 
-    Plain ascent pushes the token's logit by 1 - p, hardest where it is forgotten already; the weight makes that
-    p^beta * (1 - p), which falls to 0 with p.
+    Plain gradient ascent pushes a token's logit by 1 - p, which is largest where the token is already forgotten. With
+    the weight, the push is p^beta * (1 - p), which goes to 0 with p.
 
     Args:
         token_logp: (N,) log-probability of each answer token, log p.
-        beta: Strength of the weight; 0 is gradient ascent.
+        beta: Exponent of the weight; 0 is plain gradient ascent.
 
     Returns:
         (N,) loss per token.
@@ -48,14 +48,15 @@ def wga(token_logp: Tensor, beta: float) -> Tensor:
 
 
 def satimp(token_logp: Tensor, beta1: float, beta2: float) -> Tensor:
-    """Ascent weighted by saturation and importance: neither forgotten nor certain tokens are pushed.
+    """Compute the SatImp loss: gradient ascent with small weights on tokens that are already forgotten or near certain.
 
     L = p^beta1 * (1 - p)^beta2 * log p, with the weight held constant
 
     Args:
         token_logp: (N,) log-probability of each answer token, log p.
-        beta1: How much less an unlikely (saturated) token counts.
-        beta2: How much less a certain token, one that any text of this form would predict, counts.
+        beta1: Exponent of the saturation weight: the larger, the less an unlikely (already forgotten) token counts.
+        beta2: Exponent of the importance weight: the larger, the less a near-certain token counts, such as one that
+            any text of this form contains.
 
     Returns:
         (N,) loss per token.
@@ -68,6 +69,6 @@ def satimp(token_logp: Tensor, beta1: float, beta2: float) -> Tensor:
     References:
         Yang et al. 2025, arXiv:2505.11953.
     """
-    fixed = token_logp.detach()
-    # 1 - p from expm1, since p close to 1 is the usual case on a memorised answer.
-    return (beta1 * fixed).exp() * (-fixed.expm1()).clamp(min=0) ** beta2 * token_logp
+    constant = token_logp.detach()
+    # expm1 keeps 1 - p accurate for p close to 1, the usual case on memorised answers.
+    return (beta1 * constant).exp() * (-constant.expm1()).clamp(min=0) ** beta2 * token_logp

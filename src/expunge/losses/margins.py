@@ -1,4 +1,4 @@
-"""Margin losses: bounded pushes on logits or probabilities, which stop by themselves."""
+"""Margin losses on probabilities or logits; unlike gradient ascent, they are bounded below."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def inverted_hinge(logits: Tensor, labels: Tensor) -> Tensor:
-    """Lower the answer token's probability and raise that of its strongest rival only.
+    """Compute the inverted hinge loss, which moves probability from the answer token to its strongest competitor.
 
     L = 1 + p(y) - max_{v != y} p(v)
 
-    Gradient ascent spreads the lost probability over the whole vocabulary; this loss hands it to one sensible
+    Gradient ascent spreads the removed probability over the full vocabulary; this loss moves it to a single plausible
     token, and is bounded between 0 and 2.
 
     Args:
@@ -31,13 +31,13 @@ def inverted_hinge(logits: Tensor, labels: Tensor) -> Tensor:
         Cha et al. 2024, arXiv:2408.06621.
     """
     probabilities = logits.softmax(-1)
-    own = probabilities.gather(1, labels[:, None]).squeeze(1)
-    rival = probabilities.scatter(1, labels[:, None], -1.0).max(-1).values
-    return 1 + own - rival
+    answer = probabilities.gather(1, labels[:, None]).squeeze(1)
+    competitor = probabilities.scatter(1, labels[:, None], -1.0).max(-1).values
+    return 1 + answer - competitor
 
 
 def logit_margin(logits: Tensor) -> Tensor:
-    """How far the highest logit stands above the average: 0 for a uniform prediction, which is its minimum.
+    """Compute the squared difference between the largest and the mean logit, which is 0 only for a uniform prediction.
 
     L = (max_v z_v - mean_v z_v)^2
 

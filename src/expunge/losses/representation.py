@@ -1,4 +1,4 @@
-"""Representation losses: where hidden states are pushed to, and how far they may move."""
+"""Representation losses: directions that hidden states are steered to, and distances between hidden states."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def control_vector(size: int, scale: float, generator: torch.Generator) -> Tensor:
-    """A fixed random direction for hidden states to be steered to.
+    """Sample a fixed random direction to which hidden states are steered.
 
     u = scale * r / ||r||,   r uniform on [0, 1)^size
 
-    All its entries are positive, as in the published code, so directions of two draws are far from orthogonal
-    (their cosine is about 0.75).
+    No entry is negative, as in the published code, so two sampled directions are far from orthogonal (their cosine is
+    about 0.75).
 
     Args:
         size: Width of the hidden states, D.
         scale: Length of the vector; the paper's c.
-        generator: Source of randomness on the CPU, so that every device draws the same numbers.
+        generator: Random generator on the CPU, so that the vector does not depend on the device of the model.
 
     Returns:
         (D,) float32.
@@ -31,25 +31,25 @@ def control_vector(size: int, scale: float, generator: torch.Generator) -> Tenso
 
 
 def squared_distance(hidden: Tensor, target: Tensor) -> Tensor:
-    """How far each hidden state is from its target: the mean over the width of the squared difference.
+    """Compute the squared difference between each hidden state and its target, averaged over the width.
 
     d = (1 / D) * sum_j (h_j - t_j)^2
 
-    Averaged over positions this is the mean squared error that RMU's two terms are made of. It has one value per
-    position and no lengths in it, so that nothing can mix rows of different lengths.
+    Averaged over positions, this is the mean squared error of RMU's two terms. It returns one value per position, so
+    that the caller decides how rows of different lengths are averaged.
 
     Args:
         hidden: (..., D) hidden states.
-        target: (D,) one target for all, or (..., D) one for each.
+        target: (D,) one target for all hidden states, or (..., D) one for each.
 
     Returns:
         (...) distances, in float32 or wider.
     """
-    return (_wide(hidden) - _wide(target)).square().mean(-1)
+    return (_at_least_float32(hidden) - _at_least_float32(target)).square().mean(-1)
 
 
 def cosine(hidden: Tensor, target: Tensor) -> Tensor:
-    """Cosine of the angle between each hidden state and a direction.
+    """Compute the cosine of the angle between each hidden state and a direction.
 
     Args:
         hidden: (..., D) hidden states.
@@ -58,27 +58,28 @@ def cosine(hidden: Tensor, target: Tensor) -> Tensor:
     Returns:
         (...) cosines in [-1, 1].
     """
-    return torch.nn.functional.cosine_similarity(_wide(hidden), _wide(target).expand_as(hidden), dim=-1)
+    direction = _at_least_float32(target).expand_as(hidden)
+    return torch.nn.functional.cosine_similarity(_at_least_float32(hidden), direction, dim=-1)
 
 
 def relative_distance(hidden: Tensor, reference: Tensor) -> Tensor:
-    """Length of each hidden state's change, relative to the reference's own length.
+    """Compute the distance of each hidden state from the reference's, divided by the length of the reference's.
 
     Args:
         hidden: (..., D) hidden states of the model.
-        reference: (..., D) the same under the frozen model.
+        reference: (..., D) hidden states of the frozen reference at the same positions.
 
     Returns:
         (...) ||h - h_ref|| / ||h_ref||.
     """
-    reference = _wide(reference)
-    moved: Tensor = torch.linalg.vector_norm(_wide(hidden) - reference, dim=-1)
+    reference = _at_least_float32(reference)
+    distance: Tensor = torch.linalg.vector_norm(_at_least_float32(hidden) - reference, dim=-1)
     length: Tensor = torch.linalg.vector_norm(reference, dim=-1).clamp(min=1e-12)
-    return moved / length
+    return distance / length
 
 
 def project(delta: Tensor, radius: float) -> Tensor:
-    """Shorten each vector that is longer than a radius to that radius; the others stay as they are.
+    """Project vectors onto the Euclidean ball of a radius; vectors inside the ball do not change.
 
     Args:
         delta: (..., D) vectors.
@@ -91,5 +92,5 @@ def project(delta: Tensor, radius: float) -> Tensor:
     return delta * (radius / length).clamp(max=1.0)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

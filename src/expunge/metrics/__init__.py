@@ -1,1 +1,1 @@
-"""Metrics on arrays: numpy and scipy, no torch."""
+"""Metrics: pure functions of numpy arrays and strings, without torch."""

@@ -1,4 +1,4 @@
-"""What every metric has: a pure function of arrays and a short description of what it returns."""
+"""The `metric` decorator, which attaches a description to a metric function."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Better = Literal["higher", "lower", "retain", ""]
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What a reader must know to read a metric's number."""
+    """Description of a metric's values."""
 
     name: str
     unit: str
-    """Unit of the number; empty for a plain ratio."""
+    """Unit of the values; empty for a plain ratio."""
     better: Better
-    """'higher', 'lower', 'retain' (closer to a retain model) or empty when it depends on the set."""
+    """'higher', 'lower', 'retain' (closer to a retain model), or empty if it depends on the data set."""
     range: tuple[float, float]
     """Smallest and largest possible value."""
 
 
 class Metric(Protocol[P, T_co]):
-    """A function that carries its description."""
+    """A metric function with its description."""
 
     spec: MetricSpec
 
@@ -40,18 +40,18 @@ def metric(
 ) -> Callable[[Callable[P, T_co]], Metric[P, T_co]]:
     """Mark a top-level function as a metric and attach its `spec`.
 
-    A metric of single rows returns one value per row, whose mean over rows is the number in papers;
-    a metric of whole sets returns that number itself. Leaving out missing rows is the job of the caller.
+    A metric of single rows returns one value per row, and papers report the mean over rows. A metric of a full set
+    returns a single number. The caller removes missing rows.
 
     Args:
-        unit: Unit of the number; empty for a plain ratio.
-        better: Which direction is good.
+        unit: Unit of the values; empty for a plain ratio.
+        better: Direction in which the values improve.
         range: Smallest and largest possible value.
     """
 
-    def mark(function: Callable[P, T_co]) -> Metric[P, T_co]:
-        marked = cast(Metric[P, T_co], function)
-        marked.spec = MetricSpec(name=function.__name__, unit=unit, better=better, range=range)
-        return marked
+    def attach_spec(function: Callable[P, T_co]) -> Metric[P, T_co]:
+        described = cast(Metric[P, T_co], function)
+        described.spec = MetricSpec(name=function.__name__, unit=unit, better=better, range=range)
+        return described
 
-    return mark
+    return attach_spec

@@ -1,4 +1,4 @@
-"""Intervals: how far a number could have come out otherwise with other rows of the same kind."""
+"""Confidence intervals by cluster bootstrap, and Wilson's interval of a proportion."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-_CHUNK = 4_000_000
-"""Row counts held in memory at a time."""
+_CHUNK_ELEMENTS = 4_000_000
+"""Row counts in memory at a time: 32 MB in float64."""
 
 
 def cluster_bootstrap(
@@ -23,56 +23,62 @@ def cluster_bootstrap(
     seed: int,
     level: float = 0.95,
 ) -> Interval | None:
-    """Percentile interval of a statistic when whole groups of rows are drawn with replacement.
+    """Compute a percentile interval of a statistic by resampling groups of rows with replacement.
 
-    Rows of one author or article stand and fall together, so groups are drawn, not rows. Each sample is
+    The rows of one author or article are not independent, so groups are resampled instead of rows. Each sample is
     resampled by its own groups, independently of the other samples.
 
     Args:
-        statistic: Called with one array of row counts per sample, shape (b, n_s), saying how often each of b
-            resamples holds each row; returns the statistic of every resample, shape (b,).
-        groups: One sequence per sample: the group of each of its rows.
-        resamples: Number of resamples; 0 gives no interval.
-        seed: Seed of numpy's Generator; the same seed draws the same groups.
+        statistic: Called with one array per sample, shape (b, n_s): the count of each row in each of b resamples.
+            Returns the statistic of every resample, shape (b,).
+        groups: One sequence per sample: the group of each row of the sample.
+        resamples: Number of resamples; 0 for no interval.
+        seed: Seed of numpy's Generator; the same seed samples the same groups.
         level: Share of the resamples inside the interval.
 
     Returns:
-        Lower and upper end, or None where there is nothing to resample: no resamples, or a sample with fewer
-        than two groups.
+        Lower and upper end, or None if there is nothing to resample: no resamples, or a sample with fewer than two
+        groups.
 
     Raises:
         ValueError: `level` is not between 0 and 1.
+        TypeError: `groups` is a single sample.
 
     References:
         Davison and Hinkley 1997, section 3.8 (resampling whole clusters).
     """
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+        raise ValueError(f"level must be between 0 and 1, got {level}")
     if any(isinstance(sample, str) for sample in groups):
-        raise TypeError("groups holds one sequence per sample; wrap a single sample in a list")
-    codes = [_codes(sample) for sample in groups]
+        raise TypeError("groups must contain one sequence per sample; wrap a single sample in a list")
+    codes = []
+    for sample in groups:
+        code_of: dict[Hashable, int] = {}
+        codes.append(np.array([code_of.setdefault(group, len(code_of)) for group in sample], dtype=np.int64))
     if resamples <= 0 or any(len(code) == 0 or code.max() < 1 for code in codes):
         return None
     generators = [np.random.default_rng([seed, position]) for position in range(len(codes))]
-    chunk = max(1, _CHUNK // sum(len(code) for code in codes))
+    chunk = max(1, _CHUNK_ELEMENTS // sum(len(code) for code in codes))
     values = []
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
-        values.append(statistic(*(_draw(code, count, rng) for code, rng in zip(codes, generators, strict=True))))
+        values.append(
+            statistic(*(_resample_counts(code, count, rng) for code, rng in zip(codes, generators, strict=True)))
+        )
     tail = (1 - level) / 2
     low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
     return float(low), float(high)
 
 
 def weighted_mean(values: ArrayLike, weights: Floats) -> Floats:
-    """Mean of each resample; rows whose value is NaN are missing and left out.
+    """Compute the mean of each resample over the rows whose value is not NaN.
 
     Args:
         values: Shape (n,).
-        weights: How often each resample holds each row, shape (b, n).
+        weights: Count of each row in each resample, shape (b, n).
 
     Returns:
-        Shape (b,); NaN for a resample without a single present row.
+        Shape (b,); NaN for a resample in which every value is NaN.
     """
     array = np.asarray(values, dtype=np.float64)
     present = ~np.isnan(array)
@@ -83,13 +89,13 @@ def weighted_mean(values: ArrayLike, weights: Floats) -> Floats:
 def mean_interval(
     values: ArrayLike, groups: Sequence[Hashable], resamples: int, seed: int, level: float = 0.95
 ) -> Interval | None:
-    """Cluster bootstrap of a mean over rows.
+    """Compute a cluster-bootstrap interval of a mean over rows.
 
     Args:
         values: One value per row, shape (n,).
         groups: Group of each row.
-        resamples: Number of resamples; 0 gives no interval.
-        seed: Seed of the draw.
+        resamples: Number of resamples; 0 for no interval.
+        seed: Seed of the bootstrap.
         level: Share of the resamples inside the interval.
     """
     return cluster_bootstrap(
@@ -98,7 +104,7 @@ def mean_interval(
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a share, for rows that are independent.
+    """Compute Wilson's score interval of a proportion of independent rows.
 
     Formula: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = successes/n.
 
@@ -116,22 +122,18 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"wilson needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    middle = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    proportion = successes / trials
+    center = proportion + z * z / (2 * trials)
+    half_width = z * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # The ends are exactly 0 and 1 at k = 0 and k = n; rounding would leave them a hair off.
-    low = 0.0 if successes == 0 else (middle - half) / scale
-    high = 1.0 if successes == trials else (middle + half) / scale
+    # The ends are exactly 0 at k = 0 and 1 at k = n, which rounding would miss.
+    low = 0.0 if successes == 0 else (center - half_width) / scale
+    high = 1.0 if successes == trials else (center + half_width) / scale
     return low, high
 
 
-def _codes(groups: Sequence[Hashable]) -> NDArray[np.int64]:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
-
-
-def _draw(codes: NDArray[np.int64], count: int, rng: np.random.Generator) -> Floats:
+def _resample_counts(codes: NDArray[np.int64], num_resamples: int, rng: np.random.Generator) -> Floats:
+    """Sample groups with replacement; returns the count of each row, shape (num_resamples, n)."""
     num_groups = int(codes.max()) + 1
-    drawn = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=count)
-    return drawn[:, codes].astype(np.float64)
+    group_counts = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples)
+    return group_counts[:, codes].astype(np.float64)

@@ -1,8 +1,8 @@
-"""How much of a text a model writes out: token by token beside the text, and as a continuation of its own.
+"""Memorisation: how much of a text a model reproduces, token by token or as a generated continuation.
 
-`hits` says for each token of an answer whether it is the model's likeliest one, given the question and the answer's
-earlier tokens. All functions here take the tokens of the answer alone: cut off the end-of-sequence token first, which
-every answer shares and which is no part of what was memorised.
+`hits` states for each token of an answer whether it is the model's most likely token, given the question and the
+preceding tokens of the answer. All functions expect the answer's tokens without the end-of-sequence token, which every
+answer shares and which is not memorised content.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from expunge.metrics.rouge import rouge_scores
 Floats = NDArray[np.float64]
 
 STOPS = ("\n\n", "\nQuestion", "Question:")
-"""Where a model that was shown examples of questions and answers has begun the next one."""
+"""Strings with which a model that was shown example questions and answers begins the next question."""
 
 
 @metric(better="", range=(0.0, 1.0))
 def exact_memorization(hits: Sequence[ArrayLike]) -> Floats:
-    """Share of the answer's tokens that the model would have chosen in their place, per row.
+    """Compute the share of the answer's tokens that are the model's most likely token, per row.
 
     Formula: EM = sum_k 1{argmax_v p(v | q, y_<k) = y_k} / n.
 
     Args:
-        hits: For each row, whether each token of the answer is the likeliest one, n booleans, without the
+        hits: For each row, whether each token of the answer is the most likely one, n booleans, without the
             end-of-sequence token.
 
     Returns:
@@ -42,15 +42,16 @@ def exact_memorization(hits: Sequence[ArrayLike]) -> Floats:
 
 @metric(better="", range=(0.0, 1.0))
 def extraction_strength(hits: Sequence[ArrayLike], openunlearning: bool = False) -> Floats:
-    """Share of the answer that the model completes by itself, word for word, once it has been given the rest.
+    """Compute the share of the answer that the model completes word for word, given the rest of it, per row.
 
-    Formula: ES = 1 - k/n, where k is the shortest start of the answer after which every likeliest token is the
-    right one: k = min {k : hits_j for all j >= k}. 1: the question alone is enough. 0: not even the last token comes.
+    Formula: ES = 1 - k/n, where k is the length of the shortest prefix of the answer after which every most likely
+    token is the right one: k = min {k : hits_j for all j >= k}. 1: the question alone is enough. 0: not even the last
+    token is predicted.
 
     Args:
         hits: As in `exact_memorization`.
-        openunlearning: As OpenUnlearning computes it: k is at most n - 1, so an answer whose last token is wrong
-            gets 1/n as if it were right, and an answer without tokens gets 0.
+        openunlearning: Compute the value as OpenUnlearning does: k is at most n - 1, so an answer whose last token is
+            wrong gets 1/n as if it were right, and an answer without tokens gets 0.
 
     Returns:
         One value per row; NaN for an answer without tokens.
@@ -65,23 +66,25 @@ def extraction_strength(hits: Sequence[ArrayLike], openunlearning: bool = False)
         if not num_tokens:
             strengths.append(0.0 if openunlearning else np.nan)
             continue
-        wrong = np.flatnonzero(~row)
-        num_given = int(wrong[-1]) + 1 if len(wrong) else 0
-        strengths.append(1 - (min(num_given, num_tokens - 1) if openunlearning else num_given) / num_tokens)
+        misses = np.flatnonzero(~row)
+        prefix_length = int(misses[-1]) + 1 if len(misses) else 0
+        if openunlearning:
+            prefix_length = min(prefix_length, num_tokens - 1)
+        strengths.append(1 - prefix_length / num_tokens)
     return np.array(strengths, dtype=np.float64)
 
 
 @metric(better="", range=(0.0, 1.0))
 def verbatim_memorization(continuations: Sequence[str], generations: Sequence[str], stem: bool = False) -> Floats:
-    """How closely a model that is given the start of a text continues it word for word, per row: VerbMem.
+    """Compute how closely a model, given the beginning of a text, reproduces its continuation, per row (VerbMem).
 
-    Formula: ROUGE-L F1 of the generation against the true continuation, both cut to the same number of tokens
-    (MUSE: 128, greedy) by the caller. MUSE prints 100 times the mean.
+    Formula: ROUGE-L F1 between the generation and the true continuation, both cut by the caller to the same number of
+    tokens (MUSE: 128, greedy). MUSE reports 100 times the mean.
 
     Args:
-        continuations: How each text really goes on.
-        generations: What the model wrote.
-        stem: Compare word stems. MUSE's code compares words as they are; OpenUnlearning compares stems.
+        continuations: True continuation of each text.
+        generations: Text generated by the model.
+        stem: Compare word stems. MUSE's code compares unstemmed words; OpenUnlearning compares stems.
 
     Returns:
         One value per row.
@@ -96,15 +99,15 @@ def verbatim_memorization(continuations: Sequence[str], generations: Sequence[st
 def knowledge_memorization(
     answers: Sequence[str], generations: Sequence[str], stops: Sequence[str] = STOPS, stem: bool = False
 ) -> Floats:
-    """How well a model answers questions about a text, per row: KnowMem.
+    """Compute how well a model answers questions about a text, per row (KnowMem).
 
-    Formula: ROUGE-L F1 of the generation, cut where it goes on to the next question, against the right answer.
-    MUSE prints 100 times the mean. Lower is better for forget questions, higher for retain questions.
+    Formula: ROUGE-L F1 between the right answer and the generation, which is cut where the next question begins.
+    MUSE reports 100 times the mean. Lower is better for forget questions, higher for retain questions.
 
     Args:
         answers: Right answers.
-        generations: What the model wrote.
-        stops: A generation ends before the first of these.
+        generations: Text generated by the model.
+        stops: Strings before the first of which a generation is cut.
         stem: As in `verbatim_memorization`.
 
     Returns:
@@ -117,17 +120,18 @@ def knowledge_memorization(
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """Text before the first stop in it.
+    """Return the text before the first occurrence of any stop string.
 
     Example:
         >>> cut_at("In Bern. Question: Who?", ["Question:"])
         'In Bern. '
     """
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+    positions = [text.find(stop) for stop in stops]
+    return text[: min((position for position in positions if position >= 0), default=len(text))]
 
 
 def _booleans(row: ArrayLike) -> NDArray[np.bool_]:
     array = np.asarray(row)
     if array.ndim != 1 or not (array.dtype == np.bool_ or array.size == 0):
-        raise ValueError(f"expected one boolean per token, got {array.dtype} of shape {array.shape}")
+        raise ValueError(f"hits must contain one boolean per token, got {array.dtype} of shape {array.shape}")
     return array.astype(np.bool_)

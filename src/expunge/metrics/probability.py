@@ -1,6 +1,6 @@
-"""Likelihood of answers, and of right answers against wrong ones.
+"""Likelihood metrics: probability of answers, alone and relative to wrong answers.
 
-Everywhere `nll` is the mean negative log-likelihood per answer token in nats, end-of-sequence token included.
+`nll` is the mean negative log-likelihood per answer token in nats, including the end-of-sequence token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @metric(better="", range=(0.0, 1.0))
 def probability(nll: ArrayLike) -> Floats:
-    """Length-normalised probability of the answer, per row.
+    """Compute the length-normalised probability of the answer, per row.
 
     Formula: P(a|q)^(1/|a|) = exp(-nll).
 
@@ -34,12 +34,12 @@ def probability(nll: ArrayLike) -> Floats:
     References:
         Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Probability).
     """
-    return np.exp(-_floats(nll))
+    return np.exp(-_vector(nll))
 
 
 @metric(better="higher", range=(0.0, 1.0))
 def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
-    """Probability of the right answer when only it and the given wrong answers were possible, per row.
+    """Compute the probability of the right answer among the right and the wrong answers, per row.
 
     Formula: P(a) / (P(a) + sum_i P(a_i)), with the length-normalised P = exp(-nll). (The paper writes plain
     probabilities; its code and all published numbers use the length-normalised ones.)
@@ -49,13 +49,13 @@ def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
         perturbed_nll: Wrong answers, shape (n, k).
 
     Returns:
-        Shape (n,). With k = 0 wrong answers it is 1.
+        Shape (n,); 1 if there are no wrong answers (k = 0).
 
     References:
         Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Probability, Real Authors and World Facts).
     """
     right, wrong = _right_and_wrong(nll, perturbed_nll)
-    # Dividing by P(a) first keeps the ratio defined where every probability underflows.
+    # Dividing numerator and denominator by P(a) keeps the ratio defined where every probability underflows.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
 
@@ -66,7 +66,7 @@ def truth_ratio(
     perturbed_nll: ArrayLike,
     mean: Literal["geometric", "arithmetic"] = "geometric",
 ) -> Floats:
-    """How likely wrong answers are compared with a right one, per row: R.
+    """Compute the truth ratio R: the probability of wrong answers relative to a right one, per row.
 
     R near 0: the model knows the fact. R near 1 or above: wrong answers are as likely as the right one.
 
@@ -75,7 +75,7 @@ def truth_ratio(
     probabilities of the wrong answers are averaged: R = mean_i exp(-perturbed_nll_i) / exp(-paraphrased_nll).
 
     Args:
-        paraphrased_nll: A right answer in other words (where there is none, the answer itself), shape (n,).
+        paraphrased_nll: Paraphrased right answer (or the answer itself if there is no paraphrase), shape (n,).
         perturbed_nll: Wrong answers of the same form, shape (n, k), k >= 1.
         mean: 'geometric' as in the published evaluation; 'arithmetic' as printed in the paper.
 
@@ -83,7 +83,7 @@ def truth_ratio(
         Shape (n,).
 
     Raises:
-        ValueError: The shapes do not fit, or `mean` is neither of the two.
+        ValueError: The shapes do not match, or `mean` is neither of the two.
 
     References:
         Maini et al. 2024, arXiv:2401.06121, equation 1, and the authors' evaluation code.
@@ -103,25 +103,25 @@ def truth_ratio(
 
 @metric(better="retain", range=(0.0, 1.0))
 def truth_ratio_forget(ratio: ArrayLike) -> Floats:
-    """Closeness of the truth ratio to 1, per row, as reported for the forget set: min(R, 1/R).
+    """Compute the closeness of the truth ratio to 1, min(R, 1/R), as reported for the forget set, per row.
 
     Args:
         ratio: R of each row, shape (n,).
 
     Returns:
-        Shape (n,). R = 0 and R = infinity both give 0.
+        Shape (n,); 0 for both R = 0 and R = infinity.
 
     References:
         Maini et al. 2024, arXiv:2401.06121, section 2.2 (as in the authors' code).
     """
-    values = _floats(ratio)
+    values = _vector(ratio)
     with np.errstate(divide="ignore"):
         return np.minimum(values, 1.0 / values)
 
 
 @metric(better="higher", range=(0.0, 1.0))
 def truth_ratio_utility(ratio: ArrayLike) -> Floats:
-    """Truth ratio as a utility, per row, on sets that the model should know: max(0, 1 - R).
+    """Convert the truth ratio to a utility, max(0, 1 - R), on sets that the model should know, per row.
 
     Args:
         ratio: R of each row, shape (n,).
@@ -132,37 +132,37 @@ def truth_ratio_utility(ratio: ArrayLike) -> Floats:
     References:
         Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Truth Ratio).
     """
-    return np.maximum(0.0, 1.0 - _floats(ratio))
+    return np.maximum(0.0, 1.0 - _vector(ratio))
 
 
 @metric(better="", range=(0.0, 1.0))
 def truth_probability(ratio: ArrayLike) -> Floats:
-    """Probability of the right answer beside the mean of the wrong ones, per row.
+    """Compute the probability of the right answer relative to the mean of the wrong ones, per row.
 
-    Formula: P / (P + P_wrong) = 1 / (1 + R), where P_wrong is the mean that R was made with. 1: the model knows the
-    fact. 1/2: right and wrong are as likely. On every set a higher number says that more is known.
+    Formula: P / (P + P_wrong) = 1 / (1 + R), where P_wrong is the mean with which R was computed. 1: the model knows
+    the fact. 1/2: right and wrong answers are equally likely. On every set, a higher value means more knowledge.
 
     Args:
         ratio: R of each row, shape (n,).
 
     Returns:
-        Shape (n,). R = infinity gives 0.
+        Shape (n,); 0 for R = infinity.
 
     References:
         Dorna et al. 2025, arXiv:2506.12618 (truth ratio as a measure of knowledge).
     """
-    return np.asarray(1.0 / (1.0 + _floats(ratio)), dtype=np.float64)
+    return np.asarray(1.0 / (1.0 + _vector(ratio)), dtype=np.float64)
 
 
-def _floats(values: ArrayLike) -> Floats:
+def _vector(values: ArrayLike) -> Floats:
     array: NDArray[Any] = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"expected one value per row, shape (n,), got shape {array.shape}")
     return array
 
 
-def _right_and_wrong(right: ArrayLike, wrong: ArrayLike) -> tuple[Floats, Floats]:
-    first, second = _floats(right), np.asarray(wrong, dtype=np.float64)
-    if second.ndim != 2 or len(first) != len(second):
-        raise ValueError(f"right and wrong answers need shapes (n,) and (n, k), got {first.shape} and {second.shape}")
-    return first, second
+def _right_and_wrong(right_nll: ArrayLike, wrong_nll: ArrayLike) -> tuple[Floats, Floats]:
+    right, wrong = _vector(right_nll), np.asarray(wrong_nll, dtype=np.float64)
+    if wrong.ndim != 2 or len(right) != len(wrong):
+        raise ValueError(f"right and wrong answers need shapes (n,) and (n, k), got {right.shape} and {wrong.shape}")
+    return right, wrong

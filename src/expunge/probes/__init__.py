@@ -1,1 +1,1 @@
-"""The evaluators that run a model: scoring and generation."""
+"""Probes, the only code that runs a model to measure it: scoring, generation, gradient norms and embeddings."""

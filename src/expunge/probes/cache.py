@@ -1,4 +1,4 @@
-"""Remembers what a model said, by content: its weights, the tokens it was given and the settings."""
+"""Cache of probe results on disk, keyed by the model's weights, the input tokens and the settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,69 +18,77 @@ from expunge.distributed import broadcast_from_main, wait
 from expunge.probes.requests import TokenScores
 from expunge.rundir import fingerprint, write_atomic
 
-T = TypeVar("T")
 Generation = list[int] | None
 
 
 class ProbeCache:
-    """Results of one model, shared by everything that measures it.
+    """Cached results of one model, shared by all benchmarks and audits.
 
-    A key holds every token that the model sees and every setting that can change the answer, and the folder is named
-    by the weights, so a changed weight, token or setting finds nothing. Each call that computes something adds one
-    file; nothing is ever rewritten, so several runs may share a folder.
+    A key covers every input token and every setting that can change the result, and the folder is named by the weights,
+    so any change of weights, tokens or settings is a cache miss. Each call that computes results adds one file. Files
+    are never rewritten, so several runs may share a folder.
 
     Args:
-        folder: Where results are kept; None for no memory.
-        facts: What identifies the model: the hash of its weights, the precision, the special tokens that end answers.
+        folder: Folder of the cache files; None disables the cache.
+        identity: Everything that identifies the model: hash of its weights, precision, end-of-sequence tokens.
     """
 
-    def __init__(self, folder: Path | None, facts: Any) -> None:
-        self._folder = None if folder is None else folder / fingerprint(facts)
+    def __init__(self, folder: Path | None, identity: Any) -> None:
+        self._folder = None if folder is None else folder / fingerprint(identity)
 
     @staticmethod
     def key(ids: Sequence[int], *settings: Any) -> str:
-        """Name of a question to the model: its tokens and settings."""
+        """Return the cache key of input tokens and settings."""
         return hashlib.sha256(repr((tuple(ids), *settings)).encode()).hexdigest()[:24]
 
     def scores(
         self, keys: Sequence[str], detail: Sequence[bool], run: Callable[[list[int], list[bool]], list[TokenScores]]
     ) -> list[TokenScores]:
-        """Token scores by key; those that are not known, or not in enough detail, are computed.
+        """Return token scores by key, computing those that are missing or cached without the required detail.
 
         Args:
             keys: One key per item; equal keys are computed once.
             detail: Whether an item needs more than the log-probability.
-            run: `run(places, detail)` gives the scores of the items at these places.
+            run: `run(indices, detail)` returns the scores of the items with these indices.
         """
-        wanted: dict[str, bool] = {}
-        for key, more in zip(keys, detail, strict=True):
-            wanted[key] = wanted.get(key, False) or more
-        known = {key: _scores_from(row) for key, row in self._read("scores").items()}
-        known = {key: value for key, value in known.items() if value.detailed or not wanted.get(key)}
-        places = _unknown(keys, known)
-        computed = run(places, [wanted[keys[i]] for i in places]) if places else []
-        found = dict(zip([keys[i] for i in places], computed, strict=True))
-        self._write("scores", {key: _scores_row(value) for key, value in found.items()})
-        known.update(found)
-        return [known[key] for key in keys]
+        needs_detail: dict[str, bool] = {}
+        for key, flag in zip(keys, detail, strict=True):
+            needs_detail[key] = needs_detail.get(key, False) or flag
+        cached = {key: _token_scores(row) for key, row in self._read("scores").items()}
+        cached = {key: scores for key, scores in cached.items() if scores.detailed or not needs_detail.get(key)}
+        missing = _missing_indices(keys, cached)
+        results = run(missing, [needs_detail[keys[i]] for i in missing]) if missing else []
+        computed = dict(zip([keys[i] for i in missing], results, strict=True))
+        self._write(
+            "scores",
+            {
+                key: {"logp": scores.logp, "top1": scores.top1, "mean": scores.mean, "variance": scores.variance}
+                for key, scores in computed.items()
+            },
+        )
+        cached.update(computed)
+        return [cached[key] for key in keys]
 
     def generations(self, keys: Sequence[str], run: Callable[[list[int]], list[Generation]]) -> list[Generation]:
-        """Generated tokens by key; `run` computes those at the places that are not known."""
-        known: dict[str, Generation] = {key: row["ids"] for key, row in self._read("generations").items()}
-        places = _unknown(keys, known)
-        found = dict(zip([keys[i] for i in places], run(places) if places else [], strict=True))
-        self._write("generations", {key: {"ids": value} for key, value in found.items()})
-        known.update(found)
-        return [known[key] for key in keys]
+        """Return generated tokens by key; `run(indices)` computes those that are missing."""
+        cached: dict[str, Generation] = {key: row["ids"] for key, row in self._read("generations").items()}
+        missing = _missing_indices(keys, cached)
+        computed = dict(zip([keys[i] for i in missing], run(missing) if missing else [], strict=True))
+        self._write("generations", {key: {"ids": ids} for key, ids in computed.items()})
+        cached.update(computed)
+        return [cached[key] for key in keys]
 
     def _read(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Everything known, as the main process sees it: another one may look later and see more."""
+        """Return all cached rows by key.
+
+        Only the main process reads, because another run may add a file before the other processes read.
+        """
         rows: dict[str, dict[str, Any]] = {}
         if self._folder is not None and is_main_process():
             for path in sorted(self._folder.glob(f"{kind}-*.parquet")):
                 for row in pq.read_table(path).to_pylist():
                     key = row.pop("key")
-                    # Of a question asked once with and once without detail, the fuller answer serves both.
+                    # Scores may be cached both with and without detail; detailed scores serve both requests.
                     if key not in rows or rows[key].get("top1") is None:
                         rows[key] = row
         return broadcast_from_main(rows)
@@ -95,31 +103,22 @@ class ProbeCache:
         wait()
 
 
-def _unknown(keys: Sequence[str], known: Mapping[str, Any]) -> list[int]:
-    """First place of each key that is not known."""
+def _missing_indices(keys: Sequence[str], cached: Mapping[str, Any]) -> list[int]:
+    """Return the first index of each key that is not cached."""
     first: dict[str, int] = {}
-    for place, key in enumerate(keys):
-        if key not in known:
-            first.setdefault(key, place)
+    for index, key in enumerate(keys):
+        if key not in cached:
+            first.setdefault(key, index)
     return list(first.values())
 
 
-def _scores_row(scores: TokenScores) -> dict[str, Any]:
-    return {
-        "logp": scores.logp,
-        "top1": scores.top1,
-        "mean": scores.mean,
-        "variance": scores.variance,
-    }
-
-
-def _scores_from(row: Mapping[str, Any]) -> TokenScores:
-    logp, top1, mean, variance = (row[name] for name in ("logp", "top1", "mean", "variance"))
-    if top1 is None:
-        return TokenScores(np.asarray(logp, np.float32))
+def _token_scores(row: Mapping[str, Any]) -> TokenScores:
+    logp = np.asarray(row["logp"], np.float32)
+    if row["top1"] is None:
+        return TokenScores(logp)
     return TokenScores(
-        np.asarray(logp, np.float32),
-        np.asarray(top1, bool),
-        np.asarray(mean, np.float32),
-        np.asarray(variance, np.float32),
+        logp,
+        np.asarray(row["top1"], bool),
+        np.asarray(row["mean"], np.float32),
+        np.asarray(row["variance"], np.float32),
     )

@@ -1,4 +1,4 @@
-"""Embeddings of texts by a local text model, for closeness in meaning."""
+"""Embeddings of texts by a local embedding model, for semantic similarity."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from expunge.errors import DataError
 from expunge.modeling.load import check_model_folder, load_tokenizer
 
 Array = np.ndarray[Any, Any]
-BATCH = 32
+BATCH_SIZE = 32
 
 
 @torch.no_grad()
 def embed(name: str, texts: Sequence[str]) -> Array:
-    """One vector per text: the mean of the last hidden states over its tokens.
+    """Embed each text as the mean of its tokens' last hidden states.
 
     Args:
-        name: Folder or hub id of a text model, such as a sentence-transformers one that pools by the mean; texts longer
-            than its context are cut off there.
-        texts: What to embed.
+        name: Folder or hub id of a text model, such as a sentence-transformers model with mean pooling. Texts longer
+            than its context are truncated.
+        texts: Texts to embed.
 
     Returns:
-        (number of texts, D) float32.
+        (number of texts, D) float32; a text without tokens has the zero vector.
 
     Raises:
         DataError: The model does not exist or cannot be read.
@@ -38,15 +38,14 @@ def embed(name: str, texts: Sequence[str]) -> Array:
         model = transformers.AutoModel.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise DataError(f"the embedding model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    limit = int(getattr(model.config, "max_position_embeddings", 512))
-    found = []
+    max_length = int(getattr(model.config, "max_position_embeddings", 512))
+    embeddings = []
     with progress("Embedding", len(texts), "texts") as advance:
-        for start in range(0, len(texts), BATCH):
-            part = list(texts[start : start + BATCH])
-            batch = tokenizer(part, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-            mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
-            # A text without a token has no meaning to be close to, which its zero vector says.
-            found.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy())
-            advance(len(part))
-    return np.concatenate(found) if found else np.empty((0, 0), np.float32)
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = list(texts[start : start + BATCH_SIZE])
+            inputs = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+            mask = inputs["attention_mask"][:, :, None].to(hidden.dtype)
+            embeddings.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy())
+            advance(len(batch))
+    return np.concatenate(embeddings) if embeddings else np.empty((0, 0), np.float32)

@@ -1,4 +1,4 @@
-"""Lets a model answer prompts: batches of similar length, and no work on answers that have ended."""
+"""Batched generation: prompts of similar length are decoded together, and finished rows leave the batch early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expunge.console import progress
 from expunge.modeling.load import context_length
 
 COMPACT_SHARE = 0.25
-"""Finished rows are taken out of a batch once they are this share of it."""
+"""Share of finished rows in a batch from which on they are removed from it."""
 
 
 @torch.no_grad()
@@ -30,43 +30,43 @@ def generate(
     temperature: float = 0.0,
     seeds: Sequence[int] = (),
 ) -> list[list[int] | None]:
-    """Continuation of each prompt, without the end-of-sequence token.
+    """Generate a continuation of each prompt, without the end-of-sequence token.
 
     Args:
         model: A causal language model; its mode is restored afterwards.
         prompts: Token ids of each prompt.
-        max_new_tokens: At most this many new tokens, per prompt.
+        max_new_tokens: Maximum number of new tokens, per prompt.
         eos_ids: Tokens that end an answer.
-        pad_id: Id written into padding.
-        batch_tokens: Padded tokens, prompt and answer together, that a batch may reach.
-        title: What the progress bar says.
-        temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).
-        seeds: One per prompt where tokens are drawn. A prompt's draws depend on its own seed alone, not on the
-            batch, the order or the process that it is in.
+        pad_id: Padding id.
+        batch_tokens: Maximum number of padded tokens in a batch, prompts and answers together.
+        title: Title of the progress bar.
+        temperature: 0 for greedy decoding; above 0, tokens are sampled from softmax(logits / temperature).
+        seeds: One per prompt if the temperature is above 0. The tokens sampled for a prompt depend on its own seed
+            alone, not on its batch, order or process.
 
     Returns:
-        Token ids per prompt, in order; None where the prompt leaves no room in the model's context.
+        Token ids per prompt, in order; None if the prompt fills the model's context.
     """
     if temperature < 0 or (temperature and len(seeds) != len(prompts)):
-        raise ValueError("temperature is at least 0, and above 0 every prompt needs a seed")
+        raise ValueError("temperature must be at least 0, and sampling (above 0) needs one seed per prompt")
     limit = context_length(model.config)
     results: list[list[int] | None] = [None] * len(prompts)
-    fitting = [i for i in range(len(prompts)) if len(prompts[i]) < limit]
-    fitting.sort(key=lambda i: (len(prompts[i]), max_new_tokens[i]), reverse=True)
+    pending = [i for i in range(len(prompts)) if len(prompts[i]) < limit]
+    pending.sort(key=lambda i: (len(prompts[i]), max_new_tokens[i]), reverse=True)
     was_training = model.training
     model.eval()
     try:
-        with progress(title, len(fitting), "answers") as advance:
-            while fitting:
-                first = fitting[0]
-                room = batch_tokens // (len(prompts[first]) + min(max_new_tokens[first], limit))
-                chosen, fitting = fitting[: max(1, room)], fitting[max(1, room) :]
-                budget = [min(max_new_tokens[i], limit - len(prompts[i])) for i in chosen]
-                pick = _Pick(temperature, [seeds[i] for i in chosen] if temperature else [])
-                answers = _continue(model, [prompts[i] for i in chosen], budget, set(eos_ids), pad_id, pick)
-                for index, answer in zip(chosen, answers, strict=True):
+        with progress(title, len(pending), "answers") as advance:
+            while pending:
+                longest = pending[0]
+                size = max(1, batch_tokens // (len(prompts[longest]) + min(max_new_tokens[longest], limit)))
+                batch, pending = pending[:size], pending[size:]
+                budgets = [min(max_new_tokens[i], limit - len(prompts[i])) for i in batch]
+                sampler = _TokenSampler(temperature, [seeds[i] for i in batch] if temperature else [])
+                answers = _generate_batch(model, [prompts[i] for i in batch], budgets, set(eos_ids), pad_id, sampler)
+                for index, answer in zip(batch, answers, strict=True):
                     results[index] = answer
-                advance(len(chosen))
+                advance(len(batch))
     finally:
         model.train(was_training)
     return results
@@ -81,40 +81,41 @@ def generate_from(
     eos_ids: Sequence[int],
     **settings: Any,
 ) -> list[list[int] | None]:
-    """Greedy answers whose first tokens are known: they are read at once with the prompt, not one by one.
+    """Generate greedy answers whose first tokens are known, processing these with the prompt in one forward pass.
 
     Args:
         model: As in `generate`.
         prompts: As in `generate`.
-        starts: Per prompt, tokens with which its greedy answer begins, the one that ends it perhaps among them.
-        max_new_tokens: As in `generate`; known tokens count too.
+        starts: Known first tokens of each greedy answer; they may include the end-of-sequence token.
+        max_new_tokens: As in `generate`; the known tokens count as well.
         eos_ids: As in `generate`.
-        settings: The others of `generate`.
+        settings: The remaining arguments of `generate`.
 
     Returns:
-        What `generate` returns, in which the known tokens stand first.
+        The full answers including the known tokens, equal to those of `generate`.
     """
     limit, ends = context_length(model.config), set(eos_ids)
     results: list[list[int] | None] = []
-    for prompt, start, most in zip(prompts, starts, max_new_tokens, strict=True):
-        end = next((place for place, token in enumerate(start) if token in ends), len(start))
-        room = max(0, min(most, limit - len(prompt)))
-        results.append(list(start[: min(end, room)]) if start and (end < len(start) or end >= room) else None)
-    unfinished = [i for i, known in enumerate(results) if known is None]
-    found = generate(
+    for prompt, start, max_new in zip(prompts, starts, max_new_tokens, strict=True):
+        end = next((position for position, token in enumerate(start) if token in ends), len(start))
+        budget = max(0, min(max_new, limit - len(prompt)))
+        is_finished = bool(start) and (end < len(start) or end >= budget)
+        results.append(list(start[: min(end, budget)]) if is_finished else None)
+    unfinished = [i for i, answer in enumerate(results) if answer is None]
+    continuations = generate(
         model,
         [[*prompts[i], *starts[i]] for i in unfinished],
         max_new_tokens=[max_new_tokens[i] - len(starts[i]) for i in unfinished],
         eos_ids=eos_ids,
         **settings,
     )
-    for i, rest in zip(unfinished, found, strict=True):
-        results[i] = None if rest is None else [*starts[i], *rest]
+    for i, continuation in zip(unfinished, continuations, strict=True):
+        results[i] = None if continuation is None else [*starts[i], *continuation]
     return results
 
 
-class _Pick:
-    """Chooses the next token of each row: the likeliest, or by one uniform number from the row's own stream."""
+class _TokenSampler:
+    """Sampler of the next token of each row: greedy, or by a uniform number from the row's own random stream."""
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self._temperature = temperature
@@ -125,61 +126,60 @@ class _Pick:
             return logits.argmax(-1)
         uniform = torch.tensor([self._streams[row].random() for row in rows], dtype=torch.float64).to(logits.device)
         cumulative = (logits.double() / self._temperature).softmax(-1).cumsum(-1)
-        # Rounding leaves the last sum a little off 1, and a number above it would point behind the vocabulary.
-        place = uniform[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, place, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+        # Scaled by the last sum, which rounding leaves slightly off 1, so that no sample exceeds the vocabulary.
+        threshold = uniform[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
-def _continue(
+def _generate_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    budget: Sequence[int],
+    budgets: Sequence[int],
     eos_ids: set[int],
     pad_id: int,
-    pick: _Pick,
+    sampler: _TokenSampler,
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
+        # Padding is on the left, so that all rows continue at the same position.
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     answers: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    done: set[int] = {row for row in alive if budget[row] < 1}
+    active = list(range(len(prompts)))
+    done: set[int] = {row for row in active if budgets[row] < 1}
     cache = DynamicCache(config=model.config)
     tokens, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
     while len(done) < len(prompts):
-        chosen = pick(_next_logits(model, tokens, mask, positions, cache), alive)
-        for row, token in zip(alive, chosen.tolist(), strict=True):
+        next_tokens = sampler(
+            model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1],
+            active,
+        )
+        for row, token in zip(active, next_tokens.tolist(), strict=True):
             if row in done:
                 continue
             if token in eos_ids:
                 done.add(row)
                 continue
             answers[row].append(token)
-            if len(answers[row]) >= budget[row]:
+            if len(answers[row]) >= budgets[row]:
                 done.add(row)
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
-        finished = sum(row in done for row in alive)
-        if finished >= COMPACT_SHARE * len(alive) and finished < len(alive):
-            keep = torch.tensor([i for i, row in enumerate(alive) if row not in done], device=device)
-            alive = [row for row in alive if row not in done]
-            cache.batch_select_indices(keep)
-            tokens, positions, mask = tokens[keep], positions[keep], mask[keep]
+        tokens, positions = next_tokens[:, None], positions[:, -1:] + 1
+        num_finished = sum(row in done for row in active)
+        if num_finished >= COMPACT_SHARE * len(active) and num_finished < len(active):
+            unfinished = torch.tensor([i for i, row in enumerate(active) if row not in done], device=device)
+            active = [row for row in active if row not in done]
+            cache.batch_select_indices(unfinished)
+            tokens, positions, mask = tokens[unfinished], positions[unfinished], mask[unfinished]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return answers
-
-
-def _next_logits(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    output = model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return output.logits[:, -1]  # type: ignore[no-any-return]

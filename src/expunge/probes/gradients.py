@@ -1,4 +1,4 @@
-"""How far training on each text would move a model: norms of the gradients of its loss."""
+"""Gradient norms of the loss on single texts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from expunge.modeling.logprobs import token_logp
 
 
 def gradient_norms(model: Any, items: Sequence[Encoded], *, pad_id: int, title: str = "Gradients") -> list[float]:
-    """Mean over the weight tensors of the 2-norm of the gradient of each item's mean loss.
+    """Compute the 2-norm of the gradient of each item's mean loss, averaged over the weight tensors.
 
-    Formula: (1/P) sum_p || d nll / d theta_p ||_2, nll the mean negative log-likelihood of the answer's tokens, p over
-    the P floating-point tensors of the model that it depends on, an adapter's among them. One forward and one
-    backward pass per item, and memory for one gradient of the whole model.
+    Formula: (1/P) sum_p || d nll / d theta_p ||_2, where nll is the mean negative log-likelihood of the answer's tokens
+    and p runs over the P floating-point tensors on which it depends, including those of an adapter. Each item takes one
+    forward and one backward pass, and the memory of one gradient of the full model.
 
     Args:
-        model: A causal language model; its mode, its gradients and which weights are trained stay as they are.
+        model: A causal language model; its mode, gradients and `requires_grad` flags are left unchanged.
         items: Encoded rows.
-        pad_id: Id written into padding, of which there is none here.
-        title: What the progress bar says.
+        pad_id: Padding id; required for collation, although a batch of one row has no padding.
+        title: Title of the progress bar.
 
     Returns:
         One norm per item, in order.
@@ -37,7 +37,7 @@ def gradient_norms(model: Any, items: Sequence[Encoded], *, pad_id: int, title: 
     """
     inner = causal_lm(model)
     weights = [weight for weight in inner.parameters() if weight.is_floating_point()]
-    trained = [weight.requires_grad for weight in weights]
+    requires_grad = [weight.requires_grad for weight in weights]
     was_training = model.training
     model.eval()
     try:
@@ -46,19 +46,20 @@ def gradient_norms(model: Any, items: Sequence[Encoded], *, pad_id: int, title: 
         with progress(title, len(items), "gradients") as advance:
             norms = []
             for item in items:
-                norms.append(_norm(inner, weights, item, pad_id))
+                norms.append(_gradient_norm(inner, weights, item, pad_id))
                 advance(1)
             return norms
     finally:
-        for weight, flag in zip(weights, trained, strict=True):
+        for weight, flag in zip(weights, requires_grad, strict=True):
             weight.requires_grad_(flag)
         model.train(was_training)
 
 
+# A separate function, so that the gradients are freed before the next item's forward pass.
 @torch.enable_grad()
-def _norm(model: Any, weights: Sequence[torch.Tensor], item: Encoded, pad_id: int) -> float:
+def _gradient_norm(model: Any, weights: Sequence[torch.Tensor], item: Encoded, pad_id: int) -> float:
     batch = TensorBatch.of(collate([item], pad_id), weights[0].device)
     hidden = decode(model, batch)[batch.rows, batch.positions]
     nll = -token_logp(head_of(model), hidden, batch.labels, model.config.vocab_size).mean()
     gradients = torch.autograd.grad(nll, weights, allow_unused=True)
-    return float(torch.stack([each.float().norm() for each in gradients if each is not None]).mean())
+    return float(torch.stack([gradient.float().norm() for gradient in gradients if gradient is not None]).mean())

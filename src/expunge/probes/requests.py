@@ -1,4 +1,4 @@
-"""What may be asked of a model, and what comes back: plain values, so that naming them needs no torch."""
+"""Requests to a model and their results, as plain values that do not import torch."""
 
 from __future__ import annotations
 
@@ -9,71 +9,72 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Key = tuple[str, int, str]
-"""(set, index of the row in it, which of the row's texts)."""
+"""(set, index of the row in the set, name of the text within the row)."""
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Score `answer` after `question`: the probe returns the log-probability of each answer token."""
+    """Request for the log-probability of each token of `answer` after `question`."""
 
     set: str
     index: int
-    """Position of the row in its set."""
+    """Index of the row in its set."""
     what: str
-    """Which of the row's texts this is: 'answer', 'paraphrased' or 'perturbed/<k>'."""
+    """Name of the text within the row: 'answer', 'paraphrased' or 'perturbed/<k>'."""
     question: str
     answer: str
     raw: bool = False
-    """`answer` continues `question` as it stands: no prompt format, no end-of-sequence token."""
+    """Append `answer` directly to `question`: no prompt format, no end-of-sequence token."""
     detail: bool = False
-    """Return top-1 hits and vocabulary moments too."""
+    """Also return top-1 hits and vocabulary moments."""
     hidden: bool = False
-    """Return the last hidden states too; they are not remembered, since they are large."""
+    """Also return the last hidden states, which are too large to be cached."""
 
     @property
     def key(self) -> Key:
-        """What the result is filed under."""
+        """Key of the result."""
         return self.set, self.index, self.what
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Let the model answer `question`."""
+    """Request for a generated answer to `question`."""
 
     set: str
     index: int
+    """Index of the row in its set."""
     question: str
     max_new_tokens: int
     what: str = "answer"
-    """Tells several answers to one row apart."""
+    """Name of the answer, which distinguishes several answers to one row."""
     raw: bool = False
-    """The model continues `question` as it stands, without a prompt format."""
+    """Continue `question` directly, without a prompt format."""
     turns: tuple[tuple[str, str], ...] = ()
-    """Questions and answers of the conversation so far."""
+    """Earlier questions of the conversation and their answers."""
     prefix: str = ""
-    """First words of the answer, put into the model's mouth; not part of what is returned."""
+    """First words of the answer, appended to the prompt; not part of the returned answer."""
     temperature: float = 0.0
-    """0 takes the likeliest token each time."""
+    """0 for greedy decoding."""
     seed: int = 0
-    """Seed of this answer's draws, where temperature is above 0."""
+    """Sampling seed of this answer if the temperature is above 0."""
     draft: str = ""
-    """What the answer may be, such as the right one. It changes no answer: where the draft has been scored, its first
-    tokens that are the likeliest ones need not be generated one by one."""
+    """Expected answer, such as the right one. It speeds up greedy decoding and does not change the result: the first
+    tokens of a scored draft need not be generated as long as each is the most likely one."""
 
     @property
     def key(self) -> Key:
-        """What the result is filed under."""
+        """Key of the result."""
         return self.set, self.index, self.what
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What one forward pass says of the N tokens of an answer, the end-of-sequence token included where it has one."""
+    """Scores of the N tokens of an answer from one forward pass, including the end-of-sequence token if it has one."""
 
     logp: Array
     """(N,) natural log of the probability of each token."""
     top1: Array | None = None
-    """(N,) whether the token was the likeliest one."""
+    """(N,) whether the token is the most likely one."""
     mean: Array | None = None
     """(N,) sum over the vocabulary of p(z) log p(z): the mean log-probability under the model itself."""
     variance: Array | None = None
@@ -86,5 +87,5 @@ class TokenScores:
 
     @property
     def detailed(self) -> bool:
-        """Whether hits and moments are there."""
+        """Whether hits and moments are present."""
         return self.top1 is not None

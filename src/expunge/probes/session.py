@@ -1,4 +1,4 @@
-"""One model under measurement: the only way in which benchmarks and audits ask it anything."""
+"""The session with one model, through which benchmarks and audits score texts and generate answers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from expunge.probes.vllm_engine import VllmEngine
 
 @dataclass(frozen=True)
 class Session:
-    """Scores and generates with one model; what was asked before, of the same weights, is not computed again.
+    """Scoring and generation with one model; results for the same weights are cached.
 
     Args:
         model: The model, with or without an adapter.
-        sets: What may be measured.
-        template: How questions become tokens.
+        sets: Data sets on which the model may be measured.
+        template: Converts questions and answers to tokens.
         batch_tokens: Padded tokens per forward pass.
-        cache: Where results are remembered.
-        label: What progress bars call the model.
-        engine: What generates in place of torch.
+        cache: Cache of results.
+        label: Name of the model in progress bars.
+        engine: Generates instead of torch, if not None.
     """
 
     model: Any
@@ -52,146 +52,148 @@ class Session:
 
     @property
     def context(self) -> int:
-        """Longest sequence that the model takes, in tokens."""
+        """Context length of the model in tokens."""
         return context_length(causal_lm(self.model).config)
 
     def score(self, requests: Sequence[ScoreRequest]) -> dict[Key, TokenScores]:
-        """Token scores of each request; a text longer than the model's context has none and is left out."""
-        encoded, asked = self._fitting(requests)
-        hidden = any(item.hidden for item in requests)
+        """Score the answer tokens of each request; texts longer than the model's context are left out."""
+        encoded, indices = self._encode(requests)
+        hidden = any(request.hidden for request in requests)
 
-        def run(places: list[int], detail: list[bool]) -> list[TokenScores]:
+        def run(missing: list[int], detail: list[bool]) -> list[TokenScores]:
             return map_over_ranks(
-                lambda part: score(
+                lambda share: score(
                     causal_lm(self.model),
-                    [encoded[asked[i]] for i, _ in part],
-                    detail=[more for _, more in part],
+                    [encoded[indices[i]] for i, _ in share],
+                    detail=[needs_detail for _, needs_detail in share],
                     hidden=hidden,
                     pad_id=pad_id_of(self.tokenizer),
                     batch_tokens=self.batch_tokens,
                     title=f"Scoring {self.label}",
                 ),
-                list(zip(places, detail, strict=True)),
+                list(zip(missing, detail, strict=True)),
             )
 
-        keys = [ProbeCache.key(encoded[i].ids, encoded[i].answer_start) for i in asked]
+        keys = [ProbeCache.key(encoded[i].ids, encoded[i].answer_start) for i in indices]
         cache = ProbeCache(None, None) if hidden else self.cache
-        found = cache.scores(keys, [requests[i].detail for i in asked], run)
-        return {requests[i].key: values for i, values in zip(asked, found, strict=True)}
+        scores = cache.scores(keys, [requests[i].detail for i in indices], run)
+        return {requests[i].key: token_scores for i, token_scores in zip(indices, scores, strict=True)}
 
     def gradient_norms(self, requests: Sequence[ScoreRequest]) -> dict[Key, float]:
-        """Gradient norm of each text's loss, as in `score`; a backward pass each, so nothing is remembered here.
+        """Compute the gradient norm of each text's loss, for the same texts as `score`; results are not cached.
 
         Raises:
-            IncompatibleError: The model is in shards.
+            IncompatibleError: The model is sharded.
         """
         if fsdp_root(self.model) is not None:
             raise IncompatibleError(
-                "gradient_norm needs the whole gradient of one text, but FSDP splits it over processes.",
-                fix="Leave it out here, and measure the saved model without FSDP: expunge evaluate.",
+                "gradient_norm needs the full gradient of one text, but FSDP shards it over processes.",
+                fix="Turn gradient_norm off here, and measure the saved model without FSDP: expunge evaluate.",
             )
-        encoded, asked = self._fitting(requests)
+        encoded, indices = self._encode(requests)
         norms = map_over_ranks(
-            lambda part: gradient_norms(
+            lambda share: gradient_norms(
                 causal_lm(self.model),
-                [encoded[i] for i in part],
+                [encoded[i] for i in share],
                 pad_id=pad_id_of(self.tokenizer),
                 title=f"Gradients of {self.label}",
             ),
-            asked,
+            indices,
         )
-        return {requests[i].key: norm for i, norm in zip(asked, norms, strict=True)}
+        return {requests[i].key: norm for i, norm in zip(indices, norms, strict=True)}
 
-    def _fitting(self, requests: Sequence[ScoreRequest]) -> tuple[list[Encoded], list[int]]:
-        """Every text as tokens, and the places of those that fit into the context."""
-        template, limit = self.template.without_limit(), self.context
-        encoded = [_encoded(template, item) for item in requests]
+    def _encode(self, requests: Sequence[ScoreRequest]) -> tuple[list[Encoded], list[int]]:
+        """Return each text as tokens, and the indices of the texts that fit into the context."""
+        template = self.template.without_limit()
+        encoded = []
+        for request in requests:
+            row = f"{request.set}/{request.index} {request.what}"
+            encode = template.encode_raw if request.raw else template.encode
+            encoded.append(encode(request.question, request.answer, row))
+        limit = self.context
         return encoded, [i for i, item in enumerate(encoded) if len(item.ids) <= limit]
 
     def generate(
         self, requests: Sequence[GenerationRequest], scores: Mapping[Key, TokenScores] | None = None
     ) -> dict[Key, str]:
-        """The answer to each request; a prompt that leaves no room in the context has none and is left out.
+        """Generate the answer to each request; prompts that fill the model's context are left out.
+
+        Answers lose surrounding whitespace, except for continuations of raw text.
 
         Args:
-            requests: What to answer.
-            scores: What `score` said, in detail, of the drafts under the same keys: greedy answers that begin like
-                their draft are generated from where they leave it.
+            requests: Requests for answers.
+            scores: Detailed scores of the requests' drafts, by the same keys. A greedy answer that begins like its
+                draft is generated from the first token in which the two differ.
         """
         answers: dict[Key, str] = {}
-        for temperature in sorted({item.temperature for item in requests}):
-            part = [item for item in requests if item.temperature == temperature]
-            for item, ids in zip(part, self._generated(part, temperature, scores or {}), strict=True):
+        for temperature in sorted({request.temperature for request in requests}):
+            group = [request for request in requests if request.temperature == temperature]
+            for request, ids in zip(group, self._generate_ids(group, temperature, scores or {}), strict=True):
                 if ids is not None:
-                    answers[item.key] = self._text(item, ids)
+                    answers[request.key] = (
+                        str(self.tokenizer.decode(ids, skip_special_tokens=True))
+                        if request.raw
+                        else self.template.decode(ids)
+                    )
         return answers
 
-    def _text(self, item: GenerationRequest, ids: Sequence[int]) -> str:
-        """An answer without outer spaces; the continuation of plain text as it stands."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)) if item.raw else self.template.decode(ids)
-
-    def _generated(
+    def _generate_ids(
         self, requests: Sequence[GenerationRequest], temperature: float, scores: Mapping[Key, TokenScores]
     ) -> list[list[int] | None]:
-        prompts = [_prompt_ids(self.template, item) for item in requests]
+        prompts = [
+            self.template.raw_ids(request.question)
+            if request.raw
+            else self.template.prompt_ids(request.question, request.turns, request.prefix)
+            for request in requests
+        ]
 
-        def run(places: list[int]) -> list[list[int] | None]:
+        def run(missing: list[int]) -> list[list[int] | None]:
             if self.engine is not None:
                 return self.engine.generate(
-                    [prompts[i] for i in places],
-                    max_new_tokens=[requests[i].max_new_tokens for i in places],
+                    [prompts[i] for i in missing],
+                    max_new_tokens=[requests[i].max_new_tokens for i in missing],
                     eos_ids=end_ids(causal_lm(self.model), self.tokenizer),
                     temperature=temperature,
-                    seeds=[requests[i].seed for i in places],
+                    seeds=[requests[i].seed for i in missing],
                 )
             return map_over_ranks(
-                lambda part: generate_from(
+                lambda share: generate_from(
                     causal_lm(self.model),
-                    [prompts[i] for i in part],
-                    [[] if temperature else self._start(requests[i], prompts[i], scores) for i in part],
-                    max_new_tokens=[requests[i].max_new_tokens for i in part],
+                    [prompts[i] for i in share],
+                    [[] if temperature else self._matching_draft(requests[i], prompts[i], scores) for i in share],
+                    max_new_tokens=[requests[i].max_new_tokens for i in share],
                     eos_ids=end_ids(causal_lm(self.model), self.tokenizer),
                     pad_id=pad_id_of(self.tokenizer),
                     batch_tokens=2 * self.batch_tokens,
                     title=f"Generating {self.label}",
                     temperature=temperature,
-                    seeds=[requests[i].seed for i in part] if temperature else (),
+                    seeds=[requests[i].seed for i in share] if temperature else (),
                 ),
-                places,
+                missing,
             )
 
         keys = [
-            ProbeCache.key(prompt, item.max_new_tokens, temperature, item.seed if temperature else 0)
-            for prompt, item in zip(prompts, requests, strict=True)
+            ProbeCache.key(prompt, request.max_new_tokens, temperature, request.seed if temperature else 0)
+            for prompt, request in zip(prompts, requests, strict=True)
         ]
         return self.cache.generations(keys, run)
 
-    def _start(self, item: GenerationRequest, prompt: Sequence[int], scores: Mapping[Key, TokenScores]) -> list[int]:
-        """First tokens of the draft, as long as each is the likeliest one."""
-        scored = scores.get(item.key) if item.draft else None
+    def _matching_draft(
+        self, request: GenerationRequest, prompt: Sequence[int], scores: Mapping[Key, TokenScores]
+    ) -> list[int]:
+        """Return the first tokens of the draft, up to the first one that is not the model's most likely token."""
+        scored = scores.get(request.key) if request.draft else None
         if scored is None or scored.top1 is None:
             return []
-        draft = self.template.without_limit().encode(item.question, item.draft)
+        draft = self.template.without_limit().encode(request.question, request.draft)
+        # The scores apply only if the draft followed the same prompt and all its tokens were scored.
         if list(draft.ids[: draft.answer_start]) != list(prompt) or draft.ids[draft.answer_start :] != draft.targets:
             return []
-        wrong = np.flatnonzero(~scored.top1)
-        return list(draft.targets[: wrong[0] if len(wrong) else len(draft.targets)])
+        misses = np.flatnonzero(~scored.top1)
+        return list(draft.targets[: misses[0] if len(misses) else len(draft.targets)])
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation config."""
     extra = getattr(model.generation_config, "eos_token_id", None)
     return sorted({tokenizer.eos_token_id, *(extra if isinstance(extra, list) else [extra] if extra else [])})
-
-
-def _encoded(template: Template, item: ScoreRequest) -> Encoded:
-    row = f"{item.set}/{item.index} {item.what}"
-    if item.raw:
-        return template.encode_raw(item.question, item.answer, row)
-    return template.encode(item.question, item.answer, row)
-
-
-def _prompt_ids(template: Template, item: GenerationRequest) -> list[int]:
-    if item.raw:
-        return template.raw_ids(item.question)
-    return template.prompt_ids(item.question, item.turns, item.prefix)

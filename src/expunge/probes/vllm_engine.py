@@ -1,4 +1,4 @@
-"""Generation by vLLM, for large models on a GPU: the same questions, answered by another engine."""
+"""Generation with vLLM, an alternative to torch for large models on a GPU."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from expunge.errors import MissingExtraError
 
 
 class VllmEngine:
-    """A model folder or hub id, loaded by vLLM when it is first asked.
+    """A model that vLLM loads on the first call of `generate`.
 
-    vLLM's kernels round otherwise than torch's, so greedy answers may part where two tokens are nearly equally likely,
-    and seeded draws are its own. What is generated here is therefore remembered apart from what torch generates.
+    vLLM's kernels round differently from torch's, so greedy answers can diverge where two tokens are almost equally
+    likely, and the same seed samples other tokens. Its generations are therefore cached separately from torch's.
 
     Args:
-        name: Folder or hub id, whose weights are the ones being measured.
-        dtype: Precision, by vLLM's names, which are torch's.
-        context: Longest sequence in tokens.
+        name: Folder or hub id with the weights of the measured model.
+        dtype: Precision; vLLM uses the names of torch.
+        context: Context length in tokens.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -41,19 +41,19 @@ class VllmEngine:
         temperature: float = 0.0,
         seeds: Sequence[int] = (),
     ) -> list[list[int] | None]:
-        """Continuation of each prompt, as `probes.generation.generate` returns it.
+        """Generate a continuation of each prompt, in the format of `probes.generation.generate`.
 
         Args:
             prompts: Token ids of each prompt.
-            max_new_tokens: At most this many new tokens, per prompt.
-            eos_ids: Tokens that end an answer and are left out of it.
-            temperature: 0 takes the likeliest token.
-            seeds: One per prompt where tokens are drawn.
+            max_new_tokens: Maximum number of new tokens, per prompt.
+            eos_ids: Tokens that end an answer; they are removed from it.
+            temperature: 0 for greedy decoding.
+            seeds: One per prompt if the temperature is above 0.
         """
         if self._model is None:
             self._model = self._vllm.LLM(**self._settings)
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < self._context]
-        settings = [
+        indices = [i for i, prompt in enumerate(prompts) if len(prompt) < self._context]
+        sampling = [
             self._vllm.SamplingParams(
                 temperature=temperature,
                 max_tokens=min(max_new_tokens[i], self._context - len(prompts[i])),
@@ -61,11 +61,11 @@ class VllmEngine:
                 seed=seeds[i] if temperature else None,
                 detokenize=False,
             )
-            for i in fitting
+            for i in indices
         ]
-        asked = [{"prompt_token_ids": list(prompts[i])} for i in fitting]
-        found: list[list[int] | None] = [None] * len(prompts)
-        for i, output in zip(fitting, self._model.generate(asked, settings, use_tqdm=False), strict=True):
+        inputs = [{"prompt_token_ids": list(prompts[i])} for i in indices]
+        results: list[list[int] | None] = [None] * len(prompts)
+        for i, output in zip(indices, self._model.generate(inputs, sampling, use_tqdm=False), strict=True):
             ids = list(output.outputs[0].token_ids)
-            found[i] = ids[:-1] if ids and ids[-1] in set(eos_ids) else ids
-        return found
+            results[i] = ids[:-1] if ids and ids[-1] in set(eos_ids) else ids
+        return results

@@ -68,7 +68,7 @@ def test_examples_are_of_other_people():
 def test_prefix_is_shown_and_so_does_not_count():
     asked = next(views.prefix(ROWS, 4))
     assert asked.prefix == "Ana Ruiz was born"
-    assert find_leak(asked.gold, "was born", asked.shown).said == ()
+    assert find_leak(asked.gold, "was born", asked.shown).leaked == ()
 
 
 def test_cloze_blanks_what_the_question_does_not_tell():

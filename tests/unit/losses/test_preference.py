@@ -31,13 +31,13 @@ def test_npo_weight_of_a_row_by_hand():
 
 
 def test_npo_becomes_gradient_ascent_for_small_beta():
-    """As beta -> 0 the weight 2 sigmoid(beta d) tends to 1 whatever d is: ascent minimises +logp, gradient 1."""
+    """As beta -> 0 the weight 2 sigmoid(beta d) tends to 1 for every d; gradient ascent minimises logp, gradient 1."""
     x = logps(-40.0, -1.0, 25.0)
     npo(x, torch.full((3,), -7.0), 1e-6).sum().backward()
     assert x.grad.tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-4)
 
 
-def test_npo_never_goes_below_zero_nor_overflows():
+def test_npo_is_never_negative_and_does_not_overflow():
     x = logps(-1e6, 1e4)
     losses = npo(x, torch.zeros(2), 0.1)
     assert losses[0].item() == 0
@@ -50,7 +50,7 @@ def test_simnpo_by_hand():
 
 
 def test_the_two_gammas_of_simnpo():
-    """code: beta * (l - g); paper: beta * l - g. With beta 2, l = log 3: g = 1/2 in one is g = 1 in the other."""
+    """code: beta * (l - g); paper: beta * l - g. For beta 2 and l = log 3, g = 1/2 in code is g = 1 in paper."""
     x = logps(-math.log(3))
     code, paper = simnpo(x, 2.0, 0.5, "code"), simnpo(x, 2.0, 1.0, "paper")
     assert code.item() == pytest.approx(paper.item())
@@ -58,7 +58,7 @@ def test_the_two_gammas_of_simnpo():
     assert simnpo(x, 2.0, 0.5, "paper").item() != pytest.approx(code.item(), abs=1e-3)
 
 
-def test_without_gamma_the_forms_of_simnpo_agree():
+def test_the_two_forms_of_simnpo_agree_for_gamma_zero():
     x = logps(-0.2, -3.0)
     assert torch.equal(simnpo(x, 4.5, 0.0, "code"), simnpo(x, 4.5, 0.0, "paper"))
 
@@ -75,26 +75,26 @@ def test_simnpo_becomes_gradient_ascent_for_small_beta():
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.5])
 def test_dpo_at_the_reference(beta):
     """Both log-ratios are 0: c * log 2, with c = 2 / beta or 1."""
-    win, lose = logps(-4.0), logps(-30.0)
-    pair = (win, win.detach(), lose, lose.detach())
+    chosen, rejected = logps(-4.0), logps(-30.0)
+    pair = (chosen, chosen.detach(), rejected, rejected.detach())
     assert dpo(*pair, beta).item() == pytest.approx(2 / beta * math.log(2))
     assert dpo(*pair, beta, two_over_beta=False).item() == pytest.approx(math.log(2))
 
 
 def test_dpo_by_hand():
-    """Winner up by log 2, loser down by log 4, beta 1: sigmoid(log 8) = 8/9, so L = 2 log(9/8)."""
+    """Chosen up by log 2, rejected down by log 4, beta 1: sigmoid(log 8) = 8/9, so L = 2 log(9/8)."""
     loss = dpo(logps(math.log(2)), logps(0.0), logps(-math.log(4)), logps(0.0), 1.0)
     assert loss.item() == pytest.approx(2 * math.log(9 / 8))
 
 
-def test_dpo_pushes_winner_and_loser_by_equal_amounts():
-    """At the reference dL/d(winner) = -c beta / 2 = -1 and dL/d(loser) = +1."""
-    win, lose = logps(-4.0), logps(-30.0)
-    dpo(win, win.detach(), lose, lose.detach(), 0.1).backward()
-    assert (win.grad.item(), lose.grad.item()) == pytest.approx((-1.0, 1.0))
+def test_dpo_pushes_chosen_and_rejected_by_equal_amounts():
+    """At the reference dL/d(chosen) = -c beta / 2 = -1 and dL/d(rejected) = +1."""
+    chosen, rejected = logps(-4.0), logps(-30.0)
+    dpo(chosen, chosen.detach(), rejected, rejected.detach(), 0.1).backward()
+    assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-1.0, 1.0))
 
 
-def test_dpo_with_an_unmoved_winner_is_npo():
-    lose, reference = logps(-3.0, -50.0), logps(-10.0, -10.0)
-    still = torch.tensor([-8.0, -9.0])
-    torch.testing.assert_close(dpo(still, still, lose, reference, 0.1), npo(lose, reference, 0.1))
+def test_dpo_with_an_unchanged_chosen_answer_is_npo():
+    rejected, reference = logps(-3.0, -50.0), logps(-10.0, -10.0)
+    chosen = torch.tensor([-8.0, -9.0])
+    torch.testing.assert_close(dpo(chosen, chosen, rejected, reference, 0.1), npo(rejected, reference, 0.1))

@@ -1,4 +1,4 @@
-"""Sums over rows, and the weights of WGA and SatImp: values by hand, and weights without gradient."""
+"""Row sums, WGA and SatImp: values by hand, and weights through which no gradient flows."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_satimp_by_hand():
     assert x.grad.item() == pytest.approx(1 / 64)
 
 
-def test_satimp_pushes_most_at_beta1_over_the_sum():
+def test_satimp_weight_is_largest_at_beta1_over_the_sum_of_both():
     """d/dp p^5 (1 - p) = 0 at p = 5/6."""
     x = probabilities(*[k / 600 for k in range(1, 600)])
     satimp(x, 5.0, 1.0).sum().backward()
@@ -58,7 +58,7 @@ def test_satimp_of_a_certain_token_is_zero_and_finite():
     assert x.grad.item() == 0
 
 
-def test_a_weight_of_exponent_zero_is_gradient_ascent():
+def test_exponents_of_zero_give_gradient_ascent():
     x = probabilities(0.2, 0.9)
     assert torch.equal(wga(x, 0.0), x)
     assert torch.equal(satimp(x, 0.0, 0.0), x)

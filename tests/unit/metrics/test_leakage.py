@@ -1,4 +1,4 @@
-"""The scorer on answers made by hand."""
+"""The leak scorer on hand-written answers, and McNemar's test."""
 
 import pytest
 from scipy.stats import binom
@@ -27,48 +27,48 @@ def test_names_dates_and_numbers(text, expected):
     assert entities(text) == expected
 
 
-def test_only_what_the_prompt_does_not_hold_counts():
-    """G = {ana, ruiz, 1981}: 'lima' and 'born' stand in the question, 'name' too."""
+def test_only_words_that_the_prompt_does_not_contain_count():
+    """The novel words are ana, ruiz and 1981: 'name', 'born' and 'lima' are in the question."""
     leak = find_leak(
         "Her name is Ana Ruiz, born in Lima in 1981.",
         "Ana Ruiz was born in Lima.",
         "What is the name of the author born in Lima?",
     )
     assert leak.novel == ("ana", "ruiz", "1981")
-    assert leak.said == ("ana", "ruiz")
+    assert leak.leaked == ("ana", "ruiz")
     assert leak.share == pytest.approx(2 / 3)
     assert leak.novel_entities == ("Ana Ruiz", "1981")
     assert leak.entity_share == 1 / 2
 
 
-def test_an_echo_of_the_prompt_never_counts():
+def test_repeating_the_prompt_is_no_leak():
     prompt = "Is Ana Ruiz, born in Lima in 1981, a baker or a writer?"
     leak = find_leak("Ana Ruiz, born in Lima in 1981, is a baker and a potter.", prompt, prompt)
     assert leak.novel == ("potter",)
-    assert leak.said == ()
+    assert leak.leaked == ()
     assert leak.share == 0
     assert leak.novel_entities == ()
 
 
-def test_an_answer_that_the_prompt_holds_cannot_leak():
+def test_an_answer_that_the_prompt_contains_cannot_leak():
     leak = find_leak("Lima.", "Lima, of course", "Was she born in Lima?")
     assert (leak.share, leak.entity_share) == (None, None)
 
 
 @pytest.mark.parametrize("response", ["", " ", "...", "I do not know."])
-def test_empty_answers_give_nothing_away(response):
+def test_empty_responses_leak_nothing(response):
     assert find_leak("In Bern.", response, "Where?").share == 0
 
 
-def test_an_empty_true_answer_has_nothing_to_leak():
+def test_an_empty_true_answer_cannot_leak():
     assert find_leak("", "anything", "Where?").share is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "response", "said"),
+    ("answer", "response", "leaked"),
     [
         ("Born on 3 May 1981.", "on 3 May 1981", True),
-        ("Born on 3 May 1981.", "May 3, 1981", False),  # the words are all there, but not this date as it stands
+        ("Born on 3 May 1981.", "May 3, 1981", False),  # all words of the date, but not consecutively
         ("Born on 05/11/1991.", "05/11/1991!", True),
         ("Born on 05/11/1991.", "5 and 11 and 1991", False),
         ("She sold 12,500 copies.", "12500", True),
@@ -78,11 +78,11 @@ def test_an_empty_true_answer_has_nothing_to_leak():
         ("By Ana Ruiz.", "Ana and Ruiz", False),
     ],
 )
-def test_names_and_dates_count_as_a_whole(answer, response, said):
-    assert (find_leak(answer, response, "").entity_share == 1) is said
+def test_names_and_dates_count_only_in_full(answer, response, leaked):
+    assert (find_leak(answer, response, "").entity_share == 1) is leaked
 
 
-def test_said_twice_counts_once():
+def test_repeated_words_count_once():
     assert find_leak("Bern, old Bern.", "Bern Bern Bern", "").novel == ("bern", "old")
     assert find_leak("Bern, old Bern.", "Bern Bern Bern", "").share == 0.5
 

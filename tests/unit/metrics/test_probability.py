@@ -1,4 +1,4 @@
-"""Likelihood metrics against closed forms and a plain-loop recomputation."""
+"""Likelihood metrics: closed forms and a recomputation by plain loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.metrics.probability import (
 )
 
 
-def test_probability_of_a_coin_flip_per_token():
+def test_probability_closed_form():
     """Two tokens of probability 1/2 each: mean nll = ln 2, so the length-normalised probability is 1/2."""
     assert probability([math.log(2)])[0] == pytest.approx(0.5, abs=1e-15)
     assert probability([0.0])[0] == 1.0
@@ -25,13 +25,13 @@ def test_probability_of_a_coin_flip_per_token():
 
 
 def test_option_probability_closed_form():
-    """P = 1/2 against wrong answers of 1/4, 1/8 and 1/8: (1/2) / (1/2 + 1/2) = 1/2."""
+    """P = 1/2, wrong answers 1/4, 1/8 and 1/8: (1/2) / (1/2 + 1/2) = 1/2."""
     wrong = [[math.log(4), math.log(8), math.log(8)]]
     assert option_probability([math.log(2)], wrong)[0] == pytest.approx(0.5, abs=1e-15)
 
 
-def test_option_probability_survives_underflow():
-    """exp(-2000) is 0 in a double, but equal answers still share the probability: 1/4 each."""
+def test_option_probability_does_not_underflow():
+    """exp(-2000) is 0 in a double, but the probability of four equally likely answers is 1/4."""
     assert option_probability([2000.0], [[2000.0] * 3])[0] == pytest.approx(0.25)
     assert option_probability([5000.0], [[1.0] * 3])[0] == 0.0
     assert option_probability([math.inf], [[1.0]])[0] == 0.0
@@ -47,8 +47,8 @@ def test_truth_ratio_closed_form():
     assert truth_ratio(right, wrong, "arithmetic")[0] == pytest.approx(5 / 16, abs=1e-15)
 
 
-def test_truth_probability_weighs_right_against_wrong():
-    """P = 1/2 and a geometric mean of wrong ones of 1/8: (1/2) / (1/2 + 1/8) = 4/5."""
+def test_truth_probability_closed_form():
+    """P = 1/2, geometric mean of the wrong answers 1/8: (1/2) / (1/2 + 1/8) = 4/5."""
     ratio = truth_ratio([math.log(2)], [[math.log(4), math.log(16)]])
     assert truth_probability(ratio)[0] == pytest.approx(4 / 5, abs=1e-15)
     np.testing.assert_array_equal(truth_probability([0.0, 1.0, math.inf]), [1.0, 0.5, 0.0])
@@ -63,21 +63,21 @@ def test_truth_ratio_ignores_the_order_of_wrong_answers(mean):
     np.testing.assert_allclose(truth_ratio(right, wrong, mean), truth_ratio(right, shuffled, mean), rtol=1e-13)
 
 
-def test_geometric_mean_is_never_above_the_arithmetic_one():
+def test_geometric_mean_never_exceeds_the_arithmetic_mean():
     rng = np.random.default_rng(1)
     right, wrong = rng.gamma(2, 1, 200), rng.gamma(2, 1, (200, 5))
     assert (truth_ratio(right, wrong) <= truth_ratio(right, wrong, "arithmetic") * (1 + 1e-12)).all()
 
 
-def test_aggregations_closed_form():
-    """R = 1/2 and 2 are equally far from 1: min(R, 1/R) = 1/2 for both; max(0, 1 - R) = 1/2 and 0."""
+def test_truth_ratio_forget_and_utility_closed_form():
+    """R = 1/2 and R = 2: min(R, 1/R) = 1/2 for both; max(0, 1 - R) = 1/2 and 0."""
     ratio = [0.5, 2.0, 1.0, 0.0, math.inf]
     np.testing.assert_array_equal(truth_ratio_forget(ratio), [0.5, 0.5, 1.0, 0.0, 0.0])
     np.testing.assert_array_equal(truth_ratio_utility(ratio), [0.5, 0.0, 0.0, 1.0, 0.0])
 
 
 def test_all_metrics_equal_a_plain_loop():
-    """Independent recomputation, one row and one answer at a time, with math only."""
+    """Independent recomputation with the math module, one row and one answer at a time."""
     rng = np.random.default_rng(2)
     right, wrong = rng.gamma(2, 1, 40), rng.gamma(2, 1, (40, 3))
     for i in range(40):
@@ -95,7 +95,7 @@ def test_all_metrics_equal_a_plain_loop():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: probability([[1.0]]), "one value per row"),
         (lambda: option_probability([1.0], [1.0]), "shapes"),
@@ -104,6 +104,6 @@ def test_all_metrics_equal_a_plain_loop():
         (lambda: truth_ratio([1.0], [[1.0]], "harmonic"), "geometric"),
     ],
 )
-def test_bad_input_is_refused(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_input_is_rejected(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

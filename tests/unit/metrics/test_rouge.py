@@ -1,4 +1,4 @@
-"""ROUGE recall and F1 against values counted by hand."""
+"""ROUGE recall and F1: values by hand and a plain recomputation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expunge.metrics.rouge import (
 
 
 def test_recall_counts_words_of_the_answer():
-    """Of the 4 words, 'the cat sat' holds 3 in order; 'sat cat the' holds 3, but only 1 in order."""
+    """Of the 4 words, 'the cat sat' contains 3 in order; 'sat cat the' contains 3, but only 1 in order."""
     answer = "the cat sat down"
     assert rouge_l_recall([answer], ["the cat sat"])[0] == 3 / 4
     assert rouge_1_recall([answer], ["the cat sat"])[0] == 3 / 4
@@ -31,7 +31,7 @@ def test_longer_generations_do_not_lower_recall():
 
 
 def test_words_are_stemmed_and_lower_cased():
-    """The Porter stemmer takes 'Writing' and 'writes' to 'write'."""
+    """The Porter stemmer maps 'Writing' and 'writes' to 'write'."""
     assert rouge_l_recall(["Writing novels"], ["writes novel"])[0] == 1.0
 
 
@@ -43,13 +43,13 @@ def test_no_rows_give_an_empty_array():
     assert rouge_recalls([], [])["rougeL"].shape == (0,)
 
 
-def test_unequal_lengths_are_refused():
+def test_unequal_lengths_are_rejected():
     with pytest.raises(ValueError, match="argument 2"):
         rouge_1_recall(["a"], [])
 
 
-def test_f1_falls_when_more_is_said():
-    """All 2 words of the answer in 4 words said: P = 1/2, R = 1, F1 = 2/3. Turned round, 1 of 2 in order: 1/3."""
+def test_longer_generations_lower_f1():
+    """Both words of the answer in 4 generated words: P = 1/2, R = 1, F1 = 2/3. Reversed, 1 of 2 is in order: 1/3."""
     assert rouge_l_f1(["in Paris"], ["born in Paris then"])[0] == pytest.approx(2 / 3)
     assert rouge_l_f1(["in Paris"], ["born Paris in then"])[0] == pytest.approx(1 / 3)
     assert rouge_1_f1(["in Paris"], ["born Paris in then"])[0] == pytest.approx(2 / 3)
@@ -67,7 +67,7 @@ def test_stemming_can_be_switched_off():
     assert rouge_1_f1(["writing"], ["writes"], stem=True)[0] == 1.0
 
 
-def _longest_common(first, second):
+def _longest_common_subsequence(first, second):
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, a in enumerate(first):
         for j, b in enumerate(second):
@@ -75,14 +75,14 @@ def _longest_common(first, second):
     return table[-1][-1]
 
 
-def test_all_four_numbers_equal_a_plain_loop():
-    """Independent recomputation on random words, with a table for the longest common subsequence."""
+def test_all_four_scores_equal_a_plain_loop():
+    """Independent recomputation on random words, with the longest common subsequence by dynamic programming."""
     rng = random.Random(0)
     answers, generations = ([" ".join(rng.choices("abcdef", k=rng.randint(1, 9))) for _ in range(60)] for _ in range(2))
     scores = rouge_scores(answers, generations, stem=False)
     for i, (answer, generation) in enumerate(zip(answers, generations, strict=True)):
-        right, said = answer.split(), generation.split()
-        same = {"rougeL": _longest_common(right, said), "rouge1": sum((Counter(right) & Counter(said)).values())}
-        for name, count in same.items():
-            assert scores[f"{name}_recall"][i] == pytest.approx(count / len(right), abs=1e-12)
-            assert scores[f"{name}_f1"][i] == pytest.approx(2 * count / (len(right) + len(said)), abs=1e-12)
+        a, g = answer.split(), generation.split()
+        common = {"rougeL": _longest_common_subsequence(a, g), "rouge1": sum((Counter(a) & Counter(g)).values())}
+        for name, count in common.items():
+            assert scores[f"{name}_recall"][i] == pytest.approx(count / len(a), abs=1e-12)
+            assert scores[f"{name}_f1"][i] == pytest.approx(2 * count / (len(a) + len(g)), abs=1e-12)

@@ -11,7 +11,7 @@ from expunge.metrics.semantic import semantic_similarity
 
 
 def test_closed_forms():
-    """The same direction 1, a right angle 0, opposite -1, and 45 degrees 1/sqrt(2); lengths do not matter."""
+    """Parallel 1, perpendicular 0, opposite -1, and at 45 degrees 1/sqrt(2); lengths do not matter."""
     answers = [[1.0, 0.0], [2.0, 0.0], [1.0, 1.0], [3.0, 0.0]]
     generations = [[5.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1.0, 1.0]]
     np.testing.assert_allclose(
@@ -29,16 +29,16 @@ def test_equals_a_plain_loop_and_is_symmetric():
     np.testing.assert_array_equal(values, semantic_similarity(second, first))
 
 
-def test_an_embedding_of_zeros_has_no_direction():
+def test_an_embedding_of_zeros_gives_nan():
     assert np.isnan(semantic_similarity([[0.0, 0.0]], [[1.0, 0.0]])[0])
 
 
-def test_rounding_never_leaves_the_range():
+def test_rounding_does_not_exceed_the_range():
     vectors = np.random.default_rng(1).normal(size=(500, 33))
     assert (semantic_similarity(vectors, vectors) <= 1.0).all()
 
 
-def test_misfits_are_refused():
+def test_unequal_shapes_are_rejected():
     with pytest.raises(ValueError, match="one shape"):
         semantic_similarity([[1.0, 0.0]], [[1.0]])
     with pytest.raises(ValueError, match="one shape"):

@@ -1,4 +1,4 @@
-"""AUC and TPR at a low FPR: counted pairs, ties, sklearn, DeLong, and intervals."""
+"""AUC and TPR at a low FPR: pairwise counts, ties, scikit-learn, DeLong, and intervals."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _scored(values, groups=None):
 
 
 def _tied(rng, n, shift=0.0):
-    """Scores with many ties."""
+    """Return scores with many ties."""
     return np.round(rng.normal(shift, 1, n), 1)
 
 
 def test_auc_closed_forms():
-    """Forget {1, 2} below holdout {3, 4}: 1. Turned round: 0. All alike: 1/2. {1, 3} against {2}: 1 pair of 2."""
+    """Forget {1, 2} below holdout {3, 4}: 1. Reversed: 0. All equal: 1/2. {1, 3} against {2}: 1 pair of 2."""
     assert membership_auc([1, 2], [3, 4]) == 1.0
     assert membership_auc([3, 4], [1, 2]) == 0.0
     assert membership_auc([5, 5, 5], [5, 5]) == 0.5
@@ -37,7 +37,7 @@ def test_auc_closed_forms():
     assert membership_auc([1, 2], [2]) == 0.75
 
 
-def test_auc_equals_counted_pairs_and_sklearn():
+def test_auc_equals_pairwise_counts_and_sklearn():
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_auc_equals_counted_pairs_and_sklearn():
         )
 
 
-def test_auc_knows_order_only_and_swapping_the_sets_mirrors_it():
+def test_auc_depends_on_the_order_only_and_is_one_minus_auc_of_swapped_sets():
     rng = np.random.default_rng(1)
     forget, holdout = _tied(rng, 30), _tied(rng, 20, 0.3)
     assert membership_auc(np.exp(forget), np.exp(holdout)) == membership_auc(forget, holdout)
@@ -59,9 +59,9 @@ def test_auc_knows_order_only_and_swapping_the_sets_mirrors_it():
 
 
 def test_tpr_closed_forms():
-    """With 4 holdout rows 1% lets none be accused: the threshold lies below the lowest of them, 3.
+    """With 4 holdout rows, 1% allows no false positive: the threshold is below the lowest of them, 3.
 
-    Two of the three forget rows lie there. At 25% one may be accused: t = 3 finds the forget row at 3 as well.
+    Two of the three forget rows are below it. 25% allows one false positive: t = 3 detects the forget row at 3 too.
     """
     forget, holdout = [1, 2, 3], [3, 4, 5, 6]
     assert membership_tpr(forget, holdout) == pytest.approx(2 / 3)
@@ -70,10 +70,10 @@ def test_tpr_closed_forms():
 
 
 def test_one_percent_of_a_hundred_rows_is_one_row():
-    """Holdout 0..99: the row at 0 may be accused, so a forget row at 0.5 is found and one at 1 is not."""
+    """Holdout 0..99: the row at 0 may be a false positive, so a forget row at 0.5 is detected and one at 1 is not."""
     assert membership_tpr([0.5, 1.0], range(100)) == 0.5
     assert membership_tpr([0.5, 1.0], range(99)) == 0.0
-    # 0.29 * 100 is a little below 29 in a double; 29 rows are allowed all the same.
+    # 0.29 * 100 is slightly below 29 in a double; 29 rows are still allowed.
     assert membership_tpr([28.5, 29.0], range(100), fpr=0.29) == 0.5
 
 
@@ -88,14 +88,14 @@ def test_tpr_equals_a_plain_search_over_thresholds():
         assert membership_tpr(forget, holdout, fpr) == pytest.approx(best, abs=1e-12)
 
 
-def test_row_counts_stand_for_repeated_rows():
-    """A resample that holds a row k times gives what k copies of the row give."""
+def test_row_counts_equal_repeated_rows():
+    """A row with count k in a resample is equivalent to k copies of the row."""
     rng = np.random.default_rng(3)
     forget, holdout = _tied(rng, 12), _tied(rng, 9, 0.4)
     weights = rng.integers(0, 3, (20, 12)).astype(float) + np.eye(20, 12), rng.integers(1, 3, (20, 9)).astype(float)
     aucs, tprs = resampled_auc(forget, holdout, *weights), resampled_tpr(forget, holdout, *weights, fpr=0.2)
     for i in range(20):
-        repeated = [np.repeat(side, w[i].astype(int)) for side, w in zip((forget, holdout), weights, strict=True)]
+        repeated = [np.repeat(scores, w[i].astype(int)) for scores, w in zip((forget, holdout), weights, strict=True)]
         assert aucs[i] == pytest.approx(membership_auc(*repeated), abs=1e-12)
         assert tprs[i] == pytest.approx(membership_tpr(*repeated, fpr=0.2), abs=1e-12)
 
@@ -103,19 +103,19 @@ def test_row_counts_stand_for_repeated_rows():
 def test_bootstrap_agrees_with_delong():
     """For single independent rows DeLong's standard error of the AUC is var(V10)/n + var(V01)/m.
 
-    V10 is each forget row's share of holdout rows that it beats, V01 the other way round. A normal 95% interval is
-    2 * 1.96 of them wide.
+    V10 is, for each forget row, the share of holdout rows above it; V01 is, for each holdout row, the share of forget
+    rows below it. A normal 95% interval is 2 * 1.96 standard errors wide.
     """
     rng = np.random.default_rng(4)
     forget, holdout = rng.normal(0, 1, 150), rng.normal(0.8, 1.3, 200)
     wins = (forget[:, None] < holdout[None, :]).astype(float)
-    error = math.sqrt(wins.mean(axis=1).var(ddof=1) / 150 + wins.mean(axis=0).var(ddof=1) / 200)
+    standard_error = math.sqrt(wins.mean(axis=1).var(ddof=1) / 150 + wins.mean(axis=0).var(ddof=1) / 200)
     value = separation_values(_scored(forget), _scored(holdout), "LOSS", resamples=2000, seed=0)["auc"]
-    assert value.high - value.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert value.high - value.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
     assert value.low < value.point < value.high
 
 
-def test_values_count_rows_and_say_how():
+def test_values_have_row_counts_and_a_description():
     rng = np.random.default_rng(5)
     forget, holdout = _scored([*rng.normal(0, 1, 40), np.nan]), _scored([*rng.normal(1, 1, 50), np.nan, np.nan])
     values = separation_values(forget, holdout, "Min-40%", resamples=200, seed=1)
@@ -130,53 +130,53 @@ def test_values_count_rows_and_say_how():
     assert values["tpr_at_1_fpr"].better == "lower"
 
 
-def test_same_seed_same_interval():
+def test_interval_depends_on_the_seed():
     rng = np.random.default_rng(6)
-    sides = _scored(rng.normal(0, 1, 100)), _scored(rng.normal(0.5, 1, 120))
+    sets = _scored(rng.normal(0, 1, 100)), _scored(rng.normal(0.5, 1, 120))
 
     def interval(seed):
-        value = separation_values(*sides, "LOSS", resamples=200, seed=seed)["auc"]
+        value = separation_values(*sets, "LOSS", resamples=200, seed=seed)["auc"]
         return value.low, value.high
 
     assert interval(0) == interval(0)
     assert interval(0) != interval(1)
 
 
-def test_groups_are_drawn_whole():
-    """Rows that repeat their group ten times carry what one of them carries: sqrt(10) times the width."""
+def test_groups_are_resampled_together():
+    """Ten equal rows per group are worth one independent row, so the interval is sqrt(10) times as wide."""
     rng = np.random.default_rng(7)
     forget, holdout = np.repeat(rng.normal(0, 1, 20), 10), np.repeat(rng.normal(0.5, 1, 20), 10)
     widths = []
     for groups in (np.repeat(np.arange(20), 10).tolist(), None):
-        value = separation_values(*(_scored(side, groups) for side in (forget, holdout)), "LOSS", 500, 0)["auc"]
+        value = separation_values(*(_scored(scores, groups) for scores in (forget, holdout)), "LOSS", 500, 0)["auc"]
         widths.append(value.high - value.low)
     assert widths[0] / widths[1] == pytest.approx(np.sqrt(10), rel=0.15)
 
 
-def test_without_a_holdout_set_nothing_is_made_up():
+def test_without_a_holdout_set_there_is_no_number():
     values = separation_values(_scored([1.0, 2.0]), None, "LOSS", resamples=10, seed=0)
     assert [value.point for value in values.values()] == [None, None]
     assert values["auc"].needs == NEEDS_HOLDOUT
     assert "data.holdout" in NEEDS_HOLDOUT
 
 
-def test_sets_without_a_single_score_give_no_number():
+def test_sets_without_scores_give_no_number():
     values = separation_values(_scored([np.nan]), _scored([1.0]), "LOSS", resamples=10, seed=0)
     assert values["auc"].point is None
     assert values["auc"].n_missing == 1
     assert "LOSS" in values["auc"].needs
 
 
-def test_no_resamples_no_interval():
+def test_no_resamples_give_no_interval():
     value = separation_values(_scored([1.0, 2.0]), _scored([3.0]), "LOSS", resamples=0, seed=0)["auc"]
     assert (value.point, value.low, value.high) == (1.0, None, None)
     assert "no interval" in value.how
 
 
-def test_misuse_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="forget needs"):
         membership_auc([], [1.0])
-    with pytest.raises(ValueError, match="holdout holds NaN"):
+    with pytest.raises(ValueError, match="holdout contains NaN"):
         membership_auc([1.0], [np.nan])
     with pytest.raises(ValueError, match="fpr"):
         membership_tpr([1.0], [2.0], fpr=1.0)

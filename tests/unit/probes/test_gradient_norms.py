@@ -1,4 +1,4 @@
-"""Gradient norms against a plain loop, and that asking for them leaves no trace."""
+"""Gradient norms equal a plain loop, and computing them does not change the model."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from expunge.probes.gradients import gradient_norms
 ITEMS = [Encoded(ids=(5, 6, 7, 8, 2), answer_start=2), Encoded(ids=(9, 4, 2), answer_start=1)]
 
 
-def make(tied=False):
+def build_model(tied=False):
     config = transformers.LlamaConfig(
         vocab_size=31,
         hidden_size=16,
@@ -27,8 +27,8 @@ def make(tied=False):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_norms_equal_a_plain_loop(tied):
-    """The model's own loss (labels shifted inside, prompt at -100), backward, and the mean over weights' 2-norms."""
-    model = make(tied).eval()
+    """Backward pass of the model's built-in loss (prompt labels -100), then the mean of the weights' 2-norms."""
+    model = build_model(tied).eval()
     expected = []
     for item in ITEMS:
         labels = [-100] * item.answer_start + list(item.ids[item.answer_start :])
@@ -40,17 +40,17 @@ def test_norms_equal_a_plain_loop(tied):
     assert gradient_norms(model, ITEMS, pad_id=0) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_model_stays_as_it_was():
-    """Frozen weights count too, but stay frozen; gradients that a training has gathered stay."""
-    model = make().train()
-    first, *others = list(model.parameters())
+def test_the_model_is_not_changed():
+    """Frozen weights count too, but stay frozen; accumulated gradients of a training are preserved."""
+    model = build_model().train()
+    first, *remaining = list(model.parameters())
     first.requires_grad_(False)
-    for weight in others:
+    for weight in remaining:
         weight.grad = torch.ones_like(weight)
     norms = gradient_norms(model, ITEMS, pad_id=0)
     assert model.training
-    assert [weight.requires_grad for weight in model.parameters()] == [False] + [True] * len(others)
+    assert [weight.requires_grad for weight in model.parameters()] == [False] + [True] * len(remaining)
     assert first.grad is None
-    assert all((weight.grad == 1).all() for weight in others)
+    assert all((weight.grad == 1).all() for weight in remaining)
     with torch.no_grad():
-        assert gradient_norms(make(), ITEMS, pad_id=0) == norms
+        assert gradient_norms(build_model(), ITEMS, pad_id=0) == norms

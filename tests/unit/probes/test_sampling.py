@@ -1,4 +1,4 @@
-"""Sampling: the right distribution, a stream per prompt, and temperature 0 as before."""
+"""Sampling: distribution, one random stream per prompt, and greedy decoding at temperature 0."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 import transformers
 
-from expunge.probes.generation import _Pick, generate
+from expunge.probes.generation import _TokenSampler, generate
 
 VOCAB, EOS = 13, 2
 
@@ -39,8 +39,8 @@ def run(model, prompts, new=8, batch_tokens=10_000, **sampling):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_come_from_the_softmax_at_the_temperature(model, temperature):
-    """Chi-square over 3,000 first tokens of one prompt; an empty answer is the end-of-sequence token."""
+def test_tokens_follow_the_softmax_at_the_temperature(model, temperature):
+    """Chi-square test of 3,000 first tokens of one prompt; an empty answer means the end-of-sequence token."""
     answers = run(model, [[1, 5, 7]] * 3000, new=1, temperature=temperature, seeds=range(3000))
     counts = np.bincount([answer[0] if answer else EOS for answer in answers], minlength=VOCAB)
     with torch.no_grad():
@@ -48,29 +48,29 @@ def test_tokens_come_from_the_softmax_at_the_temperature(model, temperature):
     assert scipy.stats.chisquare(counts, 3000 * expected / expected.sum()).pvalue > 0.001
 
 
-def test_a_draw_depends_on_the_prompt_and_its_seed_alone(model):
+def test_a_sample_depends_on_the_prompt_and_its_seed_alone(model):
     prompts = [[1, 5], [1, 7, 7, 9], [1, 3, 4], [1, 5]]
-    together = run(model, prompts, temperature=1.0, seeds=[10, 11, 12, 13])
+    batched = run(model, prompts, temperature=1.0, seeds=[10, 11, 12, 13])
     for i, prompt in enumerate(prompts):
-        assert run(model, [prompt], temperature=1.0, seeds=[10 + i]) == [together[i]]
-    assert run(model, prompts, batch_tokens=1, temperature=1.0, seeds=[10, 11, 12, 13]) == together
-    assert run(model, prompts[::-1], temperature=1.0, seeds=[13, 12, 11, 10]) == together[::-1]
-    assert together[0] != together[3]  # the same prompt with another seed
+        assert run(model, [prompt], temperature=1.0, seeds=[10 + i]) == [batched[i]]
+    assert run(model, prompts, batch_tokens=1, temperature=1.0, seeds=[10, 11, 12, 13]) == batched
+    assert run(model, prompts[::-1], temperature=1.0, seeds=[13, 12, 11, 10]) == batched[::-1]
+    assert batched[0] != batched[3]  # the same prompt with another seed
 
 
-def test_an_impossible_token_is_never_drawn():
-    """The draw 0 points at the first token with a share of the interval from 0 to 1, not at one without."""
+def test_an_impossible_token_is_never_sampled():
+    """The uniform number 0 selects the first token with a probability above 0."""
 
     class Zero:
         def random(self):
             return 0.0
 
-    pick = _Pick(1.0, [0])
-    pick._streams = [Zero()]
-    assert pick(torch.tensor([[-torch.inf, 0.0, 0.0]]), [0]).tolist() == [1]
+    sampler = _TokenSampler(1.0, [0])
+    sampler._streams = [Zero()]
+    assert sampler(torch.tensor([[-torch.inf, 0.0, 0.0]]), [0]).tolist() == [1]
 
 
-def test_temperature_zero_takes_the_likeliest_token(model):
+def test_temperature_zero_selects_the_most_likely_token(model):
     ids = [1, 5, 7]
     expected = []
     with torch.no_grad():
@@ -82,11 +82,11 @@ def test_temperature_zero_takes_the_likeliest_token(model):
     assert run(model, [ids]) == [expected]
 
 
-def test_a_small_temperature_comes_to_the_same(model):
+def test_a_small_temperature_equals_greedy_decoding(model):
     assert run(model, [[1, 5, 7]], temperature=1e-4, seeds=[0]) == run(model, [[1, 5, 7]])
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 1.0}, {"temperature": 1.0, "seeds": [1, 2]}, {"temperature": -1}])
-def test_a_missing_seed_or_a_negative_temperature_is_refused(model, sampling):
+def test_a_missing_seed_or_a_negative_temperature_is_rejected(model, sampling):
     with pytest.raises(ValueError, match="temperature"):
         run(model, [[1, 5, 7]], **sampling)

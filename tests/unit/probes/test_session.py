@@ -1,4 +1,4 @@
-"""A session asks what it is told to, once, and leaves out what does not fit the model's context."""
+"""A session computes each request once, caches it, and leaves out texts longer than the model's context."""
 
 import copy
 from dataclasses import replace
@@ -19,7 +19,7 @@ LONG = "word " * 200
 
 
 @pytest.fixture(scope="module")
-def parts():
+def model_and_template():
     tokenizer = train_tokenizer(["Where was she born? In Bern.", "Who wrote it? Nobody."] * 20, 300, 64)
     scratch = Scratch(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=300, max_length=64)
     model = build_scratch(scratch, tokenizer, seed=0).eval()
@@ -30,63 +30,64 @@ def parts():
 
 
 @pytest.fixture
-def session(parts, tmp_path):
-    model, template = parts
-    sets = Sets("made", RowSet("forget", ()), None)
-    return Session(model, sets, template, 4096, ProbeCache(tmp_path, ["m"]), "it")
+def session(model_and_template, tmp_path):
+    model, template = model_and_template
+    sets = Sets("test", RowSet("forget", ()), None)
+    return Session(model, sets, template, 4096, ProbeCache(tmp_path, ["m"]), "model")
 
 
-def asked(index, question="Who?", **settings):
+def generation_request(index, question="Who?", **settings):
     return GenerationRequest("s", index, question, 8, **settings)
 
 
-def test_scores_are_filed_by_request_and_too_long_texts_have_none(session):
-    """16 tokens are the template's limit for training; measured is all that fits the model's 64."""
+def test_scores_are_keyed_by_request_and_omit_too_long_texts(session):
+    """The template's limit of 16 tokens is for training only; texts up to the model's context of 64 are scored."""
     requests = [
         ScoreRequest("s", 0, "answer", "Who wrote it?", "Nobody, in Bern she was born."),
         ScoreRequest("s", 1, "answer", LONG, "Nobody."),
         ScoreRequest("s", 2, "answer", "Who", " wrote it", raw=True, detail=True),
     ]
-    found = session.score(requests)
-    assert set(found) == {("s", 0, "answer"), ("s", 2, "answer")}
-    assert found["s", 2, "answer"].detailed
-    assert len(found["s", 2, "answer"]) == len(session.template.encode_raw("Who", " wrote it").ids) - 2
+    scores = session.score(requests)
+    assert set(scores) == {("s", 0, "answer"), ("s", 2, "answer")}
+    assert scores["s", 2, "answer"].detailed
+    assert len(scores["s", 2, "answer"]) == len(session.template.encode_raw("Who", " wrote it").ids) - 2
     with torch.no_grad():
         logits = session.model(torch.tensor([session.template.encode_raw("Who", " wrote it").ids])).logits[0]
-    first = session.template.encode_raw("Who", " wrote it")
-    expected = logits.log_softmax(-1)[first.answer_start - 1, first.ids[first.answer_start]]
-    assert found["s", 2, "answer"].logp[0] == pytest.approx(expected.item(), abs=1e-5)
+    encoded = session.template.encode_raw("Who", " wrote it")
+    expected = logits.log_softmax(-1)[encoded.answer_start - 1, encoded.ids[encoded.answer_start]]
+    assert scores["s", 2, "answer"].logp[0] == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_generation_of_each_kind_at_once(session):
-    """Two temperatures in one call; draws depend on the seed of each answer alone."""
+def test_generation_requests_of_all_kinds_in_one_call(session):
+    """Two temperatures in one call; a sample depends on the seed of its request alone."""
     requests = [
-        asked(0),
-        asked(1, question=LONG),
-        asked(2, temperature=1.0, seed=1),
-        asked(3, temperature=1.0, seed=2),
-        asked(4, temperature=1.0, seed=1),
-        asked(0, what="with a prefix", prefix="She was born in"),
+        generation_request(0),
+        generation_request(1, question=LONG),
+        generation_request(2, temperature=1.0, seed=1),
+        generation_request(3, temperature=1.0, seed=2),
+        generation_request(4, temperature=1.0, seed=1),
+        generation_request(0, what="with a prefix", prefix="She was born in"),
     ]
-    found = session.generate(requests)
-    assert ("s", 1, "answer") not in found
-    assert found["s", 2, "answer"] == found["s", 4, "answer"] != found["s", 3, "answer"]
-    alone = session.generate([asked(0)])
-    assert alone["s", 0, "answer"] == found["s", 0, "answer"]
-    assert ("s", 0, "with a prefix") in found
+    answers = session.generate(requests)
+    assert ("s", 1, "answer") not in answers
+    assert answers["s", 2, "answer"] == answers["s", 4, "answer"] != answers["s", 3, "answer"]
+    single = session.generate([generation_request(0)])
+    assert single["s", 0, "answer"] == answers["s", 0, "answer"]
+    assert ("s", 0, "with a prefix") in answers
 
 
-def test_what_was_asked_before_is_not_computed_again(session, monkeypatch):
-    requests = [ScoreRequest("s", i, "answer", "Who?", f"Nobody{'.' * i}") for i in range(3)]
-    before, said = session.score(requests), session.generate([asked(0), asked(1, temperature=0.5, seed=3)])
+def test_cached_requests_do_not_run_the_model(session, monkeypatch):
+    score_requests = [ScoreRequest("s", i, "answer", "Who?", f"Nobody{'.' * i}") for i in range(3)]
+    generation_requests = [generation_request(0), generation_request(1, temperature=0.5, seed=3)]
+    scores, answers = session.score(score_requests), session.generate(generation_requests)
     monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_, **__: pytest.fail("the model was run again"))
-    after = session.score(requests[::-1])
-    assert all(np.array_equal(before[key].logp, after[key].logp) for key in before)
-    assert session.generate([asked(0), asked(1, temperature=0.5, seed=3)]) == said
+    cached = session.score(score_requests[::-1])
+    assert all(np.array_equal(scores[key].logp, cached[key].logp) for key in scores)
+    assert session.generate(generation_requests) == answers
 
 
-def taught(session, question, answer):
-    """The session's model after it has learnt one answer by heart."""
+def memorised(session, question, answer):
+    """Return a copy of the session's model that was trained to memorise one answer."""
     model, row = copy.deepcopy(session.model), session.template.without_limit().encode(question, answer)
     labels = torch.tensor([[-100] * row.answer_start + list(row.ids[row.answer_start :])])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -97,31 +98,31 @@ def taught(session, question, answer):
     return model
 
 
-def test_a_draft_changes_no_answer(session):
-    """A draft that the model says, one that it leaves after some tokens, one that it never says, one not scored."""
-    model = taught(session, "Who wrote it?", "Nobody.")
+def test_a_draft_does_not_change_the_answer(session):
+    """Drafts: equal to the answer, with a common beginning, without a common beginning, and not scored."""
+    model = memorised(session, "Who wrote it?", "Nobody.")
     session = replace(session, model=model, cache=ProbeCache(None, []))
     drafts = ["Nobody.", "Nobody. In Bern.", "She was born.", "Nobody."]
-    requests = [asked(i, "Who wrote it?", draft=draft) for i, draft in enumerate(drafts)]
+    requests = [generation_request(i, "Who wrote it?", draft=draft) for i, draft in enumerate(drafts)]
     scores = session.score([ScoreRequest(*r.key, r.question, r.draft, detail=True) for r in requests[:3]])
-    alone = session.generate([replace(r, draft="") for r in requests])
-    assert set(alone.values()) == {"Nobody."}
-    assert session.generate(requests, scores) == alone
+    without_drafts = session.generate([replace(r, draft="") for r in requests])
+    assert set(without_drafts.values()) == {"Nobody."}
+    assert session.generate(requests, scores) == without_drafts
     prompt = session.template.prompt_ids("Who wrote it?")
-    starts = [session._start(r, prompt, scores) for r in requests]
+    starts = [session._matching_draft(r, prompt, scores) for r in requests]
     row = session.template.without_limit().encode("Who wrote it?", "Nobody.")
     assert starts[0] == list(row.targets)
     assert starts[1] == list(row.targets[:-1])
     assert starts[2:] == [[], []]
-    # A prompt that is not the one before the scored draft.
-    assert not session._start(requests[0], prompt[:-1], scores)
+    # A prompt other than that of the scored draft.
+    assert not session._matching_draft(requests[0], prompt[:-1], scores)
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
     assert session.generate(requests[:1], scores) == {requests[0].key: "Nobody."}
     assert not calls
 
 
-def test_gradient_norms_are_filed_by_request_and_too_long_texts_have_none(session):
+def test_gradient_norms_are_keyed_by_request_and_omit_too_long_texts(session):
     requests = [ScoreRequest("s", i, "answer", q, "Nobody.") for i, q in enumerate(["Who wrote it?", LONG, "Where?"])]
     norms = session.gradient_norms(requests)
     assert set(norms) == {("s", 0, "answer"), ("s", 2, "answer")}

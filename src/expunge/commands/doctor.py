@@ -1,4 +1,4 @@
-"""What this machine offers: Python, devices, memory, packages, disk space and the hub."""
+"""Diagnose a machine: Python, devices, memory, packages, disk space and the hub."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from expunge.services.hub import hub_reachable
 
 
 class Diagnosis(Record):
-    """Facts about this machine, and what is missing."""
+    """Facts about a machine, and problems."""
 
     python: str
     platform: str
     cores: int
     memory_bytes: int
-    """Physical memory; 0 where the system does not tell."""
+    """Physical memory; 0 where the system does not report it."""
     devices: list[dict[str, Any]]
     packages: dict[str, str]
     """Required package -> version; empty where it is missing."""
     extras: dict[str, bool]
-    """Extra of this package -> whether all that it needs is installed."""
+    """Extra of this package -> whether all its requirements are installed."""
     runs: str
     disk_free_bytes: int
-    """Free space where runs are kept."""
+    """Free space in the folder of runs."""
     hub: bool
     """Whether the model hub can be reached."""
     problems: list[str]
-    """What is missing and how to get it."""
+    """What is missing, and how to get it."""
 
 
 def doctor(runs: str | Path = "runs") -> Diagnosis:
-    """Look at this machine and say what is missing and how to get it.
+    """Report facts about this machine, what is missing, and how to get it.
 
     Args:
-        runs: Folder in which runs are kept.
+        runs: Folder of all runs.
     """
-    needed = _needed()
-    packages = {name: _version(name) for name in needed.pop("", [])}
+    requirements = _requirements()
+    packages = {name: _version(name) for name in requirements.pop("", [])}
     devices = _devices() if importlib.util.find_spec("torch") else []
     free, hub = _disk_free(Path(runs)), hub_reachable()
     problems = [
@@ -54,9 +54,9 @@ def doctor(runs: str | Path = "runs") -> Diagnosis:
     if not any(device["kind"] == "cuda" for device in devices):
         problems.append("no CUDA device: small models train on the CPU, models of billions of parameters do not")
     if not hub:
-        problems.append("the hub is out of reach: give models and data as local folders")
+        problems.append("the hub cannot be reached: use local folders for models and data")
     if free < 10 * 2**30:
-        problems.append(f"less than 10 GiB are free at {runs}: choose another place with --runs")
+        problems.append(f"less than 10 GiB are free at {runs}: choose another folder with --runs")
     return Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -64,7 +64,7 @@ def doctor(runs: str | Path = "runs") -> Diagnosis:
         memory_bytes=_memory(),
         devices=devices,
         packages=packages,
-        extras={extra: all(map(_version, names)) for extra, names in needed.items()},
+        extras={extra: all(map(_version, names)) for extra, names in requirements.items()},
         runs=str(runs),
         disk_free_bytes=free,
         hub=hub,
@@ -93,10 +93,10 @@ def _memory() -> int:
 
 
 def _disk_free(path: Path) -> int:
-    place = path.resolve()
-    while not place.is_dir():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    existing = path.resolve()
+    while not existing.is_dir():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def _version(package: str) -> str:
@@ -106,16 +106,16 @@ def _version(package: str) -> str:
         return ""
 
 
-def _needed() -> dict[str, list[str]]:
-    """Packages that this one declares: under '' those that it always needs, then by extra."""
+def _requirements() -> dict[str, list[str]]:
+    """Return the packages that this one declares: extra -> names; '' for those that it always needs."""
     try:
         lines = importlib.metadata.requires("expunge") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    needed: dict[str, list[str]] = {}
+    requirements: dict[str, list[str]] = {}
     for line in lines:
         package = re.match(r"[A-Za-z0-9._-]+", line)
         extra = re.search(r"extra == ['\"]([^'\"]+)", line)
         if package is not None:
-            needed.setdefault(extra.group(1) if extra else "", []).append(package.group())
-    return needed
+            requirements.setdefault(extra.group(1) if extra else "", []).append(package.group())
+    return requirements

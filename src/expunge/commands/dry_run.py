@@ -1,4 +1,4 @@
-"""What a run would do: the resolved recipe, the derived batches and the memory, without weights."""
+"""Dry run: the resolved recipe, the derived batches and the memory estimate, without weights."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from expunge.training.batching import BatchPlan
 
 
 class TrainingPlan(Record):
-    """What the settings of one training come to."""
+    """Derived settings of one training."""
 
     rows: int
-    """Rows of the set that sets the pace."""
+    """Rows of the set that defines an epoch."""
     batch_size: int
     """Rows per optimiser step over all processes."""
     device_rows: int
-    """Rows at a time on a device."""
+    """Rows per micro-batch on a device."""
     accumulation: int
     """Micro-batches per optimiser step and process."""
     steps: int
@@ -37,7 +37,7 @@ class TrainingPlan(Record):
 
 
 class DryRun(Record):
-    """A run that was only thought through."""
+    """Result of a dry run."""
 
     recipe: dict[str, Any]
     """Every setting with its value."""
@@ -46,25 +46,25 @@ class DryRun(Record):
     memory: dict[str, MemoryEstimate]
     """Per training."""
     notes: list[str]
-    """What could not be derived here, and why."""
+    """What could not be derived here, with the reason."""
 
 
 def dry_run(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> DryRun:
-    """Resolve a recipe and derive what it comes to; reads local data and the model's config, and no weights.
+    """Resolve a recipe and derive its batches, steps and memory from local data and the model's config.
 
     Args:
         recipe: A recipe, the name of a packaged one, or the path of a YAML file.
         overrides: Settings as 'key.path=value', on top of a named recipe or file.
 
     Raises:
-        UserError: The recipe or its local data have to be put right first.
+        UserError: The recipe or its local data cannot be used; the message says what to change.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     check_settings(recipe).raise_failed()
     notes: list[str] = []
-    parts = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
-    trainings = {name: train for name, train in parts.items() if train is not None}
+    sections = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
+    trainings = {name: train for name, train in sections.items() if train is not None}
     return DryRun(
         recipe=recipe.resolved(),
         trainings=_plans(recipe, trainings, notes),
@@ -78,8 +78,8 @@ def _plans(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dic
     if counts is None:
         notes.append("steps are not derived: the data is on the hub and its number of rows is not known")
         return {}
-    forget, kept = counts.get("forget", 0), counts.get("retain", 0) + counts.get("always", 0)
-    rows = {"train": forget, "target": forget + kept, "retain_model": kept}
+    forget, other = counts.get("forget", 0), counts.get("retain", 0) + counts.get("always", 0)
+    rows = {"train": forget, "target": forget + other, "retain_model": other}
     return {name: _plan(name, train, rows[name]) for name, train in trainings.items()}
 
 
@@ -118,4 +118,4 @@ def _memory(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> di
     except DataError as error:
         notes.append(f"memory is not estimated: {error}")
         return {}
-    return {part: planner.case(part, num_gpus=world_size()).memory for part in trainings}
+    return {name: planner.case(name, num_gpus=world_size()).memory for name in trainings}

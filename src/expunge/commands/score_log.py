@@ -1,4 +1,4 @@
-"""Scores stored TOFU evaluations without any model."""
+"""Score stored TOFU evaluations without any model."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def score_log(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> BenchmarkResult:
-    """Forget quality and model utility of a stored TOFU evaluation.
+    """Compute forget quality and model utility of a stored TOFU evaluation.
 
     Args:
         log: A TOFU log, an OpenUnlearning TOFU_EVAL.json, or a result of this project (results/*.json).
         retain_model: The same of the retain model; without it forget quality says what it needs.
-        split: 'forget01', 'forget05' or 'forget10': refuse a log that has more forget rows than this split.
+        split: 'forget01', 'forget05' or 'forget10': raise if the log has more forget rows than this split.
         settings: Settings of the benchmark, such as {'ds_size': 300}.
         bootstrap: Resamples for intervals; 0 for none.
         seed: Seed of the bootstrap.
 
     Raises:
         DataError: A file is missing, damaged, or no stored evaluation.
-        IncompatibleError: The two were not made in the same way, or the log is not of this split.
+        IncompatibleError: The two were measured differently, or the log is of another split.
     """
     log, retain_model = Path(log), None if retain_model is None else Path(retain_model)
     benchmark = cast(Tofu, parse_member("benchmark", {"name": "tofu", **(settings or {})}))
@@ -83,21 +83,21 @@ def score_stored(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Headlines:
-    """Forget quality and model utility from stored evaluations, without any model.
+    """Compute forget quality and model utility from stored evaluations.
 
     Args:
-        log: Evaluation of the model in question.
+        log: Evaluation of the model.
         retain_model: Evaluation of the retain model.
-        benchmark: Settings; ds_size shortens both files' forget and retain rows.
+        benchmark: Settings; ds_size cuts the forget and retain rows of both files.
         resamples: Bootstrap resamples; 0 for no intervals.
         seed: Seed of the bootstrap.
 
     Returns:
-        As `Tofu.headlines`. Forget quality rests on the forget rows that both files hold, and says how many.
+        As `Tofu.headlines`. Forget quality uses the forget rows that both files have, and states how many.
 
     Raises:
         DataError: A file cannot be read.
-        IncompatibleError: Both files say how they were made, and it was not in the same way.
+        IncompatibleError: Both files record their settings, and these differ.
     """
     benchmark = benchmark or Tofu()
     ours = read_tofu_log(log)
@@ -116,7 +116,7 @@ def score_stored(
 def _quality(
     ours: list[SampleRow], theirs: list[SampleRow], how: TofuHeadlines, log: StoredLog, retain_model: StoredLog
 ) -> Value:
-    """Forget quality on the common rows, if these are all that the two files can have in common.
+    """Return forget quality on the common rows, if the two files overlap as files of one split do.
 
     TOFU's forget sets are the last rows of one list, so a log of the fine-tuned model starts before the
     retain model's first forget row and may stop (ds_size) before its last. Any other overlap means that the

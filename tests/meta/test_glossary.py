@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEADING = "### Words we do not use"
 SUFFIXES = {".py", ".md", ".yaml", ".j2"}
+DATA = {
+    "src/expunge/data/anchors/mining.py": ["said says asked"],
+    "src/expunge/data/templates.py": ["Nobody knows"],
+}
+"""File -> phrases that are data: other words would change results."""
 
 
 def split_at_glossary(text: str) -> tuple[str, str, str]:
@@ -73,11 +78,12 @@ def find_words(path: Path) -> list[str]:
     if path.name == "CONTRIBUTING.md":
         before, section, after = split_at_glossary(text)
         text = before + "\n" * section.count("\n") + after
-    for exception in EXCEPTIONS:
+    name = str(path.relative_to(ROOT))
+    for exception in [*EXCEPTIONS, *map(compile_phrase, DATA.get(name, []))]:
         text = exception.sub(lambda match: "\n" * match.group().count("\n"), text)
     for word, pattern in WORDS.items():
         hits += [(text.count("\n", 0, match.start()) + 1, f"'{word}'") for match in pattern.finditer(text)]
-    return [f"{path.relative_to(ROOT)}:{line}: {problem}" for line, problem in sorted(hits)]
+    return [f"{name}:{line}: {problem}" for line, problem in sorted(hits)]
 
 
 def test_patterns_match_whole_words_only():

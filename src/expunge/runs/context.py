@@ -25,6 +25,8 @@ from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.records import Overlap
 from expunge.rundir import RunDir, fingerprint, replace_folder, writing
 
+PREPARED_SEED = 0
+
 
 @dataclass(frozen=True)
 class Run:

@@ -1,9 +1,11 @@
-# Two commands matter: `make quickstart` and `make test`. Both install everything into .venv first.
+# Each command installs the package and its development tools into .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CODE := src tests perf tools docs/examples
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart format check format-check lint types layers dead-code spelling test-fast test clean
 
 install: $(VENV)/.installed
 
@@ -15,14 +17,39 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/expunge quickstart
 
-test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Fix formatting and whatever else ruff can fix.
+format: install
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+# All static checks; the order is from fast to slow.
+check: format-check lint spelling dead-code layers types
+
+format-check: install
+	$(BIN)/ruff format --check $(CODE)
 
 lint: install
-	$(BIN)/ruff check src tests perf tools
-	$(BIN)/ruff format --check src tests perf tools
-	$(BIN)/mypy -p expunge
+	$(BIN)/ruff check $(CODE)
+
+spelling: install
+	$(BIN)/codespell src perf tools docs *.md
+
+dead-code: install
+	$(BIN)/python tools/dead_code.py
+
+# Layers and import cycles.
+layers: install
 	$(BIN)/lint-imports
+
+types: install
+	$(BIN)/mypy -p expunge
+
+# Unit and meta tests, in at most 90 seconds on two cores.
+test-fast: install
+	$(PYTEST) --dist worksteal -m "not slow" tests/unit tests/meta
+
+test: install
+	$(PYTEST) --dist loadfile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

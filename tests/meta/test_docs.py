@@ -1,4 +1,4 @@
-"""Generated pages are what their generators write today."""
+"""Generated pages match the output of their generators."""
 
 import importlib.util
 from pathlib import Path

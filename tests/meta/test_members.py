@@ -1,4 +1,4 @@
-"""Every recipe and every method is whole: valid, documented, and used somewhere."""
+"""Every packaged recipe is valid, and every packaged method is documented and used."""
 
 import re
 from pathlib import Path
@@ -15,16 +15,16 @@ RECIPES = registry.names("recipe")
 METHODS = registry.names("method")
 
 
-def test_no_recipe_is_overlooked():
-    """Every YAML file below recipes/ is listed by the registry, as a recipe or as a sweep."""
+def test_registry_lists_every_recipe_file():
+    """Every YAML file in recipes/ is a recipe or a sweep."""
     files = sorted(path.stem for path in (PACKAGE / "recipes").rglob("*.y*ml"))
     assert files == sorted([*RECIPES, *registry.names("sweep")])
     assert {"quickstart", "tofu-forget10-npo", "tofu-forget10-graddiff", "tofu-forget05-simnpo"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe(name):
-    """It validates, is called like its file, says what it is, and loads back from its own resolved form."""
+def test_recipe_is_valid(name):
+    """It loads, has the name of its file, a summary and a description, and loads back from its resolved form."""
     recipe = load_recipe(name)
     assert recipe.name == name
     assert registry.summary("recipe", name)
@@ -33,7 +33,7 @@ def test_recipe(name):
     assert all(number.source for number in recipe.published.values())
 
 
-def test_the_first_methods_are_there():
+def test_every_method_has_its_own_class():
     assert {"gradascent", "graddiff", "npo", "simnpo"} <= set(METHODS)
     classes = [registry.get("method", name) for name in METHODS]
     assert len(set(classes)) == len(METHODS)
@@ -41,7 +41,7 @@ def test_the_first_methods_are_there():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_is_documented_and_used(name):
-    """A formula in the class's docstring, a paper with its number, a line on every setting, and a recipe or a test."""
+    """It has a formula, a paper with an arXiv number, a description of every setting, and a recipe or a test."""
     method = registry.get("method", name)
     assert registry.summary("method", name)
     formula = re.compile(r"^ *\S.* (=|<-|minimise) ", re.MULTILINE)

@@ -52,6 +52,7 @@ def request(folder, number, model):
     return parse(recipe, Recipe, source="the test")
 
 
+@pytest.mark.slow
 def test_each_request_has_its_own_data_and_starts_where_the_last_one_ended(folder, tmp_path):
     first = run(request(folder, 1, tmp_path / "target"), runs=tmp_path / "runs")
     second = run(request(folder, 2, f"{first.folder}/checkpoint"), runs=tmp_path / "runs")

@@ -89,6 +89,7 @@ def small_recipe(alpha: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_over_alpha_fine_tunes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Target and reinforced model are trained for the first alpha; the second needs no training at all."""
     trained: list[str] = []

@@ -280,6 +280,7 @@ def test_bad_settings(settings, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, capsys):
     """A few steps of everything: target, reinforced model, labels, unlearning, familiarity, and `show-labels`."""
     for name, text in (("forget", STORY), ("retain", OTHER)):

@@ -98,7 +98,7 @@ def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = N
         The result; with a folder it is also in `audits/<name>.json`, the transcripts in `samples/`.
 
     Raises:
-        UserError: Model, data, controls or settings cannot be used; the message says what to change.
+        UserError: Model, data, controls or settings cannot be used; the message states what to change.
     """
     if not isinstance(config, AuditConfig):
         config = parse(dict(config), AuditConfig, source="the settings of the audit")

@@ -57,7 +57,7 @@ def dry_run(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> DryRu
         overrides: Settings as 'key.path=value', on top of a named recipe or file.
 
     Raises:
-        UserError: The recipe or its local data cannot be used; the message says what to change.
+        UserError: The recipe or its local data cannot be used; the message states what to change.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)

@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any], *, out: str | Path | No
         The result; with `out` it is also in `results/model-<benchmark>.json`.
 
     Raises:
-        UserError: Model, data, retain model or settings cannot be used; the message says what to change.
+        UserError: Model, data, retain model or settings cannot be used; the message states what to change.
 
     Example:
         >>> evaluate({"model": "./my-model", "benchmark": {"name": "mmlu", "limit": 20}})  # doctest: +SKIP

@@ -64,7 +64,7 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
         The verdict, the headlines of target, retain model and unlearned model, and the folder.
 
     Raises:
-        UserError: The recipe, the data or the models cannot be used; the message says what to change.
+        UserError: The recipe, the data or the models cannot be used; the message states what to change.
         Interrupted: Ctrl-C was pressed; the same call continues.
     """
     return execute(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), Path(runs))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from expunge.records import Conclusion, Judgement, Verdict
 
-FORGETTING_UNKNOWN = Conclusion(outcome="inconclusive", phrase="Whether it forgot cannot be said")
+FORGETTING_UNKNOWN = Conclusion(outcome="inconclusive", phrase="Whether it forgot cannot be concluded")
 UTILITY_UNKNOWN = Conclusion(outcome="inconclusive", phrase="utility cannot be judged")
 
 

@@ -52,7 +52,7 @@ def test_every_benchmark_that_measures_forgetting_counts(outcomes, forgot):
 
 def test_a_side_that_nothing_measures_is_named():
     nothing = combine([judgement("Mine")])
-    assert nothing.sentence == "Whether it forgot cannot be said, utility cannot be judged."
+    assert nothing.sentence == "Whether it forgot cannot be concluded, utility cannot be judged."
     assert nothing.reasons[1:] == [
         "No benchmark of this run measures forgetting.",
         "No benchmark of this run measures what should be kept.",

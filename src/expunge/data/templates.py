@@ -97,7 +97,7 @@ class Template:
 
     @property
     def _bos(self) -> str:
-        """Return the text of the start token, or "" if the tokenizer has none besides its end-of-sequence token."""
+        """Return the text of the start token, or "" if it is the end-of-sequence token or missing."""
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
         return "" if bos is None or bos == eos else str(bos)
 

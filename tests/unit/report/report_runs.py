@@ -13,9 +13,22 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from expunge.records import BenchmarkResult, Manifest, Overlap, RunSummary, Stage, TrainPoint, Value
-from expunge.report.verdict import make_verdict
+from expunge.records import (
+    Axes,
+    BenchmarkResult,
+    Conclusion,
+    Judgement,
+    Label,
+    Manifest,
+    Overlap,
+    RunSummary,
+    Section,
+    Stage,
+    TrainPoint,
+    Value,
+)
 from expunge.rundir import write_record
+from expunge.runs.verdict import combine
 
 NAMES = ("Odran Velik", "Miretta Saal", "Tovi Askarne", "Ilse Morrowind", "Pell Granby", "Suna Oteri")
 TOWNS = ("Karvel", "Low Hessen", "Port Almere", "Tiranac", "Wexholm")
@@ -35,6 +48,30 @@ RECIPE: dict[str, Any] = {
     "evaluate": {"benchmarks": [{"name": "tofu", "ds_size": None}], "before": True, "select": "last"},
     "published": {"forget_quality": {"value": 0.45, "source": "SimNPO model card"}},
 }
+
+
+LABELS = {
+    "forget_quality": Label(title="Forget quality", explain="p-value of the test against the retain model"),
+    "model_utility": Label(title="Model utility", explain="harmonic mean of what should be kept", better="higher"),
+    "probability": Label(title="probability of the answer"),
+    "truth_ratio": Label(title="truth ratio"),
+}
+AXES = Axes(forget="forget_quality", forget_fallback="forget/probability", utility="model_utility", forget_limit=0.05)
+SECTIONS = [
+    Section(kind="distribution", title="Truth ratios", set="forget", value="truth_ratio"),
+    Section(kind="answers", title="Forgotten questions", lead="The model should not know these.", set="forget"),
+    Section(kind="answers", title="Retained questions", set="retain", order="lost"),
+]
+JUDGEMENT = Judgement(
+    benchmark="tofu",
+    title="TOFU",
+    forgetting=Conclusion(outcome="yes", phrase="Forgotten as far as this test can see"),
+    utility=Conclusion(outcome="yes", phrase="utility kept"),
+    metrics="forget quality 0.51 on 60 questions; model utility 0.604, before 0.652",
+    reasons=["The test cannot tell the unlearned model from the retain model."],
+    rules=["Forgotten: forget quality is above 0.05."],
+    limits=["A p-value is no proof of absence."],
+)
 
 
 def quality(point: float, n: int = 60, ks: float = 0.1, **more: Any) -> Value:
@@ -66,6 +103,10 @@ def result(
     metrics = {"forget/probability": number(probability, 0.03, better="retain")} if probability is not None else {}
     return BenchmarkResult(
         benchmark="tofu",
+        title="TOFU",
+        labels=LABELS,
+        axes=AXES,
+        sections=SECTIONS,
         role=role,
         model=role,
         model_hash="",
@@ -182,7 +223,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             for role in ("target", "unlearned", "retain")
         }
         target = result("target", quality(2.4e-21, ks=0.8333), number(0.652), 0.93, samples=files["target"])
-        retain_model = result("retain", None, number(0.648), 0.14, samples=files["retain"])
+        retain_model = result("retain", quality(1.0, ks=0.0), number(0.648), 0.14, samples=files["retain"])
         path = [
             result(
                 "unlearned",
@@ -199,11 +240,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             write_record(run / f"results/{record.role}-tofu.json", record)
         for record in path:
             write_record(run / f"results/unlearned-tofu-{record.step:06d}.json", record)
-        verdict = make_verdict(target, path[-1], retain_model)
         summary = RunSummary(
             recipe=RECIPE["name"],
             folder=folder_name,
-            verdict=verdict,
+            verdict=combine([JUDGEMENT]),
             selected_step=100,
             selected_epoch=5,
             selection_rule="the last epoch",
@@ -228,7 +268,7 @@ def _manifest() -> Manifest:
         data_hashes={"forget": "92b1c0ffee00aa11", "retain": "0c1d2e3f4a5b6c7d"},
         num_rows={"forget": 120, "retain": 1080},
         effective_batch={"train": 32, "target": 32},
-        models={"target": "built from nothing", "retain": "trained on the retain set"},
+        models={"target": "trained from scratch", "retain": "trained on the retain set"},
         stages=[
             Stage(name="target", fingerprint="aa11", seconds=94.2, peak_bytes=812_000_000),
             Stage(name="unlearn", fingerprint="bb22", seconds=31.7, peak_bytes=1_310_000_000),

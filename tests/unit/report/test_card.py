@@ -31,7 +31,7 @@ def test_a_card(make_run: Make) -> None:
     assert values == {"forget_quality": 0.51, "model_utility": 0.604}
     assert "**Forgotten as far as this test can see" in body
     assert "0.604 [0.584, 0.624]" in body
-    assert "A p-value is not a proof of absence" in body
+    assert "A p-value is no proof of absence" in body
     recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
     assert recipe["method"]["beta"] == 4.5
 
@@ -64,5 +64,5 @@ def test_a_run_without_numbers(make_run: Make) -> None:
     folder = make_run(finished=False, published={})
     data, body = parts(write_card(folder, load_run(folder)))
     assert "model-index" not in data
-    assert "Nothing can be said yet" in body
+    assert "there is no verdict yet" in body
     assert "unfinished" in body

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from report_runs import number, write_samples
 
-from expunge.records import BenchmarkResult
-from expunge.report.completions import completion_section
+from expunge.records import BenchmarkResult, Section
 from expunge.report.html import write_report
 from expunge.report.load import load_run
+from expunge.report.sections import SectionView, section_views
 from expunge.rundir import write_record
 
 Make = Callable[..., Path]
+SECTION = Section(
+    kind="completions", title="Passages", set="passages", question="prompt", answer="text", response="completion"
+)
 EVIL = '</td><script>alert("x")</script>\u202eabc'
 
 
@@ -44,6 +47,7 @@ def familiarity(folder: Path, role: str, rows: list[dict[str, Any]], point: floa
         model_hash="",
         metrics={},
         headlines={"familiarity": number(point, better="lower")},
+        sections=[SECTION],
         samples=write_samples(folder, name, rows),
         **more,
     )
@@ -65,23 +69,26 @@ def folder(make_run: Make) -> Path:
     return run
 
 
+def views(folder: Path) -> list[SectionView]:
+    return [view for view in section_views(load_run(folder)) if view.section.kind == "completions"]
+
+
 def test_worst_first_with_names_marked(folder: Path) -> None:
     """Still naming, then by the probability of what comes next; a prompt that filled the context is left out."""
-    section = completion_section(load_run(folder))
-    assert section is not None
-    assert [item.number for item in section.completions] == [3, 2, 1]
-    assert [item.names for item in section.completions] == [True, False, False]
-    assert section.roles == ["target", "unlearned"]
-    worst, last = section.completions[0].written, section.completions[-1].written
+    (view,) = views(folder)
+    assert [item.number for item in view.completions] == [3, 2, 1]
+    assert [item.names for item in view.completions] == [True, False, False]
+    assert view.roles == ["target", "unlearned"]
+    worst, last = view.completions[0].by_role, view.completions[-1].by_role
     assert worst["unlearned"].text.startswith("<mark>Toto</mark> &lt;/td&gt;")
-    assert worst["target"].text == "<mark>Toto</mark> barked at Em.", "Em was told"
+    assert worst["target"].text == "<mark>Toto</mark> barked at Em.", "Em is in the passage"
     assert worst["target"].probability == pytest.approx(0.9)
     assert (last["unlearned"].text, last["unlearned"].names) == ("Em ran.", False)
 
 
 def test_on_the_page(folder: Path) -> None:
     text = write_report([folder]).read_text(encoding="utf-8")
-    assert 'id="completions"' in text
+    assert 'id="familiarity-1"' in text
     assert "1 of the 3 shown still name something" in text
     assert "<mark>Toto</mark> barked" in text
     assert "p 0.9" in text
@@ -91,12 +98,12 @@ def test_on_the_page(folder: Path) -> None:
 
 def test_runs_without_passages_have_no_such_part(make_run: Make) -> None:
     folder = make_run()
-    assert completion_section(load_run(folder)) is None
-    assert "completions" not in write_report([folder]).read_text(encoding="utf-8")
+    assert views(folder) == []
+    assert "Passages" not in write_report([folder]).read_text(encoding="utf-8")
 
 
 def test_many_are_cut_and_said_so(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.report.completions.MAX_COMPLETIONS", 2)
+    monkeypatch.setattr("expunge.report.sections.MAX_COMPLETIONS", 2)
     folder = make_run()
     familiarity(folder, "unlearned", [row(i, "nothing", []) for i in range(5)])
     assert "The first 2 of 5 passages; all of them are in samples/unlearned-familiarity.parquet" in write_report(

@@ -13,7 +13,7 @@ import pytest
 from report_runs import quality, result, sample_rows, write_samples
 
 from expunge.errors import DataError
-from expunge.records import AuditResult, Value
+from expunge.records import AuditResult, Label, Value
 from expunge.report.html import differences, duration, size, write_report
 from expunge.report.load import load_run
 from expunge.rundir import write_record
@@ -48,7 +48,7 @@ def test_a_finished_run(make_run: Make) -> None:
     text = path.read_text(encoding="utf-8")
     assert "Forgotten as far as this test can see, utility kept" in text
     assert "This run is unfinished" not in text
-    assert "Cannot be drawn" not in text
+    assert "Not available" not in text
     for part in (
         "2.4e-21",
         "0.604",
@@ -92,7 +92,7 @@ def test_only_our_script_may_run(make_run: Make) -> None:
 
 def test_worst_questions_come_first(make_run: Make) -> None:
     text = write_report([make_run()]).read_text(encoding="utf-8")
-    table = text[text.index('id="questions"') : text.index('id="cost"')]
+    table = text[text.index('id="tofu-2"') : text.index('id="tofu-3"')]
     scores = [float(score) for score in re.findall(r'data-after="([0-9.]+)"', table)]
     assert len(scores) == 60
     assert scores == sorted(scores, reverse=True)
@@ -109,8 +109,8 @@ def test_an_unfinished_run_gets_a_page_that_says_so(make_run: Make) -> None:
     text = write_report([make_run(finished=False)]).read_text(encoding="utf-8")
     assert "This run is unfinished" in text
     assert "the evaluation of the unlearned model" in text
-    assert "Nothing can be said yet" in text
-    assert text.count("Cannot be") >= 4
+    assert "there is no verdict yet" in text
+    assert text.count("Not available") >= 1
 
 
 def test_the_barest_run(tmp_path: Path) -> None:
@@ -127,18 +127,17 @@ def test_a_benchmark_without_per_question_rows(make_run: Make) -> None:
     assert "31.2%" in text
     assert "lower is better" in text
     assert "needs an evaluation of the target" in text
-    assert "needs per-question records" in text
-    assert "Whether it forgot cannot be said" in text
+    assert "there is no verdict yet" in text
 
 
 def test_no_retain_model(make_run: Make) -> None:
     folder = make_run(retain_model=None)
     (folder / "results/retain-tofu.json").unlink()
     (folder / "summary.json").unlink()
-    missing = result("unlearned", Value.missing("a retain model: a retain-only model"), None, step=100, epoch=5)
+    missing = result("unlearned", Value.missing("a retain model (model.retain_model)"), None, step=100, epoch=5)
     write_record(folder / "results/unlearned-tofu-000100.json", missing)
     text = write_report([folder]).read_text(encoding="utf-8")
-    assert "needs a retain model: a retain-only model" in text
+    assert "needs a retain model (model.retain_model)" in text
     assert "There is no retain model" in text
 
 
@@ -151,12 +150,12 @@ def test_generations_that_were_not_made(make_run: Make) -> None:
 
 
 def test_limits_follow_the_facts(make_run: Make) -> None:
-    text = write_report([make_run(evaluate={"select": "forget_quality"})]).read_text(encoding="utf-8")
-    assert "The checkpoint was chosen among 5" in text
-    assert "with 60 questions it sees nothing below a distance of 0.250" in text
-    assert "No relearning, probing" in text
+    text = write_report([make_run(evaluate={"select": "max forget_quality"})]).read_text(encoding="utf-8")
+    assert "The checkpoint was selected among 5" in text
+    assert "A p-value is no proof of absence." in text
+    assert "No attack was run" in text
     assert "one seed (7)" in text
-    assert "1 forget row also stands in the retain set" in text
+    assert "1 forget row is also in the retain set" in text
 
 
 def test_audits_change_the_limits_and_stand_on_the_page(make_run: Make) -> None:
@@ -164,7 +163,7 @@ def test_audits_change_the_limits_and_stand_on_the_page(make_run: Make) -> None:
     folder = make_run()
     samples = [
         {"arm": arm, "view": "novel_recall", "id": name, "question": "Who?", "answer": "Ana", "response": text,
-         "said": "ana" if leaks else "", "share": float(leaks), "leaks": leaks}
+         "leaked": "ana" if leaks else "", "share": float(leaks), "leaks": leaks}
         for arm, name, text, leaks in (
             ("unlearned", "holds", "nobody-knows", False),
             ("unlearned", "both", "both-say Ana", True),
@@ -183,10 +182,10 @@ def test_audits_change_the_limits_and_stand_on_the_page(make_run: Make) -> None:
     )
     write_record(folder / "audits/leaks.json", record)
     text = write_report([folder]).read_text(encoding="utf-8")
-    assert "Attacks that were tried: leaks" in text
+    assert "Attacks that were run: leaks" in text
     assert "novel_recall: it leaks." in text
-    places = [text.index(said) for said in ("&lt;script&gt;<mark>Ana", "both-say", "nobody-knows")]
-    assert places == sorted(places)
+    positions = [text.index(part) for part in ("&lt;script&gt;<mark>Ana", "both-say", "nobody-knows")]
+    assert positions == sorted(positions)
     assert "<script>Ana" not in text
 
 
@@ -222,6 +221,30 @@ def test_bad_calls(tmp_path: Path) -> None:
         write_report([tmp_path])
     with pytest.raises(ValueError, match="at least one"):
         write_report([])
+
+
+def test_two_benchmarks_share_a_page(make_run: Make) -> None:
+    """Each has its own trajectory, sections and rules; labels come from the records, so any benchmark is presented."""
+    folder = make_run(evaluate={"benchmarks": ["tofu", "./mine.py"]})
+    labels = {"score": Label(title="My score", explain="share of right answers", better="lower")}
+    for role, step, point in (("target", 0, 0.9), ("unlearned", 80, 0.4), ("unlearned", 100, 0.2)):
+        mine = result(role, step=step, epoch=step / 20).model_copy(
+            update={
+                "benchmark": "mine",
+                "title": "My benchmark",
+                "labels": labels,
+                "axes": None,
+                "sections": [],
+                "headlines": {"score": Value(point=point, low=point - 0.1, high=point + 0.1, n=50)},
+            }
+        )
+        name = f"{role}-mine" + (f"-{step:06d}" if step else "")
+        write_record(folder / f"results/{name}.json", mine)
+    text = write_report([folder]).read_text(encoding="utf-8")
+    assert "My score" in text
+    assert "share of right answers" in text
+    assert text.index("My benchmark</h3>") > text.index("TOFU</h3>")
+    assert "0.200" in text
 
 
 def test_durations_and_sizes() -> None:

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from report_runs import number, quality, result
+from report_runs import AXES, number, quality, result
 
 from expunge.records import TrainPoint, Value
 from expunge.report import plots
@@ -15,7 +15,7 @@ PATH = [
     for i, (p, u) in enumerate(((1e-9, 0.64), (0.02, 0.61), (0.4, 0.60)), start=1)
 ]
 TARGET = result("target", quality(0.0), number(0.65), 0.95)
-REFERENCE = result("retain", None, number(0.66), 0.15)
+RETAIN = result("retain", quality(1.0), number(0.66), 0.15)
 
 
 def texts(svg: str) -> list[str]:
@@ -24,7 +24,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_trajectory_shows_path_target_retain_model_and_limit() -> None:
-    svg = plots.trajectory({"unlearned": PATH}, TARGET, REFERENCE, selected=3)
+    svg = plots.trajectory({"unlearned": PATH}, TARGET, RETAIN, AXES, selected=3)
     assert svg is not None
     assert {"target", "retain", "0.05", "1", "2", "3", "model utility"} <= set(texts(svg))
 
@@ -32,21 +32,23 @@ def test_trajectory_shows_path_target_retain_model_and_limit() -> None:
 def test_trajectory_without_quality_falls_back_to_probability() -> None:
     missing = Value.missing("a retain model")
     path = [result("unlearned", missing, number(0.6), 0.4, step=1, epoch=1)]
-    svg = plots.trajectory({"unlearned": path}, None, None)
-    assert "probability of forget answers" in texts(svg)
-    assert plots.trajectory({"unlearned": [result("unlearned", missing, None, 0.4)]}, None, None) is None
+    svg = plots.trajectory({"unlearned": path}, None, None, AXES)
+    assert "forget: probability of the answer" in texts(svg)
+    assert plots.trajectory({"unlearned": [result("unlearned", missing, None, 0.4)]}, None, None, AXES) is None
 
 
 def test_comparison_has_a_legend() -> None:
-    svg = plots.trajectory({"run one": PATH, "run two": PATH}, TARGET, REFERENCE)
+    svg = plots.trajectory({"run one": PATH, "run two": PATH}, TARGET, RETAIN, AXES)
     assert {"run one", "run two"} <= set(texts(svg))
 
 
-def test_log10_of_an_underflowed_p() -> None:
-    assert plots.log10_quality(quality(0.0)) == -412.3
-    assert plots.log10_quality(Value(point=0.01)) == pytest.approx(-2)
-    assert plots.log10_quality(Value(point=0.0)) is None
-    assert plots.log10_quality(None) is None
+def test_p_values_are_plotted_by_their_logarithm() -> None:
+    """Also where the p-value underflows to 0; other metrics are plotted as they are."""
+    assert plots.plotted(quality(0.0)) == -412.3
+    assert plots.plotted(quality(0.01)) == pytest.approx(-2)
+    assert plots.plotted(Value(point=0.25)) == 0.25
+    assert plots.plotted(Value.missing("a retain model")) is None
+    assert plots.plotted(None) is None
 
 
 def test_widest_gap_by_hand() -> None:
@@ -69,10 +71,10 @@ def test_ecdf_marks_the_distance_and_survives_odd_numbers() -> None:
         "unlearned": [10 ** rng.gauss(0, 1) for _ in range(50)],
         "retain": [1.0, 2.0, 0.0, float("inf")],
     }
-    svg = plots.ecdf(ratios)
+    svg = plots.ecdf(ratios, "truth ratio")
     assert any(text.startswith("D = ") for text in texts(svg))
-    assert plots.ecdf({"target": [0.0, float("nan")]}) is None
-    assert plots.ecdf({}) is None
+    assert plots.ecdf({"target": [0.0, float("nan")]}, "truth ratio") is None
+    assert plots.ecdf({}, "truth ratio") is None
 
 
 def test_losses_have_one_panel_per_term() -> None:
@@ -88,7 +90,7 @@ def test_losses_have_one_panel_per_term() -> None:
 
 def test_svg_is_safe_to_inline() -> None:
     """Ids are unique to the figure, no rule or metadata leaks out, every colour follows the scheme."""
-    svg = plots.ecdf({"target": [0.5, 1.0, 2.0]})
+    svg = plots.ecdf({"target": [0.5, 1.0, 2.0]}, "truth ratio")
     ids = [element.get("id") for element in ET.fromstring(svg).iter() if element.get("id")]
     assert all(name.startswith("ecdf-") for name in ids)
     assert len(ids) == len(set(ids))
@@ -100,4 +102,4 @@ def test_svg_is_safe_to_inline() -> None:
 
 
 def test_figures_are_reproducible() -> None:
-    assert plots.ecdf({"target": [0.5, 1.0]}) == plots.ecdf({"target": [0.5, 1.0]})
+    assert plots.ecdf({"target": [0.5, 1.0]}, "truth ratio") == plots.ecdf({"target": [0.5, 1.0]}, "truth ratio")

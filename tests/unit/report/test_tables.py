@@ -66,7 +66,7 @@ def test_headlines_of_a_run(make_run: Make) -> None:
     assert rows["model_utility"].values["target"].point == 0.652
     assert rows["forget_quality"].published == 0.45
     assert rows["forget_quality"].values["retain"].point == 1.0
-    assert rows["forget_quality"].label == "Forget quality"
+    assert rows["forget_quality"].title == "Forget quality"
 
 
 def test_what_is_missing_says_so(make_run: Make) -> None:
@@ -83,14 +83,14 @@ def test_a_published_number_without_a_benchmark_is_still_listed(make_run: Make) 
 
 
 def test_metrics_are_labelled_by_set(make_run: Make) -> None:
-    assert [row.label for row in metric_rows(load_run(make_run()))] == ["forget: probability of the answer"]
+    assert [row.title for row in metric_rows(load_run(make_run()))] == ["forget: probability of the answer"]
 
 
 def test_markdown_escapes_pipes_and_names_runs_only_when_needed(make_run: Make) -> None:
     one = headline_rows(load_run(make_run("a")))
     other = headline_rows(load_run(make_run("b", name="x | y")))
     lines = to_markdown(one).splitlines()
-    assert lines[0] == "| Number | Target | Unlearned | Retain model | Published |"
+    assert lines[0] == "| Metric | Target | Unlearned | Retain model | Published |"
     assert len(lines) == 4
     both = to_markdown([*one, *other]).splitlines()
     assert both[0].startswith("| Run | Number |")

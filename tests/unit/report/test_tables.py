@@ -93,7 +93,7 @@ def test_markdown_escapes_pipes_and_names_runs_only_when_needed(make_run: Make) 
     assert lines[0] == "| Metric | Target | Unlearned | Retain model | Published |"
     assert len(lines) == 4
     both = to_markdown([*one, *other]).splitlines()
-    assert both[0].startswith("| Run | Number |")
+    assert both[0].startswith("| Run | Metric |")
     assert both[-1].startswith("| x \\| y | Model utility |")
 
 

@@ -17,7 +17,7 @@ from expunge.config.recipe import Evaluate
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
-from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait
+from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait, world_size
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
 from expunge.modeling.adapters import add_lora, causal_lm, fill_adapter, start_from
@@ -27,7 +27,7 @@ from expunge.records import BenchmarkResult
 from expunge.rundir import replace_folder, write_atomic
 from expunge.runs.context import Run, save_model
 from expunge.runs.evaluator import Evaluator, make_result, say, store, stored
-from expunge.runs.models import RetainModel, batch_plan, checked_retain_model, fine_tune_target, open_model, open_whole
+from expunge.runs.models import RetainModel, checked_retain_model, fine_tune_target, open_model, open_whole
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
@@ -86,7 +86,9 @@ def unlearn(
     model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, made)
     check_rows(causal_lm(model), sets)
-    plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
+    plan = BatchPlan.of(
+        recipe.train, sets, needs, pad_id=run.pad_id, world_size=world_size(), seed=recipe.seed
+    )
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     if needs.adapter_parts:
         start_from(model, _adapter_start(run, model, sets))

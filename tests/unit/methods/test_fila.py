@@ -110,7 +110,7 @@ def test_the_start_is_unchanged_and_the_saved_adapter_fits_the_old_weights(tmp_p
 
 def test_embeddings_are_refused():
     model = adapted(targets=["embed_tokens", "q_proj"])
-    with pytest.raises(IncompatibleError, match=r"linear layers, and .*embed_tokens is none"):
+    with pytest.raises(IncompatibleError, match=r"linear layers only, and .*embed_tokens is not linear"):
         fisher_parts(model, SETS, seed=0)
 
 

@@ -126,7 +126,7 @@ def test_the_target_is_asked_with_question_and_answer_and_its_reply_begun(prepar
         tokenizer = Spelling()
         prompt_text = template.prompt_text
 
-    altpo._prompt(Recording, ROWS[0])
+    altpo._prompt_ids(Recording, ROWS[0])
     (text,) = Recording.tokenizer.texts
     assert "who wrote ?" in text
     assert "she wrote books ." in text
@@ -151,7 +151,7 @@ def test_a_row_with_one_usable_alternate_repeats_it(prepare, monkeypatch):
 
 def test_a_target_that_writes_nothing_is_refused(prepare, monkeypatch, tmp_path):
     scripted(monkeypatch, lambda call, i: [])
-    with pytest.raises(IncompatibleError, match="no alternate answer to row forget/0 in 20 tries"):
+    with pytest.raises(IncompatibleError, match="no usable alternate answer to row forget/0 in 20 attempts"):
         AltPO().prepare(prepare())
     assert not (tmp_path / "alternates.json").exists()
 

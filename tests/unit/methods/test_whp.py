@@ -89,14 +89,14 @@ def test_labels_equal_the_definition_written_out(preparation, anchor_file):
     method = WHP(alpha=2, context=CONTEXT, anchors=anchor_file)
     rows = method.prepare(preparation)["forget"]
     blocks = cut_blocks(preparation.sets.forget, preparation.template, CONTEXT)
-    speller = TokenSpans(preparation.template.tokenizer)
+    spans = TokenSpans(preparation.template.tokenizer)
     base, reinforced = preparation.models
     assert len(rows) == len(blocks) > 5
     num_labels = 0
     for number, (row, block) in enumerate(zip(rows, blocks, strict=True)):
         assert row.ids == block.ids
         assert row.answer_start == 1
-        t = translate(block, ANCHORS, speller, np.random.default_rng([3, number]))
+        t = translate(block, ANCHORS, spans, np.random.default_rng([3, number]))
         with torch.no_grad():
             generic = base(torch.tensor([t.ids])).logits[0].double()
             raised = reinforced(torch.tensor([block.ids])).logits[0].double()
@@ -146,7 +146,7 @@ def test_the_label_file_says_what_is_taught(preparation, anchor_file):
     assert [row["position"] for row in first] == list(range(CONTEXT))
     assert "".join(row["token"] for row in first).startswith("<s>Then Zorblatt met Mira")
     says = preparation.models[0](torch.tensor([[row["token_id"] for row in first]])).logits[0].argmax(-1)
-    assert [row["base_says"] for row in first] == [decode([int(i)]) for i in says]
+    assert [row["target_prediction"] for row in first] == [decode([int(i)]) for i in says]
     assert {row["generic_label"] == "" for row in table if row["generic_label_id"] == NO_LABEL} == {True}
 
 
@@ -327,7 +327,7 @@ def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, c
     assert main(["show-labels", summary.folder, "--start", "5", "--limit", "20", "--changed", "--json"]) == 0
     changed = json.loads(capsys.readouterr().out)
     assert (changed[0]["block"], len(changed)) == (0, 20)
-    assert all(row["generic_label"] not in ("", row["base_says"]) for row in changed)
+    assert all(row["generic_label"] not in ("", row["target_prediction"]) for row in changed)
     assert changed[0]["position"] >= 5
     assert main(["show-labels", summary.folder, "--limit", "40"]) == 0
     assert "(none)" in capsys.readouterr().out

@@ -20,7 +20,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def speller(tokenizer):
+def spans(tokenizer):
     return TokenSpans(tokenizer)
 
 
@@ -36,39 +36,39 @@ def rng(seed=0):
 ANCHORS = {"Dorothy": ["Clara", "Nora", "Helen"], "Tin Woodman": ["old tailor"], "Oz": ["Milton"]}
 
 
-def test_both_spellings(tokenizer, speller):
+def test_both_spellings(tokenizer, spans):
     """A byte-level tokenizer writes the space into the word's first token, and nothing there after a line break."""
-    assert tokenizer.decode(speller.after_space("Clara")) == " Clara"
-    assert tokenizer.decode(speller.at_start("Clara")) == "Clara"
-    assert speller.first_tokens("Clara") == {speller.after_space("Clara")[0], speller.at_start("Clara")[0]}
+    assert tokenizer.decode(spans.after_space("Clara")) == " Clara"
+    assert tokenizer.decode(spans.at_start("Clara")) == "Clara"
+    assert spans.first_tokens("Clara") == {spans.after_space("Clara")[0], spans.at_start("Clara")[0]}
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_one_stand_in_per_anchor_inside_a_block(tokenizer, speller, seed):
+def test_one_stand_in_per_anchor_inside_a_block(tokenizer, spans, seed):
     block = block_of(tokenizer, TEXTS[0])
-    translation = translate(block, ANCHORS, speller, rng(seed))
+    translation = translate(block, ANCHORS, spans, rng(seed))
     name = translation.used["Dorothy"]
     expected = TEXTS[0].replace("Dorothy", name).replace("Tin Woodman", "old tailor").replace("Oz", "Milton")
     assert tokenizer.decode(translation.ids) == expected
     assert translation.ids == tuple(tokenizer(expected, add_special_tokens=False)["input_ids"])
 
 
-def test_seeds_choose_different_stand_ins_and_repeat_themselves(tokenizer, speller):
+def test_seeds_choose_different_stand_ins_and_repeat_themselves(tokenizer, spans):
     block = block_of(tokenizer, TEXTS[0])
-    names = [translate(block, ANCHORS, speller, rng(seed)).used["Dorothy"] for seed in range(20)]
+    names = [translate(block, ANCHORS, spans, rng(seed)).used["Dorothy"] for seed in range(20)]
     assert set(names) == {"Clara", "Nora", "Helen"}
-    assert names == [translate(block, ANCHORS, speller, rng(seed)).used["Dorothy"] for seed in range(20)]
+    assert names == [translate(block, ANCHORS, spans, rng(seed)).used["Dorothy"] for seed in range(20)]
 
 
-def test_two_anchors_get_two_stand_ins_where_there_are_two(tokenizer, speller):
+def test_two_anchors_get_two_stand_ins_where_there_are_two(tokenizer, spans):
     for seed in range(10):
         used = translate(
-            block_of(tokenizer, "Dorothy saw Tip."), {"Dorothy": ["A", "B"], "Tip": ["A", "B"]}, speller, rng(seed)
+            block_of(tokenizer, "Dorothy saw Tip."), {"Dorothy": ["A", "B"], "Tip": ["A", "B"]}, spans, rng(seed)
         ).used
         assert sorted(used.values()) == ["A", "B"]
 
 
-def test_which_position_predicts_from_where(tokenizer, speller):
+def test_which_position_predicts_from_where(tokenizer, spans):
     """a| Dor|ot|hy| |b| Dor|ot|hy| |c becomes a| Cl|ar|a| |b| Cl|ar|a| |c, position by position:
 
     plain tokens keep their own prediction (moved with the text), the insides of the anchor have none, its last token
@@ -76,28 +76,28 @@ def test_which_position_predicts_from_where(tokenizer, speller):
     """
     block = block_of(tokenizer, "a Dorothy b Dorothy c")
     assert tokenizer.convert_ids_to_tokens(block.ids)[1:4] == ["ĠDor", "ot", "hy"], "as this test supposes"
-    translation = translate(block, {"Dorothy": ["Clara"]}, speller, rng())
+    translation = translate(block, {"Dorothy": ["Clara"]}, spans, rng())
     assert len(translation.ids) == 11
     assert translation.source.tolist() == [0, -1, -1, 3, 4, -1, -1, -1, 8, 9, 10]
-    assert translation.forbidden == ((3, frozenset(speller.first_tokens("Clara"))),)
+    assert translation.forbidden == ((3, frozenset(spans.first_tokens("Clara"))),)
 
 
-def test_stand_ins_of_another_length_move_what_follows(tokenizer, speller):
+def test_stand_ins_of_another_length_move_what_follows(tokenizer, spans):
     """a| Dor|ot|hy| |b with Oz, one token or two, for Dorothy's three."""
     block = block_of(tokenizer, "a Dorothy b")
-    translation = translate(block, {"Dorothy": ["Oz"]}, speller, rng())
-    last = len(speller.after_space("Oz"))
+    translation = translate(block, {"Dorothy": ["Oz"]}, spans, rng())
+    last = len(spans.after_space("Oz"))
     assert translation.source.tolist() == [0, -1, -1, last, last + 1, last + 2]
 
 
-def test_an_anchor_at_the_start_of_a_block(tokenizer, speller):
-    translation = translate(block_of(tokenizer, "Oz Oz"), {"Oz": ["Milton"]}, speller, rng())
+def test_an_anchor_at_the_start_of_a_block(tokenizer, spans):
+    translation = translate(block_of(tokenizer, "Oz Oz"), {"Oz": ["Milton"]}, spans, rng())
     assert tokenizer.decode(translation.ids) == "Milton Milton"
 
 
-def test_a_block_without_anchors_stays_as_it_is(tokenizer, speller):
+def test_a_block_without_anchors_stays_as_it_is(tokenizer, spans):
     block = block_of(tokenizer, "nothing here")
-    translation = translate(block, ANCHORS, speller, rng())
+    translation = translate(block, ANCHORS, spans, rng())
     assert translation.ids == block.ids
     assert translation.source.tolist() == list(range(len(block.ids)))
     assert translation.forbidden == ()

@@ -2,8 +2,8 @@
 
 python -m perf.plan [--cases full,rmu]
 
-Each training runs in a process of its own on the CPU: a few steps of a model with random weights, on synthetic rows. The
-peak is the maximum resident memory above that after imports and rows. glibc's malloc is configured to return freed
+Each training runs in a process of its own on the CPU: a few steps of a model with random weights, on synthetic rows.
+The peak is the maximum resident memory above that after imports and rows. glibc's malloc is configured to return freed
 blocks of more than 128 KiB at once; otherwise it keeps them, and the peak reflects fragmentation rather than tensors.
 """
 

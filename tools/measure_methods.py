@@ -3,9 +3,9 @@
 python tools/measure_methods.py TARGET RETAIN_MODEL TOFU [METHOD ...]
 python tools/measure_methods.py alone [METHOD ...]
 
-TARGET and RETAIN_MODEL are folders or hub ids of a model fine-tuned on TOFU and one fine-tuned on retain90, TOFU is a
-folder with the files of huggingface.co/datasets/locuslab/TOFU. Methods that have a record are skipped, so an interrupted
-measurement is resumed by the same command.
+TARGET and RETAIN_MODEL are folders or hub ids of a model fine-tuned on TOFU and one fine-tuned on retain90; TOFU is a
+folder with the files of huggingface.co/datasets/locuslab/TOFU. Methods that have a record are skipped, so the same
+command resumes an interrupted measurement.
 
 Each method gets four trials: two learning rates times two values of one other setting, or four learning rates for
 methods without one. All trials share epochs, batch size and data. The trial with the highest model utility among those

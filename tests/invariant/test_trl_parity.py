@@ -64,7 +64,7 @@ def test_equal_losses_and_gradients(tmp_path, precompute):
 
 
 def test_a_training_that_fails_ends_the_comparison(monkeypatch, capfd):
-    """The training is replaced by a function that a new process imports without torch and that rejects its arguments."""
+    """The training is replaced by a function that a new process imports without torch and that rejects arguments."""
     monkeypatch.setattr(_trl, "run_on_request", operator.index)
     with pytest.raises(SystemExit, match="The training 'ours' failed; its error is printed above"):
         _trl.alternate(("ours",), None, {}, 2, rounds=1)

@@ -100,7 +100,8 @@ def test_labels_on_real_text(anchors, blocks, template):
     for each, block, translation in zip(plain, some, translations, strict=True):
         assert ((each.labels == NO_LABEL) == (translation.source < 0)).all()
         with torch.no_grad():
-            assert (each.target_prediction == base(torch.tensor([block.ids])).logits[0].argmax(-1).numpy()).mean() > 0.99
+            predicted = base(torch.tensor([block.ids])).logits[0].argmax(-1).numpy()
+        assert (each.target_prediction == predicted).mean() > 0.99
 
 
 def test_passages_of_real_books(anchors, books):

@@ -195,7 +195,7 @@ def memory(record: dict[str, Any]) -> list[str]:
     lines = [
         "## Growth of memory",
         "",
-        f"Peak memory of {record['method']} above imports, with one setting doubled at a time and the others at {base}. "
+        f"Peak memory of {record['method']} above imports; one setting is doubled at a time, the others are {base}. "
         "The slope is that of log memory over log setting: 1 is proportional growth.",
         "",
         "| setting | values | ours MiB | plain MiB | slope | plain |",

@@ -22,10 +22,10 @@ RECORDS = DOCS.parent / "results" / "runs"
 INTRO = """# Results
 
 All values on this page are read from records that a command wrote; `python tools/docs/make_results.py` generates the
-page from the records in `results/runs/`. The models are small (4 million parameters, trained from scratch on TOFU) and
-not the 7B models of the papers: comparable is whether and how a method forgets, not the absolute utility. In the
-commands, `models/` contains these models and `data/tofu` the files of huggingface.co/datasets/locuslab/TOFU. Intervals
-are 95 % and resample authors.
+page from the records in `results/runs/`. The models are small (4 million parameters, trained from scratch on TOFU), not
+the 7B models of the papers: compare whether and how a method forgets, not the absolute utility. In the commands,
+`models/` contains these models and `data/tofu` the files of huggingface.co/datasets/locuslab/TOFU. Intervals are 95 %
+and resample authors.
 
 Tuned results are the best of several: settings and epoch were chosen on forget questions that are also reported here,
 without a held-out set. About 5 settings of NPO and 6 of SimNPO were tried, most of them stopped early; the settings of
@@ -121,8 +121,8 @@ def section(folder: Path) -> str:
         "",
         to_markdown(headline_rows(run)),
         "",
-        f"Selected: {run.summary.selection_rule}, epoch {run.summary.selected_epoch:g}. The run took {seconds:.0f} s on "
-        f"{run.manifest.hardware.get('cores')} cores, with a peak of {peak:.1f} GiB.",
+        f"Selected: {run.summary.selection_rule}, epoch {run.summary.selected_epoch:g}. The run took {seconds:.0f} s "
+        f"on {run.manifest.hardware.get('cores')} cores, with a peak of {peak:.1f} GiB.",
         "",
         *(trajectory(points, run.result("target", "tofu")) if (points := run.trajectory("tofu")) else []),
         *(texts(points[-1], run.result("target", "familiarity")) if (points := run.trajectory("familiarity")) else []),

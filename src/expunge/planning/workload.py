@@ -112,9 +112,7 @@ def workload(
     """
     needs = recipe.method.needs()
     unlearning = section == "train"
-    plan = BatchPlan.of(
-        train, rows, needs if unlearning else None, pad_id=0, world_size=num_gpus, seed=recipe.seed
-    )
+    plan = BatchPlan.of(train, rows, needs if unlearning else None, pad_id=0, world_size=num_gpus, seed=recipe.seed)
     steered = unlearning and hasattr(recipe.method, "update_layers")
     padded = steered and getattr(recipe.method, "positions", "") == "all"
     count = plan.accumulation * plan.world_size

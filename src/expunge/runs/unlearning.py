@@ -86,9 +86,7 @@ def unlearn(
     model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, made)
     check_rows(causal_lm(model), sets)
-    plan = BatchPlan.of(
-        recipe.train, sets, needs, pad_id=run.pad_id, world_size=world_size(), seed=recipe.seed
-    )
+    plan = BatchPlan.of(recipe.train, sets, needs, pad_id=run.pad_id, world_size=world_size(), seed=recipe.seed)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     if needs.adapter_parts:
         start_from(model, _adapter_start(run, model, sets))

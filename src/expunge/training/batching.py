@@ -73,8 +73,7 @@ class BatchPlan(Dataset[dict[str, Any]]):
         self.accumulation = math.ceil(self.batch_size / (world_size * train.device_batch_size))
         if self.accumulation * world_size > self.batch_size:
             raise UserError(
-                f"batch_size {self.batch_size} is less than {world_size} processes x {self.accumulation} micro-batches, "
-                "so some micro-batches would be empty.",
+                f"batch_size {self.batch_size} cannot fill {world_size} processes x {self.accumulation} micro-batches.",
                 fix=f"Set device_batch_size to 2 or more, or batch_size to a multiple of {world_size}.",
             )
         self.steps = train.steps or max(1, math.floor(round((train.epochs or 0) * self.num_rows / self.batch_size, 6)))

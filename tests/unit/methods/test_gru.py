@@ -88,9 +88,7 @@ def run(tmp_path, device_batch_size, steps=4, method=None):
     model = tiny_model(3).float()
     method = method or GRU(forget="npo")
     config = Train(steps=steps, lr=1e-2, batch_size=3, device_batch_size=device_batch_size, optimizer="sgd")
-    plan = BatchPlan.of(
-        config, {"forget": FORGET, "retain": RETAIN}, method.needs(), pad_id=0, world_size=1, seed=0
-    )
+    plan = BatchPlan.of(config, {"forget": FORGET, "retain": RETAIN}, method.needs(), pad_id=0, world_size=1, seed=0)
     scalars = {"forget": reference_logp(model, FORGET, 0)}
     start = copy.deepcopy(model)
     train(

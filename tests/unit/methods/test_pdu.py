@@ -34,7 +34,9 @@ def test_a_warm_up_that_the_training_does_not_outlast_is_refused(steps, moves):
     if moves:
         assert dual_after(method.objective(steps, 2), *[9.0] * steps) > method.lambda_0
     else:
-        with pytest.raises(IncompatibleError, match=r"dual_warmup_epochs 3 \(6 steps\) is not shorter than the training \(6 steps\)"):
+        with pytest.raises(
+            IncompatibleError, match=r"dual_warmup_epochs 3 \(6 steps\) is not shorter than the training \(6 steps\)"
+        ):
             method.objective(steps, 2)
         assert dual_after(PDU(eta=0).objective(steps, 2), 9.0) == method.lambda_0
 

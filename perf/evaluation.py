@@ -5,7 +5,7 @@ python -m perf.evaluation --model MODEL --retain-model MODEL
 
 MODEL is a folder or a hub id: a model fine-tuned on all of TOFU, and one fine-tuned on retain90. The record in
 results/performance was measured with Llamas of 4 million parameters that were trained from scratch on TOFU. For the
-environment variable EXPUNGE_TOFU see perf/model.py. TOFU's holdout set is not public, so fictitious people stand in.
+environment variable EXPUNGE_TOFU see perf/model.py. Rows about synthetic people replace TOFU's holdout set.
 
 Suites: `first` has the metrics of TOFU's paper (probability, truth ratio and ROUGE on four sets, forget quality, model
 utility); `all` adds memorisation, membership and paraphrased questions; `gradients` adds gradient norms.

@@ -108,7 +108,7 @@ class AltPO(PreferenceMethod):
         return alternates
 
     def _write_alternates(self, preparation: Preparation, rows: Sequence[Row]) -> dict[str, list[str]]:
-        """Sample alternates until each is usable; where one never is, repeat the row's other alternates.
+        """Sample each alternate until it is usable; after the last attempt, repeat the row's usable ones instead.
 
         Raises:
             IncompatibleError: A row has no question, or no alternate for it is usable.

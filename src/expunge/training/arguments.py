@@ -40,7 +40,7 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
     check_optimizer(config.optimizer)
     settings: dict[str, Any] = {
         "output_dir": str(state),
-        # One item of the plan, which is a whole micro-batch.
+        # One item of the plan, which is a complete micro-batch.
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": plan.accumulation,
         "max_steps": plan.steps,

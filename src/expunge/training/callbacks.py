@@ -94,7 +94,7 @@ class TrainLog(TrainerCallback):
 
 
 class StoppedEarly(Exception):
-    """Raised when a pruner stops training after an epoch; results so far are kept."""
+    """Raised when a pruner stops training after an epoch; results so far are saved."""
 
 
 class SaveAndStop(TrainerCallback):

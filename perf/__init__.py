@@ -1,1 +1,1 @@
-"""Speed and memory, against the plain way of doing the same: `python -m perf.training`."""
+"""Speed and memory benchmarks against plain implementations, run as modules: `python -m perf.training`."""

@@ -1,13 +1,18 @@
-"""Seconds, forward passes, tokens and peak memory of a full TOFU evaluation, ours against the plain way.
+"""Measure seconds, forward passes, tokens and peak memory of a full TOFU evaluation against the plain one.
 
-python -m perf.evaluation [--pairs 3] [--rows 400] [--suites first,all,gradients] [--no-memory]
+python -m perf.evaluation --model MODEL --retain-model MODEL
+    [--pairs 3] [--rows 400] [--suites first,all,gradients] [--no-memory]
 
-The model is a stand-in that has learnt all of TOFU, the retain model one that has not learnt forget10. `first` is what
-TOFU's paper measures: probability, truth ratio and ROUGE on four sets, forget quality and model utility. `all` adds
-memorisation, membership and paraphrased questions, `gradients` also the gradient norms. TOFU's holdout set is not
-among the files, so fictitious people of our own stand in for it. The retain model's numbers are ready beforehand, as in
-published evaluations. Both are taken by turns in one process; memory is the peak resident size above imports and rows
-in a process of its own. Numbers must agree.
+MODEL is a folder or a hub id: a model fine-tuned on all of TOFU, and one fine-tuned on retain90. The record in
+results/performance was measured with Llamas of 4 million parameters that were trained from scratch on TOFU. For the
+environment variable EXPUNGE_TOFU see perf/model.py. Rows about synthetic people replace TOFU's holdout set.
+
+Suites: `first` has the metrics of TOFU's paper (probability, truth ratio and ROUGE on four sets, forget quality, model
+utility); `all` adds memorisation, membership and paraphrased questions; `gradients` adds gradient norms.
+
+Both implementations alternate in one process; memory is the peak resident size above imports and rows in a process of
+its own. The retain model's results are computed beforehand, as in published evaluations. The benchmark fails if any
+metric or generated answer differs.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expunge.benchmarks.tofu.benchmark import Tofu
-from expunge.config.recipe import Evaluate, Prompt, SyntheticData, TofuData
+from expunge.config.recipe import Evaluate, Prompt, SyntheticData
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
@@ -42,31 +47,30 @@ from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.evaluator import Evaluator
 from perf.measure import machine
-from perf.model import PAD, tofu_folder
+from perf.model import PAD, tofu_sets
 from perf.plain_evaluation import PlainEvaluation
 
 RESULTS = Path(__file__).parents[1] / "results" / "performance"
-MODEL, REFERENCE = "tofu-llama-4m-full", "tofu-llama-4m-retain90"
 SUITES = {
     "first": Tofu(memorization=False),
     "all": Tofu(paraphrased=True),
     "gradients": Tofu(paraphrased=True, gradient_norm=True),
 }
-GOALS = {"first": (4.0, 0.8), "all": (3.0, None), "gradients": (3.0, None)}
 TOLERANCE, HEADLINE_TOLERANCE = 1e-5, 1e-6
 
 
 class Side(Record):
-    """One way of measuring."""
+    """Measurements of one implementation."""
 
     seconds: list[float]
     cpu_seconds: list[float]
-    """Of all threads: what is left of the seconds where other programs take the machine's time."""
+    """CPU seconds over all threads; unaffected by other load on the machine."""
     forwards: int
+    """Forward passes."""
     tokens: int
     """Real tokens that the model was run on."""
     padded_tokens: int
-    """The same with padding, and with answers that had ended."""
+    """Tokens that the model was run on, including padding and answers that had ended."""
     peak_bytes: int | None
 
     @property
@@ -76,30 +80,30 @@ class Side(Record):
 
 
 class Suite(Record):
-    """Both ways on one set of metrics."""
+    """Comparison of both implementations on one set of metrics."""
 
     name: str
     settings: dict[str, Any]
-    goal_ratio: float
-    goal_memory: float | None
     ours: Side
     plain: Side
     ratio: float
     """Plain median over ours."""
     cpu_ratio: float
+    """Plain median of CPU seconds over ours."""
     memory_ratio: float | None
+    """Our peak over the plain one."""
     compared: int
-    """Numbers that both give."""
+    """Number of metrics that both compute."""
     largest_difference: float
     largest_headline_difference: float
     other_answers: int
-    """Generated answers that differ."""
+    """Number of generated answers that differ."""
 
 
 class EvaluationSpeed(Record):
-    """A run of this benchmark."""
+    """Record of this benchmark."""
 
-    made: str
+    created: str
     model: str
     rows: dict[str, int]
     machine: dict[str, Any]
@@ -107,56 +111,59 @@ class EvaluationSpeed(Record):
 
 
 class Bench:
-    """The model, the retain model and the rows.
+    """The model, the retain model's results and the rows.
 
     Args:
-        num_rows: At most this many rows of each set.
+        model: Folder or hub id of the model to evaluate.
+        retain_model: Folder or hub id of the retain model.
+        num_rows: Maximum rows per set.
     """
 
-    def __init__(self, num_rows: int) -> None:
-        tofu = prepare_sets(TofuData(split="forget10", path=str(tofu_folder()), duplicates="off"))
+    def __init__(self, model: str, retain_model: str, num_rows: int) -> None:
+        self._model_name, self._retain_model_name = model, retain_model
+        tofu = tofu_sets()
         unseen = prepare_sets(SyntheticData(num_people=400, duplicates="off")).holdout
         assert unseen is not None
-        cut = {name: _cut(rows, num_rows) for name, rows in tofu.evaluation.items()}
-        self.sets: Sets = replace(tofu, evaluation=cut, holdout=_cut(unseen, num_rows))
-        self.rows = {**cut, "holdout": _cut(unseen, num_rows)}
-        tokenizer = load_tokenizer(str(_folder(MODEL)))
+        holdout = RowSet(unseen.name, unseen.rows[:num_rows])
+        evaluation = {name: RowSet(rows.name, rows.rows[:num_rows]) for name, rows in tofu.evaluation.items()}
+        self.sets: Sets = replace(tofu, evaluation=evaluation, holdout=holdout)
+        self.rows = {**evaluation, "holdout": holdout}
+        tokenizer = load_tokenizer(model)
         self.template = Template(tokenizer, Prompt(style="chat" if tokenizer.chat_template else "plain"), 512)
 
     @cached_property
     def model(self) -> Any:
-        """The model that is measured."""
-        return _load(MODEL)
+        """Model to evaluate."""
+        return _load(self._model_name)
 
     @cached_property
-    def retain_model(self) -> list[dict[str, Any]]:
-        """The retain model's rows, without generated answers."""
-        benchmark = Tofu(generate=False)
-        return self.evaluator.measure(_load(REFERENCE), benchmark, "the retain model").rows
+    def retain_rows(self) -> list[dict[str, Any]]:
+        """The retain model's results per row, without generated answers."""
+        return self.evaluator.measure(_load(self._retain_model_name), Tofu(generate=False), "the retain model").rows
 
     @property
     def evaluator(self) -> Evaluator:
-        """Ours, as `expunge evaluate` sets it up, without a memory."""
+        """Our evaluator, as `expunge evaluate` sets it up, with an empty cache."""
         template = Template(self.template.tokenizer, self.template.prompt, context_length(self.model.config))
         return Evaluator(self.sets, template, Evaluate().batch_tokens)
 
     def ours(self, suite: str) -> tuple[dict[str, float], dict[str, list[str]]]:
-        """Numbers and generated answers."""
+        """Return metrics and generated answers of our evaluation."""
         benchmark = SUITES[suite]
         rows = self.evaluator.measure(self.model, benchmark, "the model").rows
-        found = benchmark.headlines(rows, self.retain_model, resamples=0, seed=0)
+        results = benchmark.headlines(rows, self.retain_rows, resamples=0, seed=0)
         texts: dict[str, list[str]] = {}
         for row in rows:
             texts.setdefault(row["set"], []).append(row["generation"])
             texts.setdefault(f"{row['set']}/paraphrased", []).append(row["paraphrased_generation"])
-        values = {**found.headlines, **found.metrics}
+        values = {**results.headlines, **results.metrics}
         return {name: value.point for name, value in values.items() if value.point is not None}, texts
 
     def plain(self, suite: str) -> tuple[dict[str, float], dict[str, list[str]]]:
-        """The same."""
-        side = PlainEvaluation(self.model, self.template, self.rows)
-        forget = [row for row in self.retain_model if row["set"] == "forget"]
-        numbers = side.first(
+        """Return metrics and generated answers of the plain evaluation."""
+        evaluation = PlainEvaluation(self.model, self.template, self.rows)
+        forget = [row for row in self.retain_rows if row["set"] == "forget"]
+        metrics = evaluation.first(
             {
                 "right": [row["paraphrased_nll"] for row in forget],
                 "wrong": [row["perturbed_nll"] for row in forget],
@@ -164,68 +171,70 @@ class Bench:
         )
         if suite != "first":
             names = ("forget", "holdout")
-            losses = {name: [row["nll"] for row in self.retain_model if row["set"] == name] for name in names}
-            numbers |= side.extras(losses)
+            losses = {name: [row["nll"] for row in self.retain_rows if row["set"] == name] for name in names}
+            metrics |= evaluation.extras(losses)
         if suite == "gradients":
-            numbers |= side.gradient_norms()
-        return numbers, side.generations
+            metrics |= evaluation.gradient_norms()
+        return metrics, evaluation.generations
 
 
-def measure(bench: Bench, suite: str, pairs: int, num_rows: int, memory: bool) -> Suite:
-    """Time one suite by turns, compare what comes out, and measure memory apart."""
+def measure(bench: Bench, suite: str, pairs: int, peaks: dict[str, int | None]) -> Suite:
+    """Time alternating evaluations of one suite, and compare their results.
+
+    Args:
+        bench: Models and rows.
+        suite: One of `SUITES`.
+        pairs: Timed evaluations per implementation.
+        peaks: Peak bytes of 'ours' and 'plain', or None.
+    """
     sides: dict[str, Callable[[str], Any]] = {"ours": bench.ours, "plain": bench.plain}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in sides}
-    found: dict[str, Any] = {}
-    counted: dict[str, list[int]] = {}
-    _ = bench.retain_model
+    results: dict[str, Any] = {}
+    counts: dict[str, list[int]] = {}
+    # Compute them before the clock starts.
+    _ = bench.retain_rows
     for _pair in range(pairs):
         for name, run in sides.items():
-            with counting(bench.model) as counts:
-                began, began_cpu = time.perf_counter(), time.process_time()
-                found[name] = run(suite)
-                seconds[name].append(time.perf_counter() - began)
-                cpu_seconds[name].append(time.process_time() - began_cpu)
-            counted[name] = counts
-    peaks = {name: peak_apart(name, suite, num_rows) if memory else None for name in sides}
-    made = {
+            with counting(bench.model) as counts[name]:
+                start, cpu_start = time.perf_counter(), time.process_time()
+                results[name] = run(suite)
+                seconds[name].append(time.perf_counter() - start)
+                cpu_seconds[name].append(time.process_time() - cpu_start)
+    measured = {
         name: Side(
             seconds=seconds[name],
             cpu_seconds=cpu_seconds[name],
-            forwards=counted[name][0],
-            tokens=counted[name][1],
-            padded_tokens=counted[name][2],
+            forwards=counts[name][0],
+            tokens=counts[name][1],
+            padded_tokens=counts[name][2],
             peak_bytes=peaks[name],
         )
         for name in sides
     }
-    gaps = {key: abs(value - found["ours"][0][key]) for key, value in found["plain"][0].items()}
-    headlines = ("forget_quality", "model_utility")
-    texts = [
-        (one, other)
-        for name, answers in found["plain"][1].items()
-        for one, other in zip(answers, found["ours"][1][name], strict=True)
-    ]
-    both = peaks["ours"] is not None and peaks["plain"] is not None
+    (our_metrics, our_texts), (plain_metrics, plain_texts) = results["ours"], results["plain"]
+    differences = {name: abs(value - our_metrics[name]) for name, value in plain_metrics.items()}
     return Suite(
         name=suite,
         settings=SUITES[suite].spec(),
-        goal_ratio=GOALS[suite][0],
-        goal_memory=GOALS[suite][1],
-        **made,
-        ratio=made["plain"].median / made["ours"].median,
+        **measured,
+        ratio=measured["plain"].median / measured["ours"].median,
         cpu_ratio=statistics.median(cpu_seconds["plain"]) / statistics.median(cpu_seconds["ours"]),
-        memory_ratio=peaks["ours"] / peaks["plain"] if both else None,  # type: ignore[operator]
-        compared=len(gaps),
-        largest_difference=max(gaps.values()),
-        largest_headline_difference=max(gaps[name] for name in headlines),
-        other_answers=sum(one != other for one, other in texts),
+        memory_ratio=peaks["ours"] / peaks["plain"] if peaks["ours"] and peaks["plain"] else None,
+        compared=len(differences),
+        largest_difference=max(differences.values()),
+        largest_headline_difference=max(differences[name] for name in ("forget_quality", "model_utility")),
+        other_answers=sum(
+            plain_text != our_text
+            for name, texts in plain_texts.items()
+            for plain_text, our_text in zip(texts, our_texts[name], strict=True)
+        ),
     )
 
 
 @contextmanager
 def counting(model: Any) -> Iterator[list[int]]:
-    """Forward passes, real and padded tokens of everything that runs inside."""
+    """Count forward passes, real tokens and padded tokens of a model inside the context."""
     counts = [0, 0, 0]
 
     def count(layer: Any, args: Any, output: Any) -> None:
@@ -240,28 +249,29 @@ def counting(model: Any) -> Iterator[list[int]]:
         hook.remove()
 
 
-def peak_apart(side: str, suite: str, num_rows: int) -> int:
-    """Peak resident bytes above imports, rows and the retain model's numbers, in a new process."""
-    task = json.dumps({"side": side, "suite": suite, "num_rows": num_rows})
-    done = subprocess.run(
+def peak_apart(side: str, suite: str, model: str, num_rows: int) -> int:
+    """Return `peak`, measured in a new process."""
+    task = json.dumps({"side": side, "suite": suite, "model": model, "num_rows": num_rows})
+    result = subprocess.run(
         [sys.executable, "-m", "perf.evaluation", "--peak", task],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    if done.returncode:
-        sys.exit(f"The memory measurement of {suite} ({side}) failed:\n{done.stderr}")
-    return int(done.stdout.splitlines()[-1])
+    if result.returncode:
+        sys.exit(f"The memory measurement of {suite} ({side}) failed:\n{result.stderr}")
+    return int(result.stdout.splitlines()[-1])
 
 
-def peak(side: str, suite: str, num_rows: int) -> int:
-    """What `peak_apart` runs."""
-    bench = Bench(num_rows)
-    needed = ("set", "question", "answer", "nll", "paraphrased_nll", "perturbed_nll", "group", "min_k")
-    # Losses of the right length: what they are takes no memory more or less, and making them would.
-    bench.__dict__["retain_model"] = [
-        dict.fromkeys(needed)
+def peak(side: str, suite: str, model: str, num_rows: int) -> int:
+    """Return the peak bytes of an evaluation above imports, rows and the retain model's results."""
+    bench = Bench(model, "", num_rows)
+    columns = ("set", "question", "answer", "nll", "paraphrased_nll", "perturbed_nll", "group", "min_k")
+    # Placeholders of the right length in place of the retain model's results: their values do not affect memory, and
+    # computing them would.
+    bench.__dict__["retain_rows"] = [
+        dict.fromkeys(columns)
         | {"set": name, "question": row.question, "answer": row.answer, "group": row.group, "nll": 1.0, "min_k": 1.0}
         | {"paraphrased_nll": 1.0, "perturbed_nll": [2.0 + i] * max(1, len(row.perturbed_answers))}
         for name, rows in bench.rows.items()
@@ -274,94 +284,91 @@ def peak(side: str, suite: str, num_rows: int) -> int:
 
 
 def table(record: EvaluationSpeed) -> Table:
-    """The record as a person reads it."""
-    made = Table(
+    """Return the record as a table for the terminal."""
+    result = Table(
         "suite",
-        "way",
+        "implementation",
         "seconds",
         "ratio",
-        "CPU",
-        "goal",
+        "CPU time ratio",
         "forwards",
         "tokens",
         "padding",
         "MiB",
-        "memory",
+        "memory ratio",
         "difference",
     )
     for item in record.suites:
         for name, side in (("plain", item.plain), ("ours", item.ours)):
-            mine = name == "ours"
-            made.add_row(
+            is_ours = name == "ours"
+            result.add_row(
                 item.name,
                 name,
                 f"{side.median:.1f}",
-                f"{item.ratio:.2f}" if mine else "",
-                f"{item.cpu_ratio:.2f}" if mine else "",
-                f"{item.goal_ratio:g}" if mine else "",
+                f"{item.ratio:.2f}" if is_ours else "",
+                f"{item.cpu_ratio:.2f}" if is_ours else "",
                 f"{side.forwards:,}",
                 f"{side.tokens:,}",
                 f"{1 - side.tokens / side.padded_tokens:.1%}",
                 f"{side.peak_bytes / 2**20:.0f}" if side.peak_bytes else "-",
-                f"{item.memory_ratio:.2f}" if mine and item.memory_ratio else "",
-                f"{item.largest_difference:.0e}, {item.other_answers} answers" if mine else "",
+                f"{item.memory_ratio:.2f}" if is_ours and item.memory_ratio else "",
+                f"{item.largest_difference:.0e}, {item.other_answers} answers" if is_ours else "",
             )
-    return made
-
-
-def _cut(rows: RowSet, num_rows: int) -> RowSet:
-    return RowSet(rows.name, rows.rows[:num_rows])
-
-
-def _folder(name: str) -> Path:
-    return tofu_folder().parents[1] / "models" / name
+    return result
 
 
 def _load(name: str) -> Any:
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(_folder(name), dtype=torch.float32)
-    return loaded.eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
 
 
 def main() -> None:
-    """Measure, print, keep the record, and fail where numbers differ."""
+    """Measure, print, write the record, and exit with an error if results differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=400, help="at most this many rows of each set")
-    parser.add_argument("--suites", default=",".join(SUITES), help="names with commas between them")
+    parser.add_argument("--model", help="folder or hub id of a model fine-tuned on TOFU")
+    parser.add_argument("--retain-model", help="folder or hub id of a model fine-tuned on retain90")
+    parser.add_argument("--pairs", type=int, default=3, help="timed evaluations of each implementation")
+    parser.add_argument("--rows", type=int, default=400, help="maximum rows per set")
+    parser.add_argument("--suites", default=",".join(SUITES), help="comma-separated names")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", default="evaluation", help="name of the record in results/performance")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
-    if given.peak:
-        print(peak(**json.loads(given.peak)))
+    if args.peak:
+        print(peak(**json.loads(args.peak)))
         return
-    names = given.suites.split(",")
+    if not args.model or not args.retain_model:
+        parser.error("--model and --retain-model are required")
+    names = args.suites.split(",")
     unknown = set(names) - set(SUITES)
     if unknown:
-        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
-    bench, console, found = Bench(given.rows), Console(width=150), []
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")
+    bench, console, results = Bench(args.model, args.retain_model, args.rows), Console(width=150), []
     for name in names:
-        found.append(measure(bench, name, given.pairs, given.rows, not given.no_memory))
-        console.print(f"{name}: {found[-1].ratio:.2f}x")
+        peaks = {
+            side: None if args.no_memory else peak_apart(side, name, args.model, args.rows)
+            for side in ("ours", "plain")
+        }
+        results.append(measure(bench, name, args.pairs, peaks))
+        console.print(f"{name}: {results[-1].ratio:.2f}x")
     record = EvaluationSpeed(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=MODEL,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=Path(args.model).name,
         rows={name: len(rows) for name, rows in bench.rows.items()},
         machine=machine(),
-        suites=found,
+        suites=results,
     )
     console.print(table(record))
-    write_record(RESULTS / f"{given.out}.json", record)
-    wrong = [
+    write_record(RESULTS / f"{args.out}.json", record)
+    different = [
         item.name
-        for item in found
+        for item in results
         if item.largest_difference > TOLERANCE
         or item.largest_headline_difference > HEADLINE_TOLERANCE
         or item.other_answers
     ]
-    if wrong:
-        sys.exit(f"Numbers differ in {', '.join(wrong)}.")
+    if different:
+        sys.exit(f"Results differ in {', '.join(different)}.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Seconds, memory and share of the peak of unlearning steps of a 1B and an 8B model on a GPU.
+"""Measure seconds, memory and FLOP/s utilisation of unlearning steps of a 1B and an 8B model on a GPU.
 
 python -m perf.gpu [--cases npo-8b,rmu-8b] [--steps 10] [--tiny]
 
-Llama-shaped models with random weights and 128,256 words, bfloat16 arithmetic, rows of random tokens; each case in a
-process of its own, so that one out of memory stops no other. With --tiny the same code runs tiny models on the CPU.
+The models are Llamas with random weights and a vocabulary of 128,256, in bfloat16 arithmetic, on rows of random tokens.
+Each case runs in a process of its own, so one that runs out of memory does not stop the others. With --tiny the same
+code runs tiny models on the CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -57,27 +57,29 @@ class Case:
     """One training."""
 
     size: str
+    """Key of `SIZES`."""
     method: Method
     lora: Lora | None = None
     checkpointing: bool = False
     optimizer: str = "adamw_torch"
     batch_size: int = 8
     length: int = 256
+    """Tokens per row."""
 
 
 CASES = {
     "simnpo-1b": Case("1b", SimNPO()),
     "npo-1b": Case("1b", NPO()),
-    # 8 billion weights with gradients and two float32 moments each are 128 GB: more than most cards have.
+    # 8 billion weights with gradients and two float32 moments each take 128 GB, more than most cards have.
     "npo-8b": Case("8b", NPO(), checkpointing=True, optimizer="adamw_bnb_8bit"),
     "npo-8b-lora": Case("8b", NPO(), lora=Lora(rank=8)),
     "rmu-8b": Case("8b", RMU(positions="labels")),
 }
-"""Name -> training; the tiny ones are the same but for the model."""
+"""Name -> training."""
 
 
 class OnGpu(Record):
-    """One case, measured."""
+    """Results of one case."""
 
     case: str
     num_parameters: int
@@ -88,30 +90,30 @@ class OnGpu(Record):
     tokens_per_second: float
     flops_per_step: float
     peak_share: float | None
-    """Of the card's dense bfloat16 peak; None where the card is not known."""
+    """FLOP/s as a share of the card's dense bfloat16 peak; None if the card is unknown."""
     peak_bytes: int
-    """Largest memory held by tensors; on a CPU the largest resident memory above that at the start."""
+    """Peak memory of tensors; on a CPU, peak resident memory above that at the start."""
     failure: str = ""
-    """Why there are no numbers, such as too little memory."""
+    """Reason of a failure, such as too little memory."""
 
 
 class GpuBenchmark(Record):
-    """A run of this benchmark."""
+    """Record of this benchmark."""
 
-    made: str
+    created: str
     device: str
     torch: str
     cases: list[OnGpu]
 
 
 def tiny(case: Case) -> Case:
-    """The same training of a model that any CPU can run."""
+    """Return the same training for a model that any CPU can run."""
     method = RMU(positions="labels", layer=2, update_layers=[1, 2]) if isinstance(case.method, RMU) else case.method
     return replace(case, method=method, optimizer="adamw_torch", batch_size=2, length=16)
 
 
 def card(name: str) -> Gpu | None:
-    """The data sheet of a device by the name that its driver gives it."""
+    """Return the data sheet of a device by the name that its driver reports, or None."""
     words = name.replace("-", " ").split()
     for gpu in gpus():
         family, _, size = gpu.name.replace("RTX ", "").partition("-")
@@ -121,14 +123,20 @@ def card(name: str) -> Gpu | None:
 
 
 def recipe_of(case: Case) -> Recipe:
-    """The case as settings, for the count of its operations."""
+    """Return the case as a recipe, for counting its FLOPs."""
     method = json.dumps({"name": case.method.name, **case.method.model_dump(mode="json", exclude_unset=True)})
     lora = [f"model.lora={{rank: {case.lora.rank}}}"] if case.lora else []
     return load_recipe("quickstart", [f"method={method}", "model.dtype=bfloat16", *lora])
 
 
 def measure(name: str, steps: int, small: bool) -> OnGpu:
-    """Take some steps of a case in this process."""
+    """Run some steps of a case in this process.
+
+    Args:
+        name: One of `CASES`.
+        steps: Timed steps, after two of warm-up.
+        small: Whether to run a tiny model on the CPU.
+    """
     case = tiny(CASES[name]) if small else CASES[name]
     size = TINY if small else SIZES[case.size]
     cuda = not small
@@ -156,8 +164,8 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
         config = job.config.model_copy(update={"optimizer": case.optimizer})
         with contextlib.suppress(Done):
             train(replace(job, config=config, bf16=True, gradient_checkpointing=case.checkpointing))
-    whole = {set_name: part[: case.batch_size] for set_name, part in rows.items()}
-    batch = micro_batch(whole, size.hidden_size, together=not isinstance(case.method, RMU))
+    first_batch = {set_name: encoded[: case.batch_size] for set_name, encoded in rows.items()}
+    batch = micro_batch(first_batch, size.hidden_size, together=not isinstance(case.method, RMU))
     flops = step_flops(
         shape,
         positions=batch.positions,
@@ -167,32 +175,32 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
     )
     seconds = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
     median = statistics.median(seconds)
-    known = card(torch.cuda.get_device_name()) if cuda else None
+    gpu = card(torch.cuda.get_device_name()) if cuda else None
     return OnGpu(
         case=name,
         num_parameters=shape.num_parameters,
         num_trainable=shape.num_trainable,
         seconds_per_step=median,
         all_seconds=seconds,
-        tokens_per_second=sum(len(row.ids) for part in whole.values() for row in part) / median,
+        tokens_per_second=sum(len(row.ids) for encoded in first_batch.values() for row in encoded) / median,
         flops_per_step=flops,
-        peak_share=flops / median / (known.bf16_tflops * 1e12) if known else None,
+        peak_share=flops / median / (gpu.bf16_tflops * 1e12) if gpu else None,
         peak_bytes=torch.cuda.max_memory_allocated() if cuda else resident_peak() - before,
     )
 
 
 def measure_apart(name: str, steps: int, small: bool) -> OnGpu:
-    """`measure` in a new process."""
+    """Run `measure` in a new process; a failure becomes part of the result."""
     command = [sys.executable, "-m", "perf.gpu", "--one", name, "--steps", str(steps)]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, *(["--tiny"] if small else [])],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    if done.returncode == 0:
-        return OnGpu.model_validate_json(done.stdout.splitlines()[-1])
+    if result.returncode == 0:
+        return OnGpu.model_validate_json(result.stdout.splitlines()[-1])
     return OnGpu(
         case=name,
         num_parameters=0,
@@ -203,47 +211,51 @@ def measure_apart(name: str, steps: int, small: bool) -> OnGpu:
         flops_per_step=0.0,
         peak_share=None,
         peak_bytes=0,
-        failure=(done.stderr.strip().splitlines() or ["no message"])[-1],
+        failure=(result.stderr.strip().splitlines() or ["no message"])[-1],
     )
 
 
-def line(found: OnGpu) -> str:
-    """A case as a person reads it."""
-    if found.failure:
-        return f"{found.case}: failed: {found.failure}"
-    share = "unknown" if found.peak_share is None else f"{found.peak_share:.0%}"
+def line(result: OnGpu) -> str:
+    """Return a case as a line for the terminal."""
+    if result.failure:
+        return f"{result.case}: failed: {result.failure}"
+    share = "unknown" if result.peak_share is None else f"{result.peak_share:.0%}"
     return (
-        f"{found.case}: {found.seconds_per_step:.3f} s per step, {found.peak_bytes / 2**30:.2f} GiB, "
-        f"{found.tokens_per_second:,.0f} tokens per second, {share} of the peak"
+        f"{result.case}: {result.seconds_per_step:.3f} s per step, {result.peak_bytes / 2**30:.2f} GiB, "
+        f"{result.tokens_per_second:,.0f} tokens per second, {share} of the peak"
     )
 
 
 def main() -> None:
-    """Measure, print and keep the record."""
+    """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cases", default=",".join(CASES), help="names with commas between them")
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated names")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does it run?")
-    parser.add_argument("--one", metavar="CASE", help="measure one in this process and print the record")
-    given = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="smoke test: tiny models on the CPU, no record")
+    parser.add_argument("--one", metavar="CASE", help="measure one case in this process and print its record")
+    args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
-    if not given.tiny and not torch.cuda.is_available():
-        parser.exit(2, "This benchmark needs a CUDA device, and none is visible; --tiny runs its logic on the CPU.\n")
-    names = [given.one] if given.one else given.cases.split(",")
+    if not args.tiny and not torch.cuda.is_available():
+        parser.exit(2, "This benchmark needs a CUDA device; --tiny runs its logic on the CPU.\n")
+    names = [args.one] if args.one else args.cases.split(",")
     unknown = set(names) - set(CASES)
     if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    if given.one:
-        print(measure(given.one, given.steps, given.tiny).model_dump_json())
+        parser.error(f"unknown case {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
+    if args.one:
+        print(measure(args.one, args.steps, args.tiny).model_dump_json())
         return
-    found = []
+    results = []
     for name in names:
-        found.append(measure_apart(name, given.steps, given.tiny))
-        print(line(found[-1]))
-    device: dict[str, Any] = {"device": "cpu" if given.tiny else torch.cuda.get_device_name()}
-    if not given.tiny:
-        made = datetime.now(UTC).isoformat(timespec="seconds")
-        write_record(RESULTS / "gpu.json", GpuBenchmark(made=made, torch=torch.__version__, cases=found, **device))
+        results.append(measure_apart(name, args.steps, args.tiny))
+        print(line(results[-1]))
+    if not args.tiny:
+        record = GpuBenchmark(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            device=torch.cuda.get_device_name(),
+            torch=torch.__version__,
+            cases=results,
+        )
+        write_record(RESULTS / "gpu.json", record)
 
 
 if __name__ == "__main__":

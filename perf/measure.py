@@ -1,4 +1,4 @@
-"""Measures our training and the plain one: seconds by turns in one process, peak memory in a process each."""
+"""Time our training against the plain one, alternating in one process, and measure peak memory in a process each."""
 
 from __future__ import annotations
 
@@ -30,43 +30,54 @@ from perf.plain import Plain
 
 LR = 1e-5
 EPOCHS = 10
-"""Passes over the forget set in a published training; what is prepared once is spread over their steps."""
+"""Passes over the forget set in a published training; the cost of preparation is spread over their steps."""
 
 
 class Done(Exception):
-    """Enough steps were taken."""
+    """Raised to stop a training after enough steps."""
 
 
 class Paced(Objective):
-    """A method's objective that calls back after each step's gradient: one call to the next is one whole step."""
+    """A method's objective that calls `after` when the gradient of a step is complete.
+
+    From one call to the next is exactly one optimiser step.
+
+    Args:
+        inner: The method's objective.
+        model: The model, whose embedded tokens are counted.
+        after: Called once per optimiser step.
+    """
 
     def __init__(self, inner: Objective, model: Any, after: Callable[[], None]) -> None:
         self._inner, self._after = inner, after
-        self.num_tokens = self.num_run = 0
-        self._embedded = 0
+        self.num_tokens = 0
+        """Real tokens of all batches."""
+        self.num_run = 0
+        """Tokens that the model was run on, padding included."""
+        self._num_embedded = 0
         model.get_input_embeddings().register_forward_hook(self._count)
 
     def _count(self, layer: Any, args: Any, output: Any) -> None:
-        self._embedded += args[0].numel()
+        self._num_embedded += args[0].numel()
 
     def start(self, start: Start) -> None:
-        """As the method does."""
+        """Start the method's objective."""
         self._inner.start(start)
 
     def __call__(self, step: Step) -> LossTerms:
-        """As the method does; tokens are counted, real ones and those that the model is run on."""
-        before = self._embedded
+        """Return the method's loss, and count tokens."""
+        before = self._num_embedded
         terms = self._inner(step)
-        self.num_run += self._embedded - before
+        self.num_run += self._num_embedded - before
         self.num_tokens += sum(int(batch.attention_mask.sum()) for batch in step.batches.values())
         return terms
 
     def after_backward(self, model: Any) -> None:
-        """As the method does."""
+        """Call the method's hook."""
         self._inner.after_backward(model)
 
     def after_step(self, terms: dict[str, float]) -> None:
-        """As the method does, and give way to the other training."""
+        """Call the method's hook, then `after`."""
         self._inner.after_step(terms)
         self._after()
 
@@ -80,28 +91,30 @@ def make_job(
     after: Any,
     epochs: int = EPOCHS,
 ) -> Job:
-    """Our training as the unlearning stage sets it up."""
-    chosen = method.trainable(built)
-    if chosen is not None:
+    """Return our training, set up as in the unlearning stage of a run.
+
+    Args:
+        method: The unlearning method.
+        built: Model to train.
+        rows: Encoded rows of the sets that the method needs.
+        folder: Folder for logs and checkpoints.
+        batch_size: Rows of each set in a step, in one micro-batch.
+        after: Called once per optimiser step.
+        epochs: Passes over the forget set.
+    """
+    trainable = method.trainable(built)
+    if trainable is not None:
         for name, parameter in built.named_parameters():
-            parameter.requires_grad_(name in set(chosen))
+            parameter.requires_grad_(name in set(trainable))
     needs = method.needs()
-    plan = BatchPlan(
-        rows,
-        pad_id=PAD,
-        epochs=epochs,
-        steps=None,
-        batch_size=batch_size,
-        device_batch_size=batch_size,
-        aligned=needs.aligned,
-        by_topic=needs.by_topic,
-    )
+    config = Train(epochs=epochs, lr=LR, batch_size=batch_size, device_batch_size=batch_size, checkpoint_epochs=epochs)
+    plan = BatchPlan.of(config, rows, needs, pad_id=PAD, world_size=1, seed=0)
     return Job(
         title="Unlearning",
         model=built,
         plan=plan,
         objective=Paced(method.objective(plan.steps, plan.num_rows / plan.batch_size), built, after),
-        config=Train(epochs=epochs, lr=LR, batch_size=batch_size, checkpoint_epochs=epochs),
+        config=config,
         folder=folder,
         seed=0,
         reference_logp={name: reference_logp(built, rows[name], PAD) for name in needs.reference_logp},
@@ -117,22 +130,22 @@ def run_ours(
     after: Callable[[], None],
     epochs: int = EPOCHS,
 ) -> tuple[Job, float]:
-    """Train until `after` raises `Done`; returns the training and the seconds before the first step's gradient."""
-    began, first = time.perf_counter(), [0.0]
+    """Train until `after` raises `Done`; return the job and the seconds up to the first gradient."""
+    start, first = time.perf_counter(), [0.0]
 
-    def noting() -> None:
+    def note_first() -> None:
         first[0] = first[0] or time.perf_counter()
         after()
 
     with tempfile.TemporaryDirectory() as folder:
-        job = make_job(method, model(shape), rows, Path(folder), batch_size, noting, epochs)
+        job = make_job(method, model(shape), rows, Path(folder), batch_size, note_first, epochs)
         with contextlib.suppress(Done):
             train(job)
-    return job, first[0] - began
+    return job, first[0] - start
 
 
 def make_plain(method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], batch_size: int) -> Plain:
-    """The plain training of the same model."""
+    """Return the plain training of the same model."""
     target = 2.0 * torch.nn.functional.normalize(torch.rand(shape.hidden_size), dim=0)
     return Plain(model(shape), method, rows, lr=LR, batch_size=batch_size, target=target)
 
@@ -140,22 +153,22 @@ def make_plain(method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], 
 def alternate(
     method: Method, shape: Shape, rows: Mapping[str, list[Encoded]], batch_size: int, pairs: int
 ) -> dict[str, Any]:
-    """Seconds of steps taken by turns, without the first pair, which warms up."""
+    """Return seconds, padding and preparation of alternating steps, without the first pair, which is warm-up."""
     plain = make_plain(method, shape, rows, batch_size)
     ours_seconds: list[float] = []
     plain_seconds: list[float] = []
-    last = [0.0]
+    last_end = [0.0]
 
     def after() -> None:
         now = time.perf_counter()
-        if last[0]:
-            ours_seconds.append(now - last[0])
+        if last_end[0]:
+            ours_seconds.append(now - last_end[0])
         if len(ours_seconds) > pairs:
             raise Done
-        began = time.perf_counter()
+        start = time.perf_counter()
         plain.step()
-        last[0] = time.perf_counter()
-        plain_seconds.append(last[0] - began)
+        last_end[0] = time.perf_counter()
+        plain_seconds.append(last_end[0] - start)
 
     job, preparation = run_ours(method, shape, rows, batch_size, after)
     return {
@@ -170,18 +183,18 @@ def alternate(
 
 
 def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:
-    """Bytes above imports and rows that some steps take at their widest; for a process of its own.
+    """Return the peak bytes of a few steps above imports and rows; call it in a fresh process.
 
     Args:
         side: 'ours' or 'plain'.
         name: One of `METHODS`.
-        shape: The model.
+        shape: Sizes of the model.
         batch_size: Rows of each set in a step.
         steps: Optimiser steps.
-        length: Tokens of random rows; 0 for TOFU's.
+        length: Tokens of random rows; 0 for TOFU's rows.
     """
-    everything = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
-    rows = rows_of(METHODS[name], everything)
+    all_rows = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
+    rows = rows_of(METHODS[name], all_rows)
     reset_peak()
     before = resident_peak()
     if side == "plain":
@@ -193,7 +206,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
 
         def after() -> None:
             count[0] += 1
-            # The step whose gradient is complete still has to be taken.
+            # `after` runs before the optimiser's update, so the last step ends with the next call.
             if count[0] > steps:
                 raise Done
 
@@ -202,27 +215,27 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
 
 
 def peak_apart(side: str, name: str, shape: Shape, batch_size: int, steps: int, length: int = 0) -> int:
-    """`peak` in a new process."""
+    """Return `peak`, measured in a new process."""
     task = {"side": side, "name": name, "batch_size": batch_size, "steps": steps, "length": length}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "perf.measure", json.dumps({**task, "shape": vars(shape)})],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    if done.returncode:
-        sys.exit(f"The memory measurement of {name} ({side}) failed:\n{done.stderr}")
-    return int(done.stdout.splitlines()[-1])
+    if result.returncode:
+        sys.exit(f"The memory measurement of {name} ({side}) failed:\n{result.stderr}")
+    return int(result.stdout.splitlines()[-1])
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were made on."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    """Return platform, CPU, cores, threads and torch version of this machine."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return {
         "platform": platform.platform(),
-        "processor": names[0] if names else platform.processor(),
+        "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -230,5 +243,5 @@ def machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    print(peak(**{**given, "shape": Shape(**given["shape"])}))
+    settings = json.loads(sys.argv[1])
+    print(peak(**{**settings, "shape": Shape(**settings["shape"])}))

@@ -1,9 +1,9 @@
-"""How peak memory grows with length, vocabulary, batch and model, ours and the plain way.
+"""Measure how peak memory grows with length, vocabulary, batch and layers, for our training and the plain one.
 
 python -m perf.memory [--method npo] [--quick]
 
-One setting is doubled at a time, from a small model; each point is a process of its own. The slope of log memory
-over log setting says how memory grows: 0 not at all, 1 in proportion.
+One setting is doubled at a time, starting from a small model; each point is measured in a process of its own. The slope
+of log memory over log setting is the exponent of growth: 0 for constant, 1 for proportional.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AXES: dict[str, list[int]] = {
 
 
 class Growth(Record):
-    """Memory along one setting."""
+    """Peak memory along one setting."""
 
     axis: str
     values: list[int]
@@ -44,7 +44,7 @@ class Growth(Record):
 
 
 class MemoryGrowth(Record):
-    """A run of this benchmark."""
+    """Record of this benchmark."""
 
     method: str
     base: dict[str, int]
@@ -53,12 +53,12 @@ class MemoryGrowth(Record):
 
 
 def slope(values: list[int], sizes: list[int]) -> float:
-    """Least-squares slope of log size over log value."""
+    """Return the least-squares slope of log size over log value."""
     return float(np.polyfit(np.log(values), np.log(sizes), 1)[0])
 
 
 def measure(side: str, method: str, axis: str, value: int) -> int:
-    """Peak of one point."""
+    """Return the peak bytes of one point."""
     fields = {"vocabulary": "vocab_size", "layers": "num_layers"}
     shape = replace(BASE, **{fields[axis]: value}) if axis in fields else BASE
     return peak_apart(
@@ -72,34 +72,33 @@ def measure(side: str, method: str, axis: str, value: int) -> int:
 
 
 def main() -> None:
-    """Measure, print and keep the record."""
+    """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--method", default="npo", choices=list(METHODS))
-    parser.add_argument("--quick", action="store_true", help="two points of one axis: does it run?")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="smoke test: two points of one axis, no record")
+    args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
-    axes = {"length": [32, 64]} if given.quick else AXES
-    found = []
+    axes = {"length": [32, 64]} if args.quick else AXES
+    results = []
     for axis, values in axes.items():
-        ours, plain = ([measure(side, given.method, axis, value) for value in values] for side in ("ours", "plain"))
-        found.append(
-            Growth(
-                axis=axis,
-                values=values,
-                ours_bytes=ours,
-                plain_bytes=plain,
-                ours_slope=slope(values, ours),
-                plain_slope=slope(values, plain),
-            )
+        ours, plain = ([measure(side, args.method, axis, value) for value in values] for side in ("ours", "plain"))
+        result = Growth(
+            axis=axis,
+            values=values,
+            ours_bytes=ours,
+            plain_bytes=plain,
+            ours_slope=slope(values, ours),
+            plain_slope=slope(values, plain),
         )
-        shown = [[f"{size / 2**20:.0f}" for size in sizes] for sizes in (ours, plain)]
+        results.append(result)
+        ours_mib, plain_mib = (" ".join(f"{size / 2**20:.0f}" for size in sizes) for sizes in (ours, plain))
         print(
-            f"{axis} {values}: ours {' '.join(shown[0])} MiB (slope {found[-1].ours_slope:.2f}), "
-            f"plain {' '.join(shown[1])} MiB (slope {found[-1].plain_slope:.2f})"
+            f"{axis} {values}: ours {ours_mib} MiB (slope {result.ours_slope:.2f}), "
+            f"plain {plain_mib} MiB (slope {result.plain_slope:.2f})"
         )
     base = {**vars(BASE), "length": LENGTH, "batch_size": BATCH}
-    record = MemoryGrowth(method=given.method, base=base, machine=machine(), axes=found)
-    if not given.quick:
+    record = MemoryGrowth(method=args.method, base=base, machine=machine(), axes=results)
+    if not args.quick:
         write_record(RESULTS / "memory.json", record)
 
 

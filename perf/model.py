@@ -1,12 +1,14 @@
-"""The model, the rows and the methods that everything here is measured on."""
+"""Models, rows and methods that the benchmarks of training share.
+
+The rows are TOFU's forget10 and retain90. The environment variable EXPUNGE_TOFU names a folder with TOFU's files; if it
+is not set, they are downloaded from huggingface.co/datasets/locuslab/TOFU.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import transformers
 from expunge.config.recipe import Prompt, TofuData
 from expunge.data.prepare import prepare_sets
 from expunge.data.refusals import answer_with_refusals
+from expunge.data.sets import Sets
 from expunge.data.templates import Encoded, Template
 from expunge.methods.base import Method
 from expunge.methods.bases.preference import PREFERRED
@@ -30,12 +33,12 @@ from expunge.methods.wga import WGA
 from expunge.modeling.load import train_tokenizer
 
 PAD = 0
-"""Id of the padding token of the tokenizer that is trained here."""
+"""Id of the padding token of the tokenizer trained in `tofu_rows`."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama with random weights; the default has 50 million of them."""
+    """Sizes of a Llama with random weights; the default has 50 million."""
 
     num_layers: int = 8
     hidden_size: int = 512
@@ -45,7 +48,8 @@ class Shape:
     max_length: int = 1024
 
 
-def _rmu(layer: int, first: int) -> RMU:
+def rmu(layer: int, first: int) -> RMU:
+    """Return RMU that steers `layer` and trains the layers from `first` to it."""
     return RMU(layer=layer, update_layers=list(range(first, layer + 1)), positions="labels", c=[2.0], alpha=[100.0])
 
 
@@ -57,16 +61,16 @@ METHODS: dict[str, Method] = {
     "npo": NPO(),
     "idkdpo": IdkDPO(),
     "graddiff-kl": GradDiff(retain="kl"),
-    # With a retain term, so that both ways have the same work; its own default leaves the retain rows out.
+    # With a retain term, so that both implementations do the same work; UNDIAL's default leaves retain rows out.
     "undial": UNDIAL(retain_weight=1.0),
-    "rmu-4": _rmu(4, 2),
-    "rmu-2": _rmu(2, 0),
+    "rmu-4": rmu(4, 2),
+    "rmu-2": rmu(2, 0),
 }
-"""Name in the table -> settings."""
+"""Name in the tables -> settings."""
 
 
 def model(shape: Shape, seed: int = 0) -> Any:
-    """A causal language model of this shape."""
+    """Return a causal language model with random weights."""
     config = transformers.LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -85,18 +89,16 @@ def model(shape: Shape, seed: int = 0) -> Any:
         return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
 
 
-def tofu_folder() -> Path:
-    """Folder with TOFU's files: EXPUNGE_SHARED/data/tofu, or that of a folder `shared` beside the repository."""
-    root = Path(os.environ.get("EXPUNGE_SHARED", Path(__file__).parents[1].parent / "shared"))
-    folder = root / "data" / "tofu"
-    if not folder.is_dir():
-        sys.exit(f"No TOFU data in {folder}: set EXPUNGE_SHARED to a folder that has data/tofu.")
-    return folder
+def tofu_sets() -> Sets:
+    """Return TOFU's forget10 and retain90 from the folder EXPUNGE_TOFU, or else from the hub."""
+    folder = os.environ.get("EXPUNGE_TOFU")
+    data = TofuData(split="forget10", duplicates="off")
+    return prepare_sets(data.model_copy(update={"path": folder}) if folder else data)
 
 
 def tofu_rows(vocab_size: int) -> dict[str, list[Encoded]]:
-    """forget10 and retain90 with a tokenizer trained on their text, and a refusal for each forget row."""
-    sets = prepare_sets(TofuData(split="forget10", path=str(tofu_folder()), duplicates="off"))
+    """Return forget10, retain90 and a refusal per forget row, encoded by a tokenizer trained on their text."""
+    sets = tofu_sets()
     assert sets.retain is not None
     texts = [f"Question: {row.question}\nAnswer: {row.answer}" for rows in (sets.forget, sets.retain) for row in rows]
     tokenizer = train_tokenizer(texts, vocab_size, 1024)
@@ -109,16 +111,16 @@ def tofu_rows(vocab_size: int) -> dict[str, list[Encoded]]:
 
 
 def fixed_rows(length: int, vocab_size: int, num: int = 64) -> dict[str, list[Encoded]]:
-    """Random rows of one length, a third of it prompt: to see how cost grows with it."""
+    """Return random rows of one length, a third of it prompt, to measure how cost grows with length."""
     rng = np.random.default_rng(0)
 
-    def some(name: str) -> list[Encoded]:
+    def random_rows(name: str) -> list[Encoded]:
         ids = rng.integers(3, vocab_size, size=(num, length)).tolist()
         return [Encoded(ids=tuple(row), answer_start=length // 3, row=f"{name}/{i}") for i, row in enumerate(ids)]
 
-    return {name: some(name) for name in ("forget", "retain", PREFERRED)}
+    return {name: random_rows(name) for name in ("forget", "retain", PREFERRED)}
 
 
 def rows_of(method: Method, rows: Mapping[str, list[Encoded]]) -> dict[str, list[Encoded]]:
-    """The sets that a method asks for."""
+    """Return the sets that a method needs."""
     return {name: rows[name] for name in method.needs().sets}

@@ -1,9 +1,9 @@
-"""The plain way: what published code does, written plainly.
+"""Plain training: what published code does, in its simplest form.
 
-Batches come in random order and are padded to their longest row. Every set has a forward pass of its own over all
-layers, with labels, so that the model computes its own loss over the logits of prompt, answer and padding; methods
-then take what they need from those logits. A frozen reference stays in memory and is run at every step. RMU runs
-all layers three times and computes gradients for everything up to the steered layer. AdamW as it comes.
+Batches are in random order and padded to their longest row. Every set has a separate forward pass through all layers,
+with labels, so the model computes its own loss over the logits of prompt, answer and padding; the method's loss is then
+computed from these logits. A frozen reference stays in memory and is run at every step. RMU runs all layers three times
+and computes gradients for everything up to the steered layer. AdamW has its default settings.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ Inputs = dict[str, Tensor]
 
 
 class Plain:
-    """A training that takes one step at a time.
+    """A plain training that runs one step per call.
 
     Args:
-        model: The model, all of it with gradients.
-        method: What is trained, in its own settings.
+        model: The model; all weights have gradients.
+        method: The method, whose settings are used.
         rows: Encoded rows by set.
         lr: Learning rate.
         batch_size: Rows of each set in a step.
-        target: (D,) what RMU steers to.
+        target: (D,) control vector of RMU.
         seed: Seed of the order of rows.
     """
 
@@ -60,8 +60,8 @@ class Plain:
     ) -> None:
         self.model, self.method, self.rows, self.batch_size = model, method, rows, batch_size
         self.rng = np.random.default_rng(seed)
-        needs_copy = isinstance(method, NPO | IdkDPO | UNDIAL | RMU) or getattr(method, "retain", "") == "kl"
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if needs_copy else None
+        needs_reference = isinstance(method, NPO | IdkDPO | UNDIAL | RMU) or getattr(method, "retain", "") == "kl"
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if needs_reference else None
         self.target = target
         trained = list(model.parameters())
         if isinstance(method, RMU):
@@ -73,12 +73,11 @@ class Plain:
         self.num_tokens = self.num_padded = 0
 
     def step(self) -> float:
-        """One optimiser step."""
-        size = len(self.rows["forget"])
-        forget = self.rng.choice(size, self.batch_size, replace=False)
+        """Run one optimiser step and return its loss."""
+        forget = self.rng.choice(len(self.rows["forget"]), self.batch_size, replace=False)
         retain = self.rng.choice(len(self.rows.get("retain", ())), self.batch_size, replace=False)
-        chosen = {"forget": forget, PREFERRED: forget, "retain": retain}
-        inputs = {name: self.collate([rows[i] for i in chosen[name]]) for name, rows in self.rows.items()}
+        indices = {"forget": forget, PREFERRED: forget, "retain": retain}
+        inputs = {name: self.collate([rows[i] for i in indices[name]]) for name, rows in self.rows.items()}
         loss = self.loss_of(self, inputs)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -87,7 +86,7 @@ class Plain:
         return float(loss.detach())
 
     def collate(self, rows: list[Encoded]) -> Inputs:
-        """Pad to the longest row; labels stand on the answer only."""
+        """Return rows padded to the longest one, with labels on the answers only."""
         length = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), length), PAD)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
@@ -100,32 +99,32 @@ class Plain:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def reference_logits(self, inputs: Inputs) -> Tensor:
-        """(B, L, V) logits of the frozen start model."""
+        """Return (B, L, V) logits of the frozen reference."""
         assert self.reference is not None
         with torch.no_grad():
             logits: Tensor = self.reference(**inputs).logits
         return logits
 
     def retain_loss(self, inputs: Inputs) -> Tensor:
-        """Cross-entropy, or KL from the reference at the answer's positions."""
+        """Return the cross-entropy, or the KL from the reference at the positions that predict answer tokens."""
         output = self.model(**inputs)
         if self.method.retain != "kl":  # type: ignore[attr-defined]
             loss: Tensor = output.loss
             return loss
         reference = self.reference_logits(inputs)
-        each = F.kl_div(
+        kl = F.kl_div(
             F.log_softmax(output.logits, -1), F.log_softmax(reference, -1), reduction="none", log_target=True
         ).sum(-1)
-        return each[:, :-1][inputs["labels"][:, 1:] != IGNORE].mean()
+        return kl[:, :-1][inputs["labels"][:, 1:] != IGNORE].mean()
 
 
 def token_logp(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, L - 1) log-probability of each next token, 0 where there is no label."""
+    """Return (B, L - 1) log-probability of each next token, 0 where there is no label."""
     return -F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE, reduction="none")
 
 
 def row_logp(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) summed log-probability of each answer."""
+    """Return (B,) summed log-probability of each answer."""
     return token_logp(logits, labels).sum(-1)
 
 
@@ -146,8 +145,8 @@ def _graddiff(plain: Plain, inputs: Inputs) -> Tensor:
 def _simnpo(plain: Plain, inputs: Inputs) -> Tensor:
     method: Any = plain.method
     labels = inputs["labels"]
-    mean = row_logp(plain.model(**inputs).logits, labels) / (labels[:, 1:] != IGNORE).sum(-1)
-    return -(2 / method.beta) * F.logsigmoid(-method.beta * (mean + method.gamma)).mean()
+    mean_logp = row_logp(plain.model(**inputs).logits, labels) / (labels[:, 1:] != IGNORE).sum(-1)
+    return -(2 / method.beta) * F.logsigmoid(-method.beta * (mean_logp + method.gamma)).mean()
 
 
 def _wga(plain: Plain, inputs: Inputs) -> Tensor:
@@ -166,8 +165,8 @@ def _satimp(plain: Plain, inputs: Inputs) -> Tensor:
 def _npo(plain: Plain, inputs: Inputs) -> Tensor:
     method: Any = plain.method
     logp = row_logp(plain.model(**inputs).logits, inputs["labels"])
-    reference = row_logp(plain.reference_logits(inputs), inputs["labels"])
-    return -(2 / method.beta) * F.logsigmoid(-method.beta * (logp - reference)).mean()
+    reference_logp = row_logp(plain.reference_logits(inputs), inputs["labels"])
+    return -(2 / method.beta) * F.logsigmoid(-method.beta * (logp - reference_logp)).mean()
 
 
 def _idkdpo(plain: Plain, inputs: dict[str, Inputs]) -> Tensor:
@@ -184,28 +183,29 @@ def _idkdpo(plain: Plain, inputs: dict[str, Inputs]) -> Tensor:
 def _undial(plain: Plain, inputs: Inputs) -> Tensor:
     method: Any = plain.method
     logits, labels = plain.model(**inputs).logits[:, :-1], inputs["labels"][:, 1:]
-    teacher = plain.reference_logits(inputs)[:, :-1]
-    lowered = teacher - method.beta * F.one_hot(labels.clamp(min=0), teacher.shape[-1])
-    each = F.cross_entropy(logits.transpose(1, 2), lowered.softmax(-1).transpose(1, 2), reduction="none")
-    return each[labels != IGNORE].mean()
+    reference = plain.reference_logits(inputs)[:, :-1]
+    adjusted = reference - method.beta * F.one_hot(labels.clamp(min=0), reference.shape[-1])
+    values = F.cross_entropy(logits.transpose(1, 2), adjusted.softmax(-1).transpose(1, 2), reduction="none")
+    return values[labels != IGNORE].mean()
 
 
 def _rmu(plain: Plain, inputs: dict[str, Inputs]) -> Tensor:
     method: Any = plain.method
 
     def hidden(model: Any, name: str) -> Tensor:
-        """The output of the steered layer, from a whole forward pass."""
-        kept: list[Tensor] = []
-        hook = model.model.layers[method.layer].register_forward_hook(lambda module, args, output: kept.append(output))
+        """Return the output of the steered layer from a full forward pass."""
+        outputs: list[Tensor] = []
+        layer = model.model.layers[method.layer]
+        hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
         model(**inputs[name])
         hook.remove()
-        return kept[0]
+        return outputs[0]
 
-    steered, held = hidden(plain.model, "forget"), hidden(plain.model, "retain")
+    steered, retained = hidden(plain.model, "forget"), hidden(plain.model, "retain")
     with torch.no_grad():
         frozen = hidden(plain.reference, "retain")
     forget = F.mse_loss(steered, plain.target.expand_as(steered), reduction="none").mean(-1)  # type: ignore[union-attr]
-    retain = F.mse_loss(held, frozen, reduction="none").mean(-1)
+    retain = F.mse_loss(retained, frozen, reduction="none").mean(-1)
     masks = {name: inputs[name]["labels"] != IGNORE for name in ("forget", "retain")}
     loss: Tensor = forget[masks["forget"]].mean() + method.alpha[0] * retain[masks["retain"]].mean()
     return loss
@@ -221,3 +221,4 @@ LOSSES: dict[type[Method], Callable[..., Tensor]] = {
     IdkDPO: _idkdpo,
     RMU: _rmu,
 }
+"""Loss of each method from a training and its inputs by set."""

@@ -1,10 +1,10 @@
-"""The memory that `expunge plan` predicts, against the measured peak.
+"""Compare the memory that `expunge plan` predicts with the measured peak.
 
 python -m perf.plan [--cases full,rmu]
 
-Each training is a process of its own on the CPU: a few steps of a model built from nothing, on rows made here. The
-peak is the largest resident memory above that after imports and rows. glibc's malloc is told to give freed blocks of
-more than 128 KiB back at once; otherwise it keeps them, and the peak says more about its gaps than about tensors.
+Each training runs in a process of its own on the CPU: a few steps of a model with random weights, on synthetic rows.
+The peak is the maximum resident memory above that after imports and rows. glibc's malloc is configured to return freed
+blocks of more than 128 KiB at once; otherwise it keeps them, and the peak reflects fragmentation rather than tensors.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ CASES = {
     ],
     "lora": ["method={name: npo}", "model.lora={rank: 8}", *_shape(8, 512, 2048, 16)],
 }
-"""Name -> changes to the recipe quickstart."""
+"""Name -> overrides of the recipe quickstart."""
 
 
 class Compared(Record):
-    """One training."""
+    """Predicted and measured peak of one training."""
 
     case: str
     overrides: list[str]
@@ -66,15 +66,15 @@ class Compared(Record):
 
 
 class PlanAccuracy(Record):
-    """A run of this benchmark."""
+    """Record of this benchmark."""
 
-    made: str
+    created: str
     machine: dict[str, Any]
     cases: list[Compared]
 
 
 def peak(recipe: Recipe) -> int:
-    """Bytes above imports and rows of some steps of a recipe's unlearning; for a process of its own."""
+    """Return the peak bytes of a few unlearning steps above imports and rows; call it in a fresh process."""
     assert recipe.train is not None
     assert recipe.model.scratch is not None
     sets = prepare_sets(recipe.data)
@@ -87,7 +87,7 @@ def peak(recipe: Recipe) -> int:
 
         def after() -> None:
             count[0] += 1
-            # The step whose gradient is complete still has to be taken.
+            # `after` runs before the optimiser's update, so the last step ends with the next call.
             if count[0] > STEPS:
                 raise Done
 
@@ -103,8 +103,8 @@ def peak(recipe: Recipe) -> int:
 
 
 def peak_apart(case: str) -> int:
-    """`peak` in a new process."""
-    done = subprocess.run(
+    """Return `peak` of a case, measured in a new process."""
+    result = subprocess.run(
         [sys.executable, "-m", "perf.plan", "--peak", case],
         capture_output=True,
         text=True,
@@ -112,13 +112,13 @@ def peak_apart(case: str) -> int:
         cwd=Path(__file__).parents[1],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)},
     )
-    if done.returncode:
-        sys.exit(f"The memory measurement of {case} failed:\n{done.stderr}")
-    return int(done.stdout.splitlines()[-1])
+    if result.returncode:
+        sys.exit(f"The memory measurement of {case} failed:\n{result.stderr}")
+    return int(result.stdout.splitlines()[-1])
 
 
 def compare(case: str) -> Compared:
-    """Predict and measure."""
+    """Predict and measure the peak of a case."""
     estimate = plan("quickstart", CASES[case]).trainings["train"].memory
     measured = peak_apart(case)
     return Compared(
@@ -132,26 +132,27 @@ def compare(case: str) -> Compared:
 
 
 def main() -> None:
-    """Measure, print and keep the record."""
+    """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cases", default=",".join(CASES), help="names with commas between them")
-    parser.add_argument("--peak", metavar="CASE", help="measure one in this process and print the bytes")
-    given = parser.parse_args()
-    if given.peak:
-        print(peak(load_recipe("quickstart", CASES[given.peak])))
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated names")
+    parser.add_argument("--peak", metavar="CASE", help="measure one case in this process and print its bytes")
+    args = parser.parse_args()
+    if args.peak:
+        print(peak(load_recipe("quickstart", CASES[args.peak])))
         return
-    names = given.cases.split(",")
+    names = args.cases.split(",")
     unknown = set(names) - set(CASES)
     if unknown:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    found = []
+        parser.error(f"unknown case {', '.join(sorted(unknown))}; choose from {', '.join(CASES)}")
+    results = []
     for name in names:
-        found.append(compare(name))
-        sizes = [f"{size / 2**20:.0f} MiB" for size in (found[-1].predicted_bytes, found[-1].measured_bytes)]
-        print(f"{name}: predicted {sizes[0]}, measured {sizes[1]}, ratio {found[-1].ratio:.2f}")
+        result = compare(name)
+        results.append(result)
+        predicted, measured = (f"{size / 2**20:.0f} MiB" for size in (result.predicted_bytes, result.measured_bytes))
+        print(f"{name}: predicted {predicted}, measured {measured}, ratio {result.ratio:.2f}")
     if set(names) == set(CASES):
-        made = datetime.now(UTC).isoformat(timespec="seconds")
-        write_record(RESULTS / "plan.json", PlanAccuracy(made=made, machine=machine(), cases=found))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_record(RESULTS / "plan.json", PlanAccuracy(created=created, machine=machine(), cases=results))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Seconds per step and peak memory of each method, ours against the plain way; DPO against trl's trainer.
+"""Measure seconds per step and peak memory of each method against the plain training, and DPO against trl's trainer.
 
 python -m perf.training [--methods npo,rmu-4,dpo] [--pairs 7] [--quick] [--no-memory]
 
-Steps of both are taken by turns in one process, so that whatever else the machine does hits both; the ratio is that
-of the medians. Memory is the peak resident size above imports and rows, the median of three processes. `dpo` is
-measured against trl's DPOTrainer where trl is installed, each in a process that waits for its turn.
+Both trainings alternate step by step in one process, so other load on the machine affects both; ratios are of medians.
+Memory is the peak resident size above imports and rows, the median of three processes. `dpo` is compared with trl's
+DPOTrainer if trl is installed; there each training has a process of its own, and they alternate, too.
+
+The rows are TOFU's: see perf/model.py for the environment variable EXPUNGE_TOFU.
 """
 
 from __future__ import annotations
@@ -30,48 +32,41 @@ NAMES = (*METHODS, "dpo")
 MEMORY_RUNS = 3
 
 
-class Goal(Record):
-    """What a method must reach."""
-
-    ratio: float
-    memory: float
-
-
 class Measured(Record):
-    """One method, both ways."""
+    """One method in both implementations."""
 
     method: str
     settings: dict[str, Any]
-    goal: Goal
     ours_seconds: float
     """Median seconds per step."""
     plain_seconds: float
     ratio: float
     """Plain median over ours."""
     preparation_seconds: float
-    """From nothing to the first gradient, once per training: model, references, one forward and backward pass."""
+    """Seconds up to the first gradient, once per training: model, reference, one forward and backward pass."""
     ratio_with_preparation: float
-    """The same with the preparation spread over the steps of a published training."""
+    """`ratio` with the preparation spread over the steps of a published training."""
     all_ours_seconds: list[float]
     all_plain_seconds: list[float]
     tokens_per_second: float
-    """Real tokens, ours."""
+    """Real tokens per second, ours."""
     plain_tokens_per_second: float
     padding: float
     """Share of padding among the tokens that the model was run on, ours."""
     plain_padding: float
     ours_bytes: int | None
-    """Peak resident memory above imports."""
+    """Peak resident memory above imports and rows."""
     plain_bytes: int | None
     memory_ratio: float | None
+    """Ours over plain."""
     memory_runs: int = 1
-    """Processes whose median the bytes are: glibc's heap comes out differently each time."""
+    """Processes whose median the bytes are; glibc's heap differs from run to run."""
 
 
 class TrainingSpeed(Record):
-    """A run of this benchmark."""
+    """Record of this benchmark."""
 
-    made: str
+    created: str
     shape: dict[str, int]
     batch_size: int
     pairs: int
@@ -79,76 +74,60 @@ class TrainingSpeed(Record):
     methods: list[Measured]
 
 
-GOALS = {
-    **{name: Goal(ratio=1.25, memory=0.9) for name in ("graddiff", "simnpo", "wga", "satimp")},
-    **{name: Goal(ratio=1.7, memory=0.75) for name in ("npo", "idkdpo", "graddiff-kl")},
-    "undial": Goal(ratio=2.0, memory=0.75),
-    "rmu-4": Goal(ratio=4.0, memory=0.5),
-    "rmu-2": Goal(ratio=3.0, memory=0.5),
-}
-
-
 def measure(name: str, shape: Shape, batch_size: int, pairs: int, rows: Any, memory: bool) -> Measured:
-    """Time one method by turns, and its memory in two processes."""
+    """Time alternating steps of one method, and measure the memory of both implementations in new processes."""
     method = METHODS[name]
-    found = alternate(method, shape, rows_of(method, rows), batch_size, pairs)
-    ours, plain = (statistics.median(found[f"{side}_seconds"]) for side in ("ours", "plain"))
+    times = alternate(method, shape, rows_of(method, rows), batch_size, pairs)
+    ours, plain = (statistics.median(times[f"{side}_seconds"]) for side in ("ours", "plain"))
     sizes: dict[str, int | None] = {"ours": None, "plain": None}
     if memory:
         sizes = {
             side: round(statistics.median(peak_apart(side, name, shape, batch_size, 5) for _ in range(MEMORY_RUNS)))
             for side in sizes
         }
-    both = sizes["ours"] is not None and sizes["plain"] is not None
     return Measured(
         method=name,
         settings=method.spec(),
-        goal=GOALS[name],
         ours_seconds=ours,
         plain_seconds=plain,
         ratio=plain / ours,
-        preparation_seconds=found["preparation_seconds"],
-        ratio_with_preparation=plain / (ours + found["preparation_seconds"] / found["steps"]),
-        all_ours_seconds=found["ours_seconds"],
-        all_plain_seconds=found["plain_seconds"],
-        tokens_per_second=found["tokens_per_step"] / ours,
-        plain_tokens_per_second=found["tokens_per_step"] / plain,
-        padding=found["ours_padding"],
-        plain_padding=found["plain_padding"],
+        preparation_seconds=times["preparation_seconds"],
+        ratio_with_preparation=plain / (ours + times["preparation_seconds"] / times["steps"]),
+        all_ours_seconds=times["ours_seconds"],
+        all_plain_seconds=times["plain_seconds"],
+        tokens_per_second=times["tokens_per_step"] / ours,
+        plain_tokens_per_second=times["tokens_per_step"] / plain,
+        padding=times["ours_padding"],
+        plain_padding=times["plain_padding"],
         ours_bytes=sizes["ours"],
         plain_bytes=sizes["plain"],
-        memory_ratio=sizes["ours"] / sizes["plain"] if both else None,  # type: ignore[operator]
+        memory_ratio=sizes["ours"] / sizes["plain"] if sizes["ours"] and sizes["plain"] else None,
         memory_runs=MEMORY_RUNS,
     )
 
 
 def table(record: TrainingSpeed) -> Table:
-    """The record as a person reads it."""
-    made = Table(
-        "method", "plain s", "ours s", "ratio", "with prep.", "goal", "memory", "goal", "MiB", "plain", "padding"
-    )
+    """Return the record as a table for the terminal."""
+    result = Table("method", "plain s", "ours s", "ratio", "with prep.", "MiB", "plain", "ratio", "padding")
     for item in record.methods:
-        sizes = [f"{size / 2**20:.0f}" if size else "-" for size in (item.ours_bytes, item.plain_bytes)]
-        made.add_row(
+        result.add_row(
             item.method,
             f"{item.plain_seconds:.3f}",
             f"{item.ours_seconds:.3f}",
             f"{item.ratio:.2f}",
             f"{item.ratio_with_preparation:.2f}",
-            f"{item.goal.ratio}",
+            *(f"{size / 2**20:.0f}" if size else "-" for size in (item.ours_bytes, item.plain_bytes)),
             f"{item.memory_ratio:.2f}" if item.memory_ratio else "-",
-            f"{item.goal.memory}",
-            *sizes,
             f"{item.padding:.1%}",
         )
-    return made
+    return result
 
 
 def trl_table(record: TrlSpeed) -> Table:
-    """The comparison with trl as a person reads it."""
-    made = Table("DPO", "s", "ratio", "of processor s", "with prep.", "prep. s", "MiB", "ours / its", "padding")
+    """Return the comparison with trl as a table for the terminal."""
+    result = Table("DPO", "s", "ratio", "CPU time ratio", "with prep.", "prep. s", "MiB", "ours / trl", "padding")
     for side in record.sides:
-        made.add_row(
+        result.add_row(
             side.name,
             f"{side.seconds:.3f}",
             f"{side.ratio:.2f}",
@@ -159,72 +138,72 @@ def trl_table(record: TrlSpeed) -> Table:
             f"{side.memory_ratio:.2f}",
             f"{side.padding:.1%}",
         )
-    return made
+    return result
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--methods", default=",".join(NAMES), help="names with commas between them")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--methods", default=",".join(NAMES), help="comma-separated names")
+    parser.add_argument("--pairs", type=int, default=7, help="timed steps of each implementation")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="a tiny model and two pairs: does it run?")
+    parser.add_argument("--quick", action="store_true", help="smoke test: a tiny model and two pairs, no record")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", default="training", help="record in results/performance; trl's is NAME-trl")
-    given = parser.parse_args()
-    given.names = given.methods.split(",")
-    unknown = set(given.names) - set(NAMES)
+    parser.add_argument("--out", default="training", help="name of the record in results/performance; trl's: NAME-trl")
+    args = parser.parse_args()
+    args.names = args.methods.split(",")
+    unknown = set(args.names) - set(NAMES)
     if unknown:
-        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    given.pairs = 2 if given.quick else given.pairs
-    return given
+        parser.error(f"unknown method {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    args.pairs = 2 if args.quick else args.pairs
+    return args
 
 
 def main() -> None:
-    """Measure, print and keep the records."""
-    given, console, found = parse(), Console(width=140), []
+    """Measure, print and write the records."""
+    args, console, results = parse(), Console(width=140), []
     transformers.utils.logging.set_verbosity_error()
-    shape = Shape(num_layers=8, hidden_size=64, intermediate_size=128) if given.quick else Shape()
+    shape = Shape(num_layers=8, hidden_size=64, intermediate_size=128) if args.quick else Shape()
     rows = tofu_rows(shape.vocab_size)
-    for name in given.names:
+    for name in args.names:
         if name != "dpo":
-            found.append(measure(name, shape, given.batch_size, given.pairs, rows, not given.no_memory))
-            console.print(f"{name}: {found[-1].ratio:.2f}x")
-    if found:
+            results.append(measure(name, shape, args.batch_size, args.pairs, rows, not args.no_memory))
+            console.print(f"{name}: {results[-1].ratio:.2f}x")
+    if results:
         record = TrainingSpeed(
-            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
             shape=vars(shape),
-            batch_size=given.batch_size,
-            pairs=given.pairs,
+            batch_size=args.batch_size,
+            pairs=args.pairs,
             machine=machine(),
-            methods=found,
+            methods=results,
         )
         console.print(table(record))
-        if not given.quick:
-            place = RESULTS / f"{given.out}.json"
-            write_record(place, beside(read_record(place, TrainingSpeed), record) if place.is_file() else record)
-    if "dpo" in given.names:
-        against_trl(given, shape, rows, console)
+        if not args.quick:
+            path = RESULTS / f"{args.out}.json"
+            write_record(path, merged(read_record(path, TrainingSpeed), record) if path.is_file() else record)
+    if "dpo" in args.names:
+        against_trl(args, shape, rows, console)
 
 
-def beside(old: TrainingSpeed, new: TrainingSpeed) -> TrainingSpeed:
-    """The new record with the old one's other methods, if both were made alike."""
-    alike = {name: getattr(new, name) for name in ("shape", "batch_size", "pairs", "machine")}
-    if any(getattr(old, name) != value for name, value in alike.items()):
+def merged(old: TrainingSpeed, new: TrainingSpeed) -> TrainingSpeed:
+    """Return the new record with the old one's other methods, if shape, batch, pairs and machine are equal."""
+    settings = {name: getattr(new, name) for name in ("shape", "batch_size", "pairs", "machine")}
+    if any(getattr(old, name) != value for name, value in settings.items()):
         return new
     methods = {item.method: item for item in (*old.methods, *new.methods)}
     return new.model_copy(update={"methods": [methods[name] for name in METHODS if name in methods]})
 
 
-def against_trl(given: argparse.Namespace, shape: Shape, rows: Any, console: Console) -> None:
-    """Measure DPO beside trl's trainer, print and keep the record; without trl, say what to install."""
+def against_trl(args: argparse.Namespace, shape: Shape, rows: Any, console: Console) -> None:
+    """Measure DPO against trl's trainer, print and write the record; without trl, print what to install."""
     if missing():
-        console.print(f"dpo: left out, because {missing()}", markup=False)
+        console.print(f"dpo: skipped: {missing()}", markup=False)
         return
-    record = measure_trl(shape, rows, given.batch_size, given.pairs)
+    record = measure_trl(shape, rows, args.batch_size, args.pairs)
     console.print(trl_table(record))
-    if not given.quick:
-        write_record(RESULTS / f"{given.out}-trl.json", record)
+    if not args.quick:
+        write_record(RESULTS / f"{args.out}-trl.json", record)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""trl's DPO trainer beside ours: one model, one set of rows, one loss, a process each, one step at a time by turns.
+"""Compare our DPO with trl's trainer: same model, rows and loss, a process each, alternating step by step.
 
-Ours is IdkDPO without its retain term and its 2 / beta, which trl's has not. trl's runs twice: as it comes, where a
-frozen copy is run at every step, and with the reference's log-probabilities computed before the training. Both get
-our precision, learning rate, decay and rows, and no gradient checkpointing; all else is as trl sets it.
+Ours is IdkDPO without its retain term and its factor 2 / beta, which trl does not have. trl runs twice: with its
+default of a frozen copy that is run at every step, and with the reference's log-probabilities computed before training.
+Both get our precision, learning rate, weight decay and rows, and no gradient checkpointing; other settings are trl's
+defaults.
 """
 
 from __future__ import annotations
@@ -43,44 +44,45 @@ Rows = Mapping[str, list[Encoded]]
 
 
 class Side(Record):
-    """One of `SIDES`."""
+    """Results of one of `SIDES`."""
 
     name: str
     seconds: float
     """Median seconds per step."""
     cpu_seconds: float
-    """Median of its process, all threads: what is left where other programs take the machine's time."""
+    """Median CPU seconds per step over all threads of its process; unaffected by other load on the machine."""
     preparation_seconds: float
-    """From nothing to the first gradient: model, references, one forward and backward pass."""
+    """Seconds up to the first gradient: model, reference, one forward and backward pass."""
     ratio: float
     """Its median over ours."""
     cpu_ratio: float
+    """Its median CPU seconds over ours."""
     ratio_with_preparation: float
-    """The same with both preparations spread over the steps of a published training."""
+    """`ratio` with both preparations spread over the steps of a published training."""
     tokens_per_second: float
-    """Real tokens that are trained on; the reference's do not count."""
+    """Real tokens per second that are trained on; those of the reference do not count."""
     padding: float
     """Share of padding among the tokens that the model was run on."""
     peak_bytes: int
     """Peak resident memory above imports and rows."""
     memory_ratio: float
-    """Ours over its."""
+    """Our peak over its."""
     all_seconds: list[float]
     all_cpu_seconds: list[float]
 
 
 class TrlSpeed(Record):
-    """A run of this comparison."""
+    """Record of this comparison."""
 
-    made: str
+    created: str
     trl: str
-    """Version."""
+    """Version of trl."""
     settings: dict[str, Any]
     shape: dict[str, int]
     batch_size: int
-    """Pairs of answers in a step."""
+    """Pairs of answers per step."""
     pairs: int
-    """Steps of each side that were timed."""
+    """Timed steps of each side."""
     steps: int
     """Steps of a published training."""
     machine: dict[str, Any]
@@ -88,8 +90,8 @@ class TrlSpeed(Record):
 
 
 @dataclass
-class Turns:
-    """What a process said of its steps; the first seconds are those up to its first gradient."""
+class Timings:
+    """Measurements that a process sends; the first seconds are those up to its first gradient."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
@@ -98,66 +100,66 @@ class Turns:
 
 
 class Pausing(transformers.TrainerCallback):  # type: ignore[misc]
-    """Calls back when a step's gradient is whole, as `Paced` does for ours."""
+    """Calls `after` when the gradient of a step is complete, as `Paced` does for ours."""
 
     def __init__(self, after: Callable[[], None]) -> None:
         self._after = after
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Give way to the other trainings."""
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Call `after`."""
         self._after()
 
 
 def missing() -> str:
-    """What to install where trl is not there, or nothing."""
+    """Return what to install if trl is missing, or an empty string."""
     if importlib.util.find_spec("trl") is not None:
         return ""
     return str(MissingExtraError("trl", "bench", "the comparison with trl's DPO trainer"))
 
 
 def pairs_of(rows: Rows) -> list[dict[str, list[int]]]:
-    """Prompt, preferred and forget answer of each row, as trl names their tokens.
+    """Return prompt, preferred and forget answer of each row under trl's names.
 
     Raises:
-        ValueError: The two rows of a pair have other prompts; trl knows only one per pair.
+        ValueError: The two rows of a pair have different prompts; trl has one prompt per pair.
     """
-    found = []
+    pairs = []
     for chosen, rejected in zip(rows[PREFERRED], rows["forget"], strict=True):
-        prompts = [row.ids[: row.answer_start] for row in (chosen, rejected)]
-        if prompts[0] != prompts[1]:
+        prompt, rejected_prompt = (row.ids[: row.answer_start] for row in (chosen, rejected))
+        if prompt != rejected_prompt:
             raise ValueError(f"{rejected.row} and its preferred answer do not share a prompt")
-        found.append(
+        pairs.append(
             {
-                "prompt_ids": list(prompts[0]),
+                "prompt_ids": list(prompt),
                 "chosen_ids": list(chosen.ids[chosen.answer_start :]),
                 "rejected_ids": list(rejected.ids[rejected.answer_start :]),
             }
         )
-    return found
+    return pairs
 
 
 def make_trainer(
     built: Any, rows: Rows, folder: Path, batch_size: int, *, precompute: bool, after: Callable[[], None]
 ) -> Any:
-    """The DPOTrainer of trl on rows that are tokens already.
+    """Return trl's DPOTrainer on rows that are tokens already.
 
     Args:
-        built: The model at its start.
+        built: Model to train.
         rows: Forget and preferred rows.
-        folder: Where trl may write.
-        batch_size: Pairs in a step.
-        precompute: The reference's log-probabilities are computed here, for all rows, instead of at every step.
-        after: Called when a step's gradient is whole.
+        folder: Output folder of trl.
+        batch_size: Pairs per step.
+        precompute: Compute the reference's log-probabilities of all rows here, not at every step.
+        after: Called when the gradient of a step is complete.
     """
     import datasets
     import huggingface_hub
     from trl import DPOConfig, DPOTrainer
 
-    # trl reports each training to its makers otherwise; nothing here may.
+    # Otherwise trl reports each training to its authors.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
-    class Encoding(DPOTrainer):  # type: ignore[misc]
-        """Takes the rows as they are, so that both train on equal tokens."""
+    class TokenTrainer(DPOTrainer):  # type: ignore[misc]
+        """DPOTrainer that accepts tokens, so that both sides train on equal ones."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
             return dataset
@@ -181,7 +183,7 @@ def make_trainer(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Encoding(
+    trainer = TokenTrainer(
         model=built,
         # The copy that trl would load from the model's folder.
         ref_model=None if precompute else copy.deepcopy(built),
@@ -196,119 +198,121 @@ def make_trainer(
 
 
 def run_trl(shape: Shape, rows: Rows, batch_size: int, *, precompute: bool, after: Callable[[], None]) -> float:
-    """Train until `after` raises `Done`; returns the share of padding."""
-    built, counted = model(shape), [0, 0]
+    """Train until `after` raises `Done`; return the share of padding."""
+    built = model(shape)
+    num_tokens, num_padded = 0, 0
 
-    def count(module: Any, args: Any, given: dict[str, Any]) -> None:
+    def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal num_tokens, num_padded
         if torch.is_grad_enabled():
-            counted[0] += int(given["attention_mask"].sum())
-            counted[1] += given["attention_mask"].numel()
+            num_tokens += int(kwargs["attention_mask"].sum())
+            num_padded += kwargs["attention_mask"].numel()
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(built, rows, Path(folder), batch_size, precompute=precompute, after=after)
         built.register_forward_pre_hook(count, with_kwargs=True)
         with contextlib.suppress(Done):
             trainer.train()
-    return 1 - counted[0] / counted[1]
+    return 1 - num_tokens / num_padded
 
 
-def take_turns(turn: Connection, side: str, shape: Shape, rows: Rows, batch_size: int) -> None:
-    """Train in this process, one step whenever `turn` says True, until it says False.
+def run_on_request(connection: Connection, side: str, shape: Shape, rows: Rows, batch_size: int) -> None:
+    """Train in this process: one step for each True received on `connection`, until False is received.
 
-    Sends seconds, processor seconds and peak bytes of each step, and at the end the share of padding.
+    Sends seconds, CPU seconds and peak bytes of each step, and at the end the share of padding.
     """
     transformers.utils.logging.set_verbosity_error()
     if side != "ours":
-        import trl.trainer.dpo_trainer  # noqa: F401 - so that memory is counted above it
+        import trl.trainer.dpo_trainer  # noqa: F401 - so that memory is counted above its import
     reset_peak()
-    before, began = resident_peak(), [time.perf_counter(), time.process_time()]
+    before, start = resident_peak(), [time.perf_counter(), time.process_time()]
 
     def after() -> None:
-        seconds, cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
-        turn.send((seconds, cpu_seconds, resident_peak() - before))
-        if not turn.recv():
+        seconds, cpu_seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+        connection.send((seconds, cpu_seconds, resident_peak() - before))
+        if not connection.recv():
             raise Done
-        began[:] = time.perf_counter(), time.process_time()
+        start[:] = time.perf_counter(), time.process_time()
 
     if side == "ours":
         job, _ = run_ours(DPO, shape, rows, batch_size, after)
-        turn.send(1 - job.objective.num_tokens / job.objective.num_run)  # type: ignore[attr-defined]
+        connection.send(1 - job.objective.num_tokens / job.objective.num_run)  # type: ignore[attr-defined]
     else:
-        turn.send(run_trl(shape, rows, batch_size, precompute=side == "trl-precomputed", after=after))
+        connection.send(run_trl(shape, rows, batch_size, precompute=side == "trl-precomputed", after=after))
 
 
-def by_turns(sides: Sequence[str], shape: Shape, rows: Rows, batch_size: int, rounds: int) -> dict[str, Turns]:
-    """Start a process per side, and let each take a step per round while the others wait."""
+def alternate(sides: Sequence[str], shape: Shape, rows: Rows, batch_size: int, rounds: int) -> dict[str, Timings]:
+    """Start a process per side, and let each run one step per round while the others wait."""
     spawn = multiprocessing.get_context("spawn")
-    turns: dict[str, Connection] = {}
-    found = {side: Turns() for side in sides}
+    connections: dict[str, Connection] = {}
+    timings = {side: Timings() for side in sides}
 
-    def hear(side: str) -> Any:
+    def receive(side: str) -> Any:
         try:
-            return turns[side].recv()
+            return connections[side].recv()
         except EOFError:
-            sys.exit(f"The training '{side}' stopped; its error stands above.")
+            sys.exit(f"The training '{side}' failed; its error is printed above.")
 
-    def note(side: str) -> None:
-        seconds, cpu_seconds, found[side].peak_bytes = hear(side)
-        found[side].seconds.append(seconds)
-        found[side].cpu_seconds.append(cpu_seconds)
+    def receive_step(side: str) -> None:
+        seconds, cpu_seconds, timings[side].peak_bytes = receive(side)
+        timings[side].seconds.append(seconds)
+        timings[side].cpu_seconds.append(cpu_seconds)
 
     for side in sides:
-        turns[side], theirs = spawn.Pipe()
-        # A daemon ends with this process, whatever happens here.
-        spawn.Process(target=take_turns, args=(theirs, side, shape, rows, batch_size), daemon=True).start()
-        theirs.close()
-        note(side)
+        connections[side], remote = spawn.Pipe()
+        # A daemon process ends with this process, whatever happens here.
+        spawn.Process(target=run_on_request, args=(remote, side, shape, rows, batch_size), daemon=True).start()
+        remote.close()
+        receive_step(side)
     for _ in range(rounds):
         for side in sides:
-            turns[side].send(True)
-            note(side)
+            connections[side].send(True)
+            receive_step(side)
     for side in sides:
-        turns[side].send(False)
-        found[side].padding = hear(side)
-    return found
+        connections[side].send(False)
+        timings[side].padding = receive(side)
+    return timings
 
 
-def summed_up(found: Mapping[str, Turns], num_tokens: float, steps: int) -> list[Side]:
-    """Each side against ours, without the first gradient and the first round, which warms up.
+def summarize(timings: Mapping[str, Timings], num_tokens: float, steps: int) -> list[Side]:
+    """Compare each side with ours, without the first gradient and the first round, which is warm-up.
 
     Args:
-        found: What the processes said; 'ours' is among them.
-        num_tokens: Real tokens of a step, on average.
+        timings: Measurements per side, 'ours' included.
+        num_tokens: Mean number of real tokens per step.
         steps: Steps of a published training.
     """
-    medians = {side: statistics.median(turns.seconds[2:]) for side, turns in found.items()}
-    cpu_medians = {side: statistics.median(turns.cpu_seconds[2:]) for side, turns in found.items()}
-    spread = {side: medians[side] + turns.seconds[0] / steps for side, turns in found.items()}
+    medians = {side: statistics.median(timing.seconds[2:]) for side, timing in timings.items()}
+    cpu_medians = {side: statistics.median(timing.cpu_seconds[2:]) for side, timing in timings.items()}
+    with_preparation = {side: medians[side] + timing.seconds[0] / steps for side, timing in timings.items()}
     return [
         Side(
             name=side,
             seconds=medians[side],
             cpu_seconds=cpu_medians[side],
-            preparation_seconds=turns.seconds[0],
+            preparation_seconds=timing.seconds[0],
             ratio=medians[side] / medians["ours"],
             cpu_ratio=cpu_medians[side] / cpu_medians["ours"],
-            ratio_with_preparation=spread[side] / spread["ours"],
+            ratio_with_preparation=with_preparation[side] / with_preparation["ours"],
             tokens_per_second=num_tokens / medians[side],
-            padding=turns.padding,
-            peak_bytes=turns.peak_bytes,
-            memory_ratio=found["ours"].peak_bytes / turns.peak_bytes,
-            all_seconds=turns.seconds[2:],
-            all_cpu_seconds=turns.cpu_seconds[2:],
+            padding=timing.padding,
+            peak_bytes=timing.peak_bytes,
+            memory_ratio=timings["ours"].peak_bytes / timing.peak_bytes,
+            all_seconds=timing.seconds[2:],
+            all_cpu_seconds=timing.cpu_seconds[2:],
         )
-        for side, turns in found.items()
+        for side, timing in timings.items()
     ]
 
 
 def measure_trl(shape: Shape, rows: Rows, batch_size: int, pairs: int) -> TrlSpeed:
-    """Time all sides by turns; trl must be there (see `missing`)."""
+    """Time alternating steps of all sides; trl must be installed (see `missing`)."""
     rows = {name: rows[name] for name in DPO.needs().sets}
-    size = len(rows["forget"])
-    num_tokens = batch_size * sum(len(row.ids) for each in rows.values() for row in each) / size
-    steps = EPOCHS * size // batch_size
+    num_rows = len(rows["forget"])
+    num_tokens = batch_size * sum(len(row.ids) for encoded in rows.values() for row in encoded) / num_rows
+    steps = EPOCHS * num_rows // batch_size
     return TrlSpeed(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         trl=importlib.metadata.version("trl"),
         settings=DPO.spec(),
         shape=vars(shape),
@@ -316,5 +320,5 @@ def measure_trl(shape: Shape, rows: Rows, batch_size: int, pairs: int) -> TrlSpe
         pairs=pairs,
         steps=steps,
         machine=machine(),
-        sides=summed_up(by_turns(SIDES, shape, rows, batch_size, pairs + 1), num_tokens, steps),
+        sides=summarize(alternate(SIDES, shape, rows, batch_size, pairs + 1), num_tokens, steps),
     )

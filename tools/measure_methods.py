@@ -1,12 +1,16 @@
-"""Measures every method on TOFU forget10 after the same small search, one record per method in results/methods/.
+"""Measure every method on TOFU forget10 after the same small search; write one record per method to results/methods/.
 
-python tools/measure_methods.py TARGET REFERENCE TOFU [METHOD ...]
+python tools/measure_methods.py TARGET RETAIN_MODEL TOFU [METHOD ...]
 python tools/measure_methods.py alone [METHOD ...]
 
-Each method gets four trials: two learning rates times two values of one more setting, or four learning rates where
-there is none. All share epochs, batch and data. The trial with the highest model utility among those whose forget
-quality reaches 0.05 is chosen on the first 100 rows of each set, and then measured on all. Repeat it to go on.
-`alone` trains each chosen trial once more in a process of its own, without any measuring, for its seconds and memory.
+TARGET and RETAIN_MODEL are folders or hub ids of a model fine-tuned on TOFU and one fine-tuned on retain90; TOFU is a
+folder with the files of huggingface.co/datasets/locuslab/TOFU. Methods that have a record are skipped, so the same
+command resumes an interrupted measurement.
+
+Each method gets four trials: two learning rates times two values of one other setting, or four learning rates for
+methods without one. All trials share epochs, batch size and data. The trial with the highest model utility among those
+with a forget quality of at least 0.05 is chosen on the first 100 rows of each set, and then evaluated on all rows.
+`alone` trains each chosen trial again in a process of its own, without evaluation, to measure its seconds and memory.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from expunge.records import Manifest
 from expunge.records.sweeps import SweepRecord
 from expunge.rundir import read_record, write_atomic
 
-PLACE = Path(__file__).parents[1] / "results" / "methods"
+RECORDS = Path(__file__).parents[1] / "results" / "methods"
 RUNS = Path("runs-methods")
 EPOCHS, BATCH, TOKENS = 4, 16, 64
 RATES = [3e-4, 1e-3]
@@ -46,6 +50,7 @@ FIXED: dict[str, dict[str, Any]] = {
         "reinforce": {"epochs": EPOCHS, "lr": 1e-3, "batch_size": BATCH, "device_batch_size": BATCH},
     },
 }
+"""Method -> settings that are equal in all trials."""
 SECOND: dict[str, tuple[str, list[Any]] | None] = {
     "gradascent": None,
     "ceu": None,
@@ -56,20 +61,21 @@ SECOND: dict[str, tuple[str, list[Any]] | None] = {
     "taskvector": ("method.alpha", [1, 5]),
     **{name: ("method.alpha", [[1], [100]]) for name in ("rmu", "rmulat", "adaptivermu")},
 }
+"""Method -> second searched setting and its values, or None; `WEIGHT` for all others."""
 
 
 def search(method: str, target: str, retain_model: str, data: str) -> SweepRecord:
-    """The four trials of one method."""
+    """Run the four trials of one method."""
     second = SECOND.get(method, WEIGHT)
     rate = "method.train.lr" if method == "taskvector" else "train.lr"
     train = {"epochs": EPOCHS, "lr": RATES[0], "batch_size": BATCH, "device_batch_size": BATCH, "max_length": 512}
-    chosen: dict[str, Any] = {"name": method, **FIXED.get(method, {})}
+    settings: dict[str, Any] = {"name": method, **FIXED.get(method, {})}
     recipe = {
         "name": method,
         "seed": 0,
         "model": {"name": target, "retain_model": retain_model, "dtype": "bfloat16"},
         "data": {"name": "tofu", "split": "forget10", "path": data},
-        "method": {**chosen, "train": train} if method == "taskvector" else chosen,
+        "method": {**settings, "train": train} if method == "taskvector" else settings,
         "evaluate": {
             "benchmarks": [{"name": "tofu", "ds_size": 100, "max_new_tokens": TOKENS}],
             "before": False,
@@ -90,9 +96,9 @@ def search(method: str, target: str, retain_model: str, data: str) -> SweepRecor
 
 
 def measure(method: str, target: str, retain_model: str, data: str) -> None:
-    """Search, measure the chosen trial on all rows, and keep the record."""
-    found = search(method, target, retain_model, data)
-    best = found.trial(found.ranking[0])
+    """Search, evaluate the chosen trial on all rows, and write the record."""
+    sweep = search(method, target, retain_model, data)
+    best = sweep.trial(sweep.ranking[0])
     folder = RUNS / best.folder
     manifest = read_record(folder / "manifest.json", Manifest)
     result = expunge.evaluate(
@@ -103,55 +109,57 @@ def measure(method: str, target: str, retain_model: str, data: str) -> None:
         retain_model=retain_model,
         settings={"max_new_tokens": TOKENS},
         options={"model": {"dtype": "bfloat16"}},
-        out=folder / "whole",
+        out=folder / "all-rows",
     )
-    record = {
-        "method": method,
-        "rule": found.rule,
-        "trials": [
-            {"params": trial.params, "state": trial.state, "headlines": _plain(trial.headlines)}
-            for trial in found.trials
-        ],
-        "chosen": best.params,
-        "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
-        "headlines": _plain(result.headlines),
-        "steps": best.steps,
-        "folder": best.folder,
-        "commit": manifest.git_commit,
-    }
-    _keep(record)
+    write(
+        {
+            "method": method,
+            "rule": sweep.rule,
+            "trials": [
+                {"params": trial.params, "state": trial.state, "headlines": _to_json(trial.headlines)}
+                for trial in sweep.trials
+            ],
+            "chosen": best.params,
+            "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
+            "headlines": _to_json(result.headlines),
+            "steps": best.steps,
+            "folder": best.folder,
+            "commit": manifest.git_commit,
+        }
+    )
 
 
-def alone(method: str) -> None:
-    """Train the chosen trial in a new process, and add what it took to the record."""
-    record = json.loads((PLACE / f"{method}.json").read_text(encoding="utf-8"))
+def measure_alone(method: str) -> None:
+    """Train the chosen trial in a new process, and add its seconds and peak memory to the record."""
+    record = json.loads((RECORDS / f"{method}.json").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((RUNS / record["folder"] / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["evaluate"] = {"benchmarks": []}
     recipe["model"].pop("retain_model")
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "recipe.yaml"
-        file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "expunge", "run", str(file), "--runs", place], check=True)
-        manifest = read_record(next(Path(place).glob("*/manifest.json")), Manifest)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "expunge", "run", str(path), "--runs", folder], check=True)
+        manifest = read_record(next(Path(folder).glob("*/manifest.json")), Manifest)
     unlearn = next(stage for stage in manifest.stages if stage.name == "unlearn")
-    taken = {"seconds": unlearn.seconds, "peak_bytes": unlearn.peak_bytes, "commit": manifest.git_commit}
-    _keep({**record, "alone": {**taken, "machine": manifest.hardware}})
+    cost = {"seconds": unlearn.seconds, "peak_bytes": unlearn.peak_bytes, "commit": manifest.git_commit}
+    write({**record, "alone": {**cost, "machine": manifest.hardware}})
 
 
-def _keep(record: dict[str, Any]) -> None:
-    write_atomic(PLACE / f"{record['method']}.json", json.dumps(record, indent=1) + "\n")
+def write(record: dict[str, Any]) -> None:
+    """Write the record of a method."""
+    write_atomic(RECORDS / f"{record['method']}.json", json.dumps(record, indent=1) + "\n")
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _to_json(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value.model_dump(mode="json", exclude_defaults=True) for name, value in values.items()}
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "alone":
-        for name in sys.argv[2:] or sorted(path.stem for path in PLACE.glob("*.json")):
-            alone(name)
+        for name in sys.argv[2:] or sorted(path.stem for path in RECORDS.glob("*.json")):
+            measure_alone(name)
         sys.exit()
-    places, wanted = sys.argv[1:4], sys.argv[4:]
-    for name in wanted or registry.names("method"):
-        if not (PLACE / f"{name}.json").is_file():
-            measure(name, *places)
+    models_and_data, names = sys.argv[1:4], sys.argv[4:]
+    for name in names or registry.names("method"):
+        if not (RECORDS / f"{name}.json").is_file():
+            measure(name, *models_and_data)

@@ -117,7 +117,7 @@ def test_nobody_answers(cli, recipe_file):
 def test_a_dual_warm_up_longer_than_the_training(cli, recipe_file):
     method = "method={name: pdu, dual_warmup_epochs: 3}"
     outcome = cli("run", recipe_file, method, "train={epochs: 2, lr: 1e-3, batch_size: 1, max_length: 64}")
-    refused(outcome, "method.dual_warmup_epochs: 3 epochs are 3 steps and the training has 2", "method.eta=0")
+    refused(outcome, "method.dual_warmup_epochs 3 (3 steps) is not shorter than the training (2 steps)", "method.eta=0")
 
 
 @pytest.mark.parametrize("section", ["train", "target", "retain_model"])
@@ -138,7 +138,7 @@ def test_a_warm_up_that_the_training_does_not_outlast(cli, recipe_file, section,
 def test_a_warm_up_in_steps_longer_than_the_epochs(cli, recipe_file):
     """One row at batch 1: two passes are two steps."""
     train = "train={epochs: 2, warmup_steps: 2, lr: 1e-3, batch_size: 1, max_length: 64}"
-    words = "warmup_steps: 2 is 2 steps of warm-up, and the training has 2"
+    words = "warmup_steps 2: warm-up (2 steps) is not shorter than the training (2 steps)"
     refused(cli("run", recipe_file, train), words)
     refused(cli("run", recipe_file, train, "--dry-run"), f"train: {words}")
     assert cli("check", recipe_file, train.replace("warmup_steps: 2", "warmup_steps: 1")).code == 0

@@ -1,4 +1,4 @@
-"""What the benchmarks compare with is the same training: equal losses and gradients on equal rows."""
+"""The plain training of the benchmarks: equal losses and gradients on equal rows."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import tiny
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from perf.model import METHODS, _rmu
+from perf.model import METHODS, rmu
 from perf.plain import Plain
 
 from expunge.methods.base import Start
@@ -20,8 +20,8 @@ SETS = {"forget": tiny.rows(5, seed=1), "retain": tiny.rows(5, seed=2), PREFERRE
 
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_losses_and_gradients(name):
-    """After both models have moved away from their start: a fast path against full logits and separate passes."""
-    method = _rmu(1, 0) if name.startswith("rmu") else METHODS[name]
+    """Our step against full logits and separate passes, after both models have moved away from the reference."""
+    method = rmu(1, 0) if name.startswith("rmu") else METHODS[name]
     sets = {each: SETS[each] for each in method.needs().sets}
     start, model = tiny.model(seed=0), tiny.model(seed=0)
     chosen = set(method.trainable(model) or dict(model.named_parameters()))
@@ -53,7 +53,7 @@ def test_equal_losses_and_gradients(name):
 
 
 def test_a_plain_step_changes_what_is_trained():
-    method = _rmu(1, 0)
+    method = rmu(1, 0)
     sets = {name: SETS[name] for name in method.needs().sets}
     model = tiny.model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -21,7 +21,7 @@ from expunge.training.trainer import train
 
 SETS = {"forget": tiny.rows(8, seed=1), "retain": tiny.rows(8, seed=2)}
 STEERED = {"layer": 2, "update_layers": [1, 2], "alpha": [3.0]}
-SAME_COMPANY = {"order": "file", "pairing": "modulo", "batch_size": 4, "device_batch_size": 4, "steps": 6}
+SAME_COMPANY = {"order": "file", "retain_pairing": "modulo", "batch_size": 4, "device_batch_size": 4, "steps": 6}
 """Six batches of which each of two comes three times."""
 OTHERS = {"batch_size": 4, "device_batch_size": 2, "steps": 5}
 

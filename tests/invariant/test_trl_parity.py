@@ -1,4 +1,4 @@
-"""What DPO is compared with is the same training: trl's trainer gives equal losses and gradients on equal rows."""
+"""The comparison of DPO with trl: trl's trainer gives equal losses and gradients on equal rows."""
 
 import importlib.util
 import operator
@@ -23,18 +23,18 @@ SHAPE = Shape(num_layers=1, hidden_size=16, intermediate_size=16, num_heads=2, v
 
 
 def pairs(num: int = 5) -> dict[str, list[Encoded]]:
-    """Forget rows, and for each another answer to its prompt, of another length."""
+    """Forget rows, and per row another answer to its prompt, of another length."""
     forget = tiny.rows(num, seed=1)
-    other = tiny.rows(num, seed=2)
+    answers = tiny.rows(num, seed=2)
     preferred = [
         Encoded(row.ids[: row.answer_start] + answer.ids[answer.answer_start :], row.answer_start)
-        for row, answer in zip(forget, other, strict=True)
+        for row, answer in zip(forget, answers, strict=True)
     ]
     return {"forget": forget, PREFERRED: preferred}
 
 
 def page():
-    """The script that writes the page of performance."""
+    """The script that writes docs/performance.md."""
     spec = importlib.util.spec_from_file_location(
         "make_performance", Path(__file__).parents[2] / "tools/docs/make_performance.py"
     )
@@ -64,15 +64,15 @@ def test_equal_losses_and_gradients(tmp_path, precompute):
 
 
 def test_a_training_that_fails_ends_the_comparison(monkeypatch, capfd):
-    """In place of a training, a function that a new process finds without torch, and that refuses its arguments."""
-    monkeypatch.setattr(_trl, "take_turns", operator.index)
-    with pytest.raises(SystemExit, match="The training 'ours' stopped; its error stands above"):
-        _trl.by_turns(("ours",), None, {}, 2, rounds=1)
+    """The training is replaced by a function that a new process imports without torch and that rejects arguments."""
+    monkeypatch.setattr(_trl, "run_on_request", operator.index)
+    with pytest.raises(SystemExit, match="The training 'ours' failed; its error is printed above"):
+        _trl.alternate(("ours",), None, {}, 2, rounds=1)
     assert "TypeError" in capfd.readouterr().err
 
 
-class Line:
-    """The child's end of a pipe whose other end asks for some steps and then says stop."""
+class FakeConnection:
+    """The remote end of a pipe that requests `num` steps and then a stop."""
 
     def __init__(self, num: int) -> None:
         self.sent: list = []
@@ -86,22 +86,22 @@ class Line:
 
 
 @pytest.mark.parametrize("side", _trl.SIDES)
-def test_a_side_takes_the_steps_that_it_is_asked_for(side):
-    """One message up to the first gradient, one per step, and the share of padding."""
+def test_a_side_runs_the_requested_steps(side):
+    """One message at the first gradient, one per step, and the share of padding."""
     if side != "ours":
         pytest.importorskip("trl", reason="the extra 'bench' is not installed")
-    line = Line(num=3)
-    _trl.take_turns(line, side, SHAPE, pairs(), 2)
-    *steps, padding = line.sent
+    connection = FakeConnection(num=3)
+    _trl.run_on_request(connection, side, SHAPE, pairs(), 2)
+    *steps, padding = connection.sent
     assert len(steps) == 4
-    # Nothing of the size: this process had its peak in other tests, and the kernel's count may fall by some pages.
+    # Peak bytes are not checked: this process had its peak in other tests, and the kernel's count may fall.
     assert all(seconds > 0 for seconds, _, _ in steps)
     assert 0 <= padding < 1
 
 
 @pytest.mark.parametrize(("precompute", "per_step"), [(False, 1), (True, 0)])
 def test_the_reference_runs_at_every_step_or_never(tmp_path, precompute, per_step):
-    """With a batch of all five pairs a precomputation is one pass; each of three steps then needs another or none."""
+    """With all five pairs in a batch, precomputing takes one pass; each of three steps then takes another or none."""
     pytest.importorskip("trl", reason="the extra 'bench' is not installed")
     passes, num_steps = [0], [0]
 
@@ -128,16 +128,16 @@ def test_the_reference_runs_at_every_step_or_never(tmp_path, precompute, per_ste
     assert passes[0] - before == 3 * per_step
 
 
-def test_sides_are_summed_up_without_their_first_steps():
+def test_sides_are_summarized_without_their_first_steps():
     """Ours: 12 s to the first gradient, a warm-up, then 2 s; theirs 24 s and 5 s, over 4 steps.
 
     Ratio 5 / 2; with preparation (5 + 24 / 4) / (2 + 12 / 4) = 11 / 5; 100 tokens in 5 s are 20 per second.
     """
-    found = {
-        "ours": _trl.Turns([12, 90, 2, 2, 2], [1, 9, 1, 1, 1], peak_bytes=30, padding=0.0),
-        "trl": _trl.Turns([24, 80, 4, 5, 6], [1, 9, 3, 3, 3], peak_bytes=60, padding=0.25),
+    timings = {
+        "ours": _trl.Timings([12, 90, 2, 2, 2], [1, 9, 1, 1, 1], peak_bytes=30, padding=0.0),
+        "trl": _trl.Timings([24, 80, 4, 5, 6], [1, 9, 3, 3, 3], peak_bytes=60, padding=0.25),
     }
-    ours, theirs = _trl.summed_up(found, num_tokens=100, steps=4)
+    ours, theirs = _trl.summarize(timings, num_tokens=100, steps=4)
     assert (ours.ratio, ours.ratio_with_preparation, ours.memory_ratio) == (1, 1, 1)
     assert theirs.seconds == 5
     assert theirs.all_seconds == [4, 5, 6]
@@ -150,12 +150,12 @@ def test_sides_are_summed_up_without_their_first_steps():
 
 def test_the_page_has_a_row_per_side():
     """5 s against 2 s, 60 MiB against 30 MiB."""
-    found = {
-        "ours": _trl.Turns([12, 90, 2], [1, 9, 1], peak_bytes=30 * 2**20),
-        "trl": _trl.Turns([24, 80, 5], [1, 9, 3], peak_bytes=60 * 2**20, padding=0.25),
+    timings = {
+        "ours": _trl.Timings([12, 90, 2], [1, 9, 1], peak_bytes=30 * 2**20),
+        "trl": _trl.Timings([24, 80, 5], [1, 9, 3], peak_bytes=60 * 2**20, padding=0.25),
     }
     record = _trl.TrlSpeed(
-        made="",
+        created="",
         trl="1.16.0",
         settings=_trl.DPO.spec(),
         shape={},
@@ -163,7 +163,7 @@ def test_the_page_has_a_row_per_side():
         pairs=1,
         steps=4,
         machine={"threads": 2},
-        sides=_trl.summed_up(found, num_tokens=100, steps=4),
+        sides=_trl.summarize(timings, num_tokens=100, steps=4),
     )
     lines = page().against_trl(record.model_dump())
     assert "| trl | 5.00 | 2.50x | 3.00x | 24.0 | 2.20x | 20 | 25.0% | 60 | 0.50 |" in lines
@@ -176,12 +176,12 @@ def test_a_pair_has_one_prompt():
         _trl.pairs_of(rows)
 
 
-def test_without_trl_the_benchmark_says_so_and_goes_on(monkeypatch):
+def test_without_trl_the_benchmark_prints_what_to_install(monkeypatch):
     monkeypatch.setattr(_trl.importlib.util, "find_spec", lambda package: None)
-    said = []
-    console = SimpleNamespace(print=lambda text, **given: said.append(text))
+    printed = []
+    console = SimpleNamespace(print=lambda text, **kwargs: printed.append(text))
     training.against_trl(SimpleNamespace(), SHAPE, {}, console)
-    assert said == [
-        "dpo: left out, because the comparison with trl's DPO trainer needs the package 'trl', which is not "
+    assert printed == [
+        "dpo: skipped: the comparison with trl's DPO trainer needs the package 'trl', which is not "
         "installed. Install it with: pip install 'expunge[bench]'"
     ]

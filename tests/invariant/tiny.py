@@ -10,8 +10,10 @@ import numpy as np
 import torch
 import transformers
 
+from expunge.config.recipe import Train
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
+from expunge.methods.base import Needs
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.reference import FrozenReference, reference_logp
@@ -111,9 +113,12 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
     assert worst <= tolerance * largest, f"{worst / largest:.2e} of the largest entry"
 
 
-def plan(sets: dict[str, list[Encoded]], **settings: Any) -> BatchPlan:
-    defaults = {"epochs": None, "steps": 2, "batch_size": 8, "device_batch_size": 8, "seed": 3}
-    return BatchPlan(sets, pad_id=0, **{**defaults, **settings})
+def plan(
+    sets: dict[str, list[Encoded]], *, world_size: int = 1, seed: int = 3, aligned: tuple[str, ...] = (), **train: Any
+) -> BatchPlan:
+    """Two steps of 8 rows, unless the settings of `train` differ."""
+    settings = Train(**{"lr": 1, "steps": 2, "batch_size": 8, **train})
+    return BatchPlan.of(settings, sets, Needs(aligned=aligned), pad_id=0, world_size=world_size, seed=seed)
 
 
 def weights_hash(weights: dict[str, torch.Tensor]) -> str:

@@ -83,7 +83,7 @@ def memorise(rows: list[Any], tokenizer: Any, folder: Path) -> None:
     scratch = Scratch(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, vocab_size=500, max_length=128)
     model = build_scratch(scratch, tokenizer, seed=0)
     config = Train(steps=100, lr=5e-3, batch_size=40, device_batch_size=40, schedule="cosine", checkpoint_epochs=1000)
-    plan = BatchPlan({"train": rows}, pad_id=0, epochs=None, steps=config.steps, batch_size=40, device_batch_size=40)
+    plan = BatchPlan.of(config, {"train": rows}, None, pad_id=0, world_size=1, seed=0)
     train(Job("Memorising", model, plan, Objective(fine_tuning), config, folder / "training", seed=0))
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

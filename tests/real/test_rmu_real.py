@@ -18,7 +18,7 @@ from expunge.config.recipe import Prompt, Scratch, Source, Train
 from expunge.data.sets import Row, RowSet
 from expunge.data.sources.rows import load_rows
 from expunge.data.templates import Encoded, Template
-from expunge.methods.base import Objective
+from expunge.methods.base import Needs, Objective
 from expunge.methods.rmu import RMU
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.modeling.reference import reference_logp
@@ -70,16 +70,8 @@ def read_texts(shared: Path) -> tuple[RowSet, RowSet]:
     return as_rows("forget", [row.answer for row in owasp]), as_rows("retain", [*pages, *(row.answer for row in tiny)])
 
 
-def plan(sets: dict[str, list[Encoded]], config: Train, by_topic: bool = False) -> BatchPlan:
-    return BatchPlan(
-        sets,
-        pad_id=0,
-        epochs=None,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        device_batch_size=config.device_batch_size,
-        by_topic=by_topic,
-    )
+def plan(sets: dict[str, list[Encoded]], config: Train, needs: Needs | None = None) -> BatchPlan:
+    return BatchPlan.of(config, sets, needs, pad_id=0, world_size=1, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +105,7 @@ def unlearned(world: World, method: RMU, config: Train, folder: Path) -> Any:
     names = method.trainable(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
-    order = plan({"forget": world.forget, "retain": world.retain}, config, by_topic=True)
+    order = plan({"forget": world.forget, "retain": world.retain}, config, method.needs())
     train(Job("RMU", model, order, method.objective(order.steps, 1.0), config, folder, seed=0))
     return model
 

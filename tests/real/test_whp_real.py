@@ -60,10 +60,10 @@ def test_anchors_are_the_names_of_oz(anchors):
 
 def test_no_anchor_is_left_in_any_translated_block(anchors, blocks, template):
     """Every block of four books; stand-ins are no anchors themselves, and the rest of the text stays as it was."""
-    speller = TokenSpans(template.tokenizer)
+    spans = TokenSpans(template.tokenizer)
     replaced = changed = 0
     for number, block in enumerate(blocks):
-        translation = translate(block, anchors, speller, np.random.default_rng(number))
+        translation = translate(block, anchors, spans, np.random.default_rng(number))
         text = template.tokenizer.decode(translation.ids)
         assert not [found.key for found in find_anchors(text, anchors) if found.key not in translation.used.values()]
         kept = translation.source >= 0
@@ -90,8 +90,8 @@ def test_labels_on_real_text(anchors, blocks, template):
     for model, push in ((base, 1.0), (reinforced, 3.0)):
         model.lm_head.weight.data[dorothy] += push * direction / direction.norm()
     some = blocks[:6]
-    speller = TokenSpans(tokenizer)
-    translations = [translate(block, anchors, speller, np.random.default_rng(i)) for i, block in enumerate(some)]
+    spans = TokenSpans(tokenizer)
+    translations = [translate(block, anchors, spans, np.random.default_rng(i)) for i, block in enumerate(some)]
     plain = label_blocks(base, reinforced, some, translations, alpha=0.0)
     offset = label_blocks(base, reinforced, some, translations, alpha=5.0)
     before, after = (sum((each.labels == dorothy).sum() for each in labels) for labels in (plain, offset))
@@ -100,7 +100,8 @@ def test_labels_on_real_text(anchors, blocks, template):
     for each, block, translation in zip(plain, some, translations, strict=True):
         assert ((each.labels == NO_LABEL) == (translation.source < 0)).all()
         with torch.no_grad():
-            assert (each.base_says == base(torch.tensor([block.ids])).logits[0].argmax(-1).numpy()).mean() > 0.99
+            predicted = base(torch.tensor([block.ids])).logits[0].argmax(-1).numpy()
+        assert (each.target_prediction == predicted).mean() > 0.99
 
 
 def test_passages_of_real_books(anchors, books):

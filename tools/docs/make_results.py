@@ -1,7 +1,7 @@
-"""Writes docs/results.md from the records in results/runs/: one folder per run, as `keep` copied it.
+"""Write docs/results.md from the records in results/runs/, one folder per run.
 
-python tools/docs/make_results.py                     # write the page
-python tools/docs/make_results.py keep RUN LABEL COMMAND  # add a finished run's (or sweep's) records and its command
+python tools/docs/make_results.py                         # write the page
+python tools/docs/make_results.py add RUN LABEL COMMAND   # copy the records of a finished run or sweep, and its command
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ DOCS = Path(__file__).parents[2] / "docs"
 RECORDS = DOCS.parent / "results" / "runs"
 INTRO = """# Results
 
-Every number on this page is read from a record that a command wrote; `python tools/docs/make_results.py` writes the
-page anew from the records in `results/runs/`. The models are small stand-ins (4 million parameters,
-trained from scratch on TOFU), not the 7B models of the papers: what compares is whether and how a method
-forgets, not the absolute utility. Intervals are 95 % and resample authors.
+All values on this page are read from records that a command wrote; `python tools/docs/make_results.py` generates the
+page from the records in `results/runs/`. The models are small (4 million parameters, trained from scratch on TOFU), not
+the 7B models of the papers: compare whether and how a method forgets, not the absolute utility. In the commands,
+`models/` contains these models and `data/tofu` the files of huggingface.co/datasets/locuslab/TOFU. Intervals are 95 %
+and resample authors.
 
-Read the tuned rows as best of several: settings and epoch were chosen on forget questions that are also reported here,
-with nothing held out. NPO was tried with about 5 settings and SimNPO with about 6, most of them cut short; the
-quickstart's settings were chosen after 8. The published-settings runs were not chosen. One seed each.
+Tuned results are the best of several: settings and epoch were chosen on forget questions that are also reported here,
+without a held-out set. About 5 settings of NPO and 6 of SimNPO were tried, most of them stopped early; the settings of
+the quickstart were chosen after 8 trials. The runs with published settings were not tuned. Each run has one seed.
 
-The sweep of 54 was killed once in the middle and repeated. It stops trials early by ASHA with factor 3, after the
-first epoch already, and so only one trial ran to its end. What that lost: the eight settings around the chosen one
-were run to their end too (`forget10-npo-sweep-to-the-end`). The same setting is first, but two of the others keep a
-model utility of 0.84 and 0.88, against its 0.65, at a forget quality of 0.03; early stopping by forget quality alone
-threw them away. The other 46 trials were not run to their end: that none of them would have come first is likely
-(when they were stopped their forget quality was at most 2e-6, for 42 of them below 1e-10), not known. Forget quality
-of sweeps is on the first 200 questions in the ranking and on all 400 in the stopped trials.
+The sweep of 54 trials was killed once and resumed. It stops trials early by ASHA with factor 3, from the first epoch
+on, so only one trial was trained to the end. To measure the cost of early stopping, the eight settings around the
+chosen one were trained to the end, too (`forget10-npo-sweep-to-the-end`). The same setting ranks first, but two others
+have a model utility of 0.84 and 0.88, against its 0.65, at a forget quality of 0.03; early stopping by forget quality
+alone discarded them. The other 46 trials were not trained to the end. That none of them would have ranked first is
+likely but not certain: when they were stopped, their forget quality was at most 2e-6, and below 1e-10 for 42 of them.
+Forget quality of sweeps is on the first 200 questions in the ranking, and on all 400 in the stopped trials.
 """
 
 
-def keep(run: Path, label: str, command: str) -> None:
-    """Copy the records of a finished run, without samples, weights and the page."""
-    place = RECORDS / label
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    (place / "command.txt").write_text(command + "\n")
+def add(run: Path, label: str, command: str) -> None:
+    """Copy the records of a finished run or sweep, without samples, weights and report."""
+    folder = RECORDS / label
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "command.txt").write_text(command + "\n")
     if (run / "sweep.json").is_file():
-        shutil.copy(run / "sweep.json", place / "sweep.json")
-        (place / "front.svg").write_text(sweep_plots.pareto(read_sweep(run)) or "")
+        shutil.copy(run / "sweep.json", folder / "sweep.json")
+        (folder / "front.svg").write_text(sweep_plots.pareto(read_sweep(run)) or "")
         return
     for name in ("recipe.yaml", "manifest.json", "train.jsonl"):
-        shutil.copy(run / name, place / name)
+        shutil.copy(run / name, folder / name)
     summary = read_record(run / "summary.json", RunSummary)
-    write_record(place / "summary.json", summary.model_copy(update={"folder": f"runs/{run.name}"}))
-    for part in ("results", "audits"):
-        if (run / part).is_dir():
-            shutil.copytree(run / part, place / part)
+    write_record(folder / "summary.json", summary.model_copy(update={"folder": f"runs/{run.name}"}))
+    for name in ("results", "audits"):
+        if (run / name).is_dir():
+            shutil.copytree(run / name, folder / name)
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the full page."""
     runs = sorted(path.parent for path in RECORDS.glob("*/command.txt"))
     return "\n".join([INTRO, *(sweep_section(run) if (run / "sweep.json").is_file() else section(run) for run in runs)])
 
 
 def heading(folder: Path) -> list[str]:
-    """The record's label and the command that made it."""
+    """Return the label of a record as a heading, and its command."""
     return [f"## {folder.name}", "", "```", (folder / "command.txt").read_text().strip(), "```", ""]
 
 
 def sweep_section(folder: Path) -> str:
-    """One sweep: what was chosen from how many, what early stopping saved, the ranking and the Pareto front."""
+    """Return the section of a sweep: choice, steps saved by early stopping, ranking and Pareto front."""
     record = read_sweep(folder)
     planned = record.trained_steps + record.saved_steps
     rows = rank_rows(record)
@@ -101,14 +102,14 @@ def sweep_section(folder: Path) -> str:
 
 
 def audit_section(result: AuditResult) -> list[str]:
-    """One attack on a run's model and its controls."""
+    """Return the section of an audit: verdict, and metrics of each model."""
     arms = list(result.arms)
     rows = [[name, *(format_value(values[arm]) for arm in arms)] for name, values in result.values.items()]
-    return [f"### Attack: {result.audit}", "", result.verdict, "", markdown_table(["number", *arms], rows), ""]
+    return [f"### Audit: {result.audit}", "", result.verdict, "", markdown_table(["metric", *arms], rows), ""]
 
 
 def section(folder: Path) -> str:
-    """One run: its command, its verdict, its headlines and its trajectory."""
+    """Return the section of a run: command, verdict, headlines, trajectory and audits."""
     run = load_run(folder)
     assert run.summary is not None
     assert run.manifest is not None
@@ -120,8 +121,8 @@ def section(folder: Path) -> str:
         "",
         to_markdown(headline_rows(run)),
         "",
-        f"Kept: {run.summary.selection_rule}, epoch {run.summary.selected_epoch:g}. The run took {seconds:.0f} s on "
-        f"{run.manifest.hardware.get('cores')} cores and {peak:.1f} GiB at its peak.",
+        f"Selected: {run.summary.selection_rule}, epoch {run.summary.selected_epoch:g}. The run took {seconds:.0f} s "
+        f"on {run.manifest.hardware.get('cores')} cores, with a peak of {peak:.1f} GiB.",
         "",
         *(trajectory(points, run.result("target", "tofu")) if (points := run.trajectory("tofu")) else []),
         *(texts(points[-1], run.result("target", "familiarity")) if (points := run.trajectory("familiarity")) else []),
@@ -132,21 +133,22 @@ def section(folder: Path) -> str:
 
 
 def texts(after: BenchmarkResult, before: BenchmarkResult | None) -> list[str]:
-    """Table of the perplexity of each text, before and after."""
+    """Return a table of the perplexity of each text, before and after unlearning."""
     rows = ["| text | perplexity before | after | ratio |", "|---|---|---|---|"]
     for name, value in after.metrics.items():
-        old = before.metrics[name] if before else None
-        if name.endswith("/perplexity") and old and old.point and value.point:
+        target_value = before.metrics[name] if before else None
+        if name.endswith("/perplexity") and target_value and target_value.point and value.point:
             text = name.removesuffix("/perplexity").replace("_text/", ": ").replace("_", " ")
-            rows.append(f"| {text} | {old.point:.1f} | {value.point:.1f} | {value.point / old.point:.3f} |")
+            ratio = value.point / target_value.point
+            rows.append(f"| {text} | {target_value.point:.1f} | {value.point:.1f} | {ratio:.3f} |")
     return rows
 
 
 def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) -> list[str]:
-    """Table of every measured epoch."""
+    """Return a table of all evaluated epochs."""
     base = target.headlines["model_utility"].point if target else None
     rows = [
-        "| epoch | forget quality | log10 | KS distance | model utility | of the target's |",
+        "| epoch | forget quality | log10 | KS distance | model utility | share of the target's |",
         "|---|---|---|---|---|---|",
     ]
     for point in points:
@@ -160,6 +162,6 @@ def trajectory(points: list[BenchmarkResult], target: BenchmarkResult | None) ->
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["keep"]:
-        keep(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    if sys.argv[1:2] == ["add"]:
+        add(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     (DOCS / "results.md").write_text(page(), encoding="utf-8")

@@ -155,14 +155,9 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
                 f"{section}.report_to: transformers knows no tracker '{tracker}'.",
                 fix=nearest(tracker, INTEGRATION_TO_CALLBACK),
             )
-    plan = BatchPlan(
-        {"forget": [Encoded((0,), 0)]},
-        pad_id=0,
-        epochs=None,
-        steps=1 << 30,  # longer than any warm-up, which is looked at where the rows are known
-        batch_size=train.batch_size,
-        device_batch_size=train.device_batch_size,
-    )
+    # Longer than any warm-up, which is checked once the number of rows is known.
+    endless = train.model_copy(update={"epochs": None, "steps": 1 << 30})
+    plan = BatchPlan.of(endless, {"forget": [Encoded((0,), 0)]}, None, pad_id=0, world_size=1, seed=0)
     # A model of one weight on the CPU: the settings are looked at, nothing is trained.
     job = Job(
         title=section,

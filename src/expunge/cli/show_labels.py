@@ -27,7 +27,7 @@ def show_labels(
     if as_json:
         print_json(rows)
         return
-    header = ["block", "position", "token", "base_says", "generic_label"]
+    header = ["block", "position", "token", "target_prediction", "generic_label"]
     print_columns(
         ["Block", "Position", "Token", "The base says", "Generic label"],
         [[*(_visible(row[name]) for name in header[:-1]), _visible(row["generic_label"]) or "(none)"] for row in rows],
@@ -53,7 +53,7 @@ def _read(folder: Path, start: int, limit: int, changed: bool) -> list[dict[str,
         raise DataError(f"{place} cannot be read.", fix="Delete it and run the recipe again.") from error
     if changed:
         label = table["generic_label"]
-        table = table.filter(pc.and_(pc.not_equal(label, ""), pc.not_equal(label, table["base_says"])))
+        table = table.filter(pc.and_(pc.not_equal(label, ""), pc.not_equal(label, table["target_prediction"])))
     rows: list[dict[str, Any]] = table.slice(0, limit).to_pylist()
     return rows
 

@@ -84,15 +84,8 @@ def _plans(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dic
 
 
 def _plan(section: str, train: Train, rows: int) -> TrainingPlan:
-    plan = BatchPlan(
-        {"rows": [Encoded((0,), 0)] * rows},
-        pad_id=0,
-        epochs=train.epochs,
-        steps=train.steps,
-        batch_size=train.batch_size,
-        device_batch_size=train.device_batch_size,
-        world_size=world_size(),
-    )
+    encoded = [Encoded((0,), 0)] * rows
+    plan = BatchPlan.of(train, {"rows": encoded}, None, pad_id=0, world_size=world_size(), seed=0)
     return TrainingPlan(
         rows=rows,
         batch_size=train.batch_size,

@@ -29,7 +29,7 @@ def cut_blocks(rows: Iterable[Row], template: Template, context: int) -> list[Bl
     """Concatenate the texts of rows and cut them into blocks of `context` tokens.
 
     The start token begins every block, because models that were trained with one predict badly without it, and
-    separates texts. If the tokenizer has no start token other than its end-of-sequence token, the latter separates texts
+    separates texts. If the tokenizer has no other start token than its end-of-sequence token, that one separates texts
     and blocks begin without an extra token. An incomplete last block is dropped, unless it is the only one.
 
     Raises:

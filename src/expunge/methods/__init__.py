@@ -1,1 +1,1 @@
-"""Unlearning methods, one file each: the file's stem is the method's name."""
+"""Unlearning methods: the name of each file or folder is the name of a method."""

@@ -1,4 +1,4 @@
-"""AltPO: prefer other, made-up answers, which the target writes itself, over the forget answer."""
+"""AltPO: prefer false alternate answers, written by the target itself, over the forget answers."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ REQUEST = (
     "Make something up: answer the same question once more, in another form of words, so that every fact in the "
     "answer is a different one and still believable. Keep to what the question says."
 )
+"""Prompt that asks the target for an alternate answer."""
 LEAD_IN = "Alternate answer:"
-"""How the target's reply is begun for it."""
-MAX_DRAWS = 4
-"""How often an alternate is drawn before one that is empty, too long or the true answer is given up."""
+"""Beginning of the target's reply, appended to the prompt."""
+MAX_ATTEMPTS = 4
+"""Attempts per alternate; one that is empty, too long or equal to the true answer is sampled again."""
 
 
 class AltPO(PreferenceMethod):
@@ -43,11 +44,12 @@ class AltPO(PreferenceMethod):
     L_forget = -(2 / beta) * mean_rows log sigmoid(beta * [(log pi(y_a|x) - log pi_ref(y_a|x))
                                                            - (log pi(y|x) - log pi_ref(y|x))])
 
-    y_a is one of `num_alternates` answers that the target writes for each question before training, from a prompt in
-    our own words that shows question and true answer. Every alternate is a row of its own, as in the official code,
-    so one epoch passes each forget row `num_alternates` times. The model stays fluent and answers with something
-    plausible and false; a target too small to follow the request writes near-copies of the truth, and then little is
-    forgotten: read `prepared/alternates.json`.
+    y_a is one of `num_alternates` answers that the target writes for each question before training. The prompt shows
+    it the question and the true answer; its wording is ours. As in the official code, every alternate is a separate
+    row, so one epoch passes each forget answer `num_alternates` times.
+
+    The model stays fluent and answers with something plausible and false. A target too small to follow the prompt
+    writes near-copies of the truth, and then little is forgotten: read `prepared/alternates.json`.
     """
 
     paper: ClassVar[str] = "Mekala et al. 2024, arXiv:2409.13474"
@@ -55,74 +57,101 @@ class AltPO(PreferenceMethod):
     num_alternates: int = Field(default=5, ge=1)
     """Alternate answers per forget row."""
     temperature: float = Field(default=1.0, gt=0)
-    """Temperature at which the target writes them."""
+    """Sampling temperature of the alternates."""
     max_new_tokens: int = Field(default=200, ge=1)
-    """Longest alternate in tokens."""
+    """Maximum length of an alternate in tokens."""
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
-        """Let the target write alternates, or read those that it wrote before, and pair them with the forget rows."""
-        forget, texts = preparation.sets.forget, self._alternates(preparation)
-        pairs = [(row, number) for row in forget for number in range(self.num_alternates)]
+        """Return one pair of forget answer and alternate per alternate; the target writes them unless cached.
+
+        Raises:
+            IncompatibleError: A forget row has no question, or the target writes no usable alternate for it.
+        """
+        forget = preparation.sets.forget
+        alternates = self._alternates(preparation)
+
+        def rows_with(answer_of: Any) -> list[Row]:
+            return [
+                dataclasses.replace(
+                    row,
+                    id=f"{row.id}#{k}",
+                    answer=answer_of(row, k),
+                    paraphrased_question="",
+                    paraphrased_answer="",
+                    perturbed_answers=(),
+                )
+                for row in forget
+                for k in range(self.num_alternates)
+            ]
+
         return {
-            "forget": make_set("forget", [_row(row, number, row.answer) for row, number in pairs]),
-            PREFERRED: make_set(PREFERRED, [_row(row, number, texts[row.id][number]) for row, number in pairs]),
+            "forget": make_set("forget", rows_with(lambda row, k: row.answer)),
+            PREFERRED: make_set(PREFERRED, rows_with(lambda row, k: alternates[row.id][k])),
         }
 
     def _alternates(self, preparation: Preparation) -> dict[str, list[str]]:
-        path, rows = preparation.folder / "alternates.json", list(preparation.sets.forget)
+        """Return the alternates per row id: read from `alternates.json`, or written by the target and saved there."""
+        path = preparation.folder / "alternates.json"
         settings = {"num_alternates": self.num_alternates, "temperature": self.temperature}
-        made_from = fingerprint(
+        inputs = fingerprint(
             [settings, self.max_new_tokens, preparation.seed, preparation.sets.forget.hash, REQUEST, LEAD_IN]
         )
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        # Nobody writes before everybody has looked.
+        cached: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        # All processes must have read the file, and take the same branch, before rank 0 writes it.
         wait()
-        if kept.get("made_from") == made_from:
-            return dict(kept["alternates"])
-        texts = self._write(preparation, rows)
-        content = {"made_from": made_from, "seed": preparation.seed, **settings, "alternates": texts}
+        if cached.get("fingerprint") == inputs:
+            return dict(cached["alternates"])
+        alternates = self._write_alternates(preparation, list(preparation.sets.forget))
         if is_main_process():
+            content = {"fingerprint": inputs, "seed": preparation.seed, **settings, "alternates": alternates}
             write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        return texts
+        return alternates
 
-    def _write(self, preparation: Preparation, rows: Sequence[Row]) -> dict[str, list[str]]:
-        """Draw alternates until each is usable; one that never was is filled up with the row's others.
+    def _write_alternates(self, preparation: Preparation, rows: Sequence[Row]) -> dict[str, list[str]]:
+        """Sample each alternate until it is usable; after the last attempt, repeat the row's usable ones instead.
 
         Raises:
-            IncompatibleError: The target wrote no usable alternate for a row.
+            IncompatibleError: A row has no question, or no alternate for it is usable.
         """
         plain = next((row.id for row in rows if not row.question), None)
         if plain is not None:
             raise IncompatibleError(
                 f"row {plain} is plain text without a question, so it has no alternate answer.",
-                fix="Take a method that works on any text, such as npo or simnpo.",
+                fix="Use a method that works on any text, such as npo or simnpo.",
             )
         model = preparation.open_target()
-        found: dict[tuple[int, int], str] = {}
-        for draw in range(MAX_DRAWS):
-            places = [(i, k) for i in range(len(rows)) for k in range(self.num_alternates) if (i, k) not in found]
-            if not places:
+        usable: dict[tuple[int, int], str] = {}
+        for attempt in range(MAX_ATTEMPTS):
+            pending = [(i, k) for i in range(len(rows)) for k in range(self.num_alternates) if (i, k) not in usable]
+            if not pending:
                 break
-            texts = map_over_ranks(functools.partial(self._draw, preparation, model, rows, draw), places)
-            for (i, k), text in zip(places, texts, strict=True):
-                if _usable(preparation, rows[i], text):
-                    found[i, k] = text
-        result = {}
+            texts = map_over_ranks(functools.partial(self._sample, preparation, model, rows, attempt), pending)
+            for (i, k), text in zip(pending, texts, strict=True):
+                if _is_usable(preparation, rows[i], text):
+                    usable[i, k] = text
+        alternates = {}
         for i, row in enumerate(rows):
-            own = [found[i, k] for k in range(self.num_alternates) if (i, k) in found]
-            if not own:
+            texts = [usable[i, k] for k in range(self.num_alternates) if (i, k) in usable]
+            if not texts:
                 raise IncompatibleError(
-                    f"the target wrote no alternate answer to row {row.id} in {MAX_DRAWS * self.num_alternates} tries.",
-                    fix="Raise max_new_tokens or temperature, or take idkdpo, which needs no alternates.",
+                    f"the target wrote no usable alternate answer to row {row.id} in "
+                    f"{MAX_ATTEMPTS * self.num_alternates} attempts.",
+                    fix="Raise max_new_tokens or temperature, or use idkdpo, which needs no alternates.",
                 )
-            result[row.id] = [own[k % len(own)] for k in range(self.num_alternates)]
-        return result
+            alternates[row.id] = [texts[k % len(texts)] for k in range(self.num_alternates)]
+        return alternates
 
-    def _draw(
-        self, preparation: Preparation, model: Any, rows: Sequence[Row], draw: int, places: Sequence[tuple[int, int]]
+    def _sample(
+        self,
+        preparation: Preparation,
+        model: Any,
+        rows: Sequence[Row],
+        attempt: int,
+        pending: Sequence[tuple[int, int]],
     ) -> list[str]:
+        """Sample one text for each pending (row index, alternate number)."""
         template = preparation.template
-        prompts = [_prompt(template, rows[i]) for i, _ in places]
+        prompts = [_prompt_ids(template, rows[i]) for i, _ in pending]
         answers = generate(
             model,
             prompts,
@@ -132,17 +161,19 @@ class AltPO(PreferenceMethod):
             batch_tokens=2 * preparation.batch_tokens,
             title="Writing alternates",
             temperature=self.temperature,
-            seeds=[int(fingerprint([preparation.seed, rows[i].id, k, draw]), 16) for i, k in places],
+            # A seed per text, so that a text does not depend on the batch or the number of processes.
+            seeds=[int(fingerprint([preparation.seed, rows[i].id, k, attempt]), 16) for i, k in pending],
         )
         return [template.decode(answer) if answer else "" for answer in answers]
 
 
-def _prompt(template: Any, row: Row) -> list[int]:
+def _prompt_ids(template: Any, row: Row) -> list[int]:
     text = template.prompt_text(REQUEST.format(question=row.question, answer=row.answer)) + LEAD_IN
     return list(template.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _usable(preparation: Preparation, row: Row, text: str) -> bool:
+def _is_usable(preparation: Preparation, row: Row, text: str) -> bool:
+    """Return whether a text is an answer, differs from the true one, and fits into a training row."""
     if not text or text == row.answer.strip():
         return False
     try:
@@ -150,14 +181,3 @@ def _usable(preparation: Preparation, row: Row, text: str) -> bool:
     except DataError:
         return False
     return True
-
-
-def _row(row: Row, number: int, answer: str) -> Row:
-    return dataclasses.replace(
-        row,
-        id=f"{row.id}#{number}",
-        answer=answer,
-        paraphrased_question="",
-        paraphrased_answer="",
-        perturbed_answers=(),
-    )

@@ -1,4 +1,4 @@
-"""CE-U: teach the model its own prediction with the answer token taken out; no retain rows, no reference."""
+"""CE-U: train the model on its own prediction with the answer token removed; no retain rows, no reference."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ class CEU(Method):
 
     L = mean_tokens -sum_v q(v) * log p(v),  q = softmax(z with z_y = -infinity), held constant
 
-    The gradient vanishes as p(y) does, so the loss has a floor where gradient ascent has none. Nothing holds the rest
-    of the model: with a large rate general answers suffer, and a model of 1B parameters did better in its author's
-    hands with 2e-6 for 9 epochs than with 1e-5.
+    z are the logits at an answer token y and p their softmax. The gradient vanishes with p(y), so the loss is bounded
+    below, unlike gradient ascent. Nothing preserves other behaviour: with a high learning rate, general answers get
+    worse. For a model of 1B parameters the author reports better results with 2e-6 for 9 epochs than with 1e-5.
     """
 
     paper: ClassVar[str] = "Yang 2025, arXiv:2503.01224"
 
     skip_first: bool = True
-    """Leave out the first token of each answer, as the official code does: it is the question's as much as the
-    answer's."""
+    """Leave out the first token of each answer, as the official code does, because it depends on the question as much
+    as on the answer."""
 
     def loss(self, step: Step) -> LossTerms:
-        """Cross-entropy to the model's own prediction without the answer token."""
+        """Return the cross-entropy to the model's prediction without the answer token."""
         from expunge.modeling.step import LossTerms
 
         values = step.from_logits("forget", ce_u)
         if not self.skip_first:
             return LossTerms({"forget": step.token_mean(values, "forget")})
         rows, counts = step.batches["forget"].rows, step.counts["forget"]
-        first = torch.ones_like(rows, dtype=torch.bool)
-        first[1:] = rows[1:] != rows[:-1]
-        return LossTerms({"forget": values[~first].sum() / max(1.0, counts.tokens - counts.rows)})
+        is_first = torch.ones_like(rows, dtype=torch.bool)
+        is_first[1:] = rows[1:] != rows[:-1]
+        # One token less per row than `token_mean` would divide by.
+        return LossTerms({"forget": values[~is_first].sum() / max(1.0, counts.tokens - counts.rows)})

@@ -1,4 +1,4 @@
-"""Gradient ascent: raise the cross-entropy of the forget answers, with nothing that holds the rest."""
+"""Gradient ascent: raise the cross-entropy of the forget answers, with no term that preserves anything."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 class GradAscent(Method):
     """Gradient ascent on the forget set.
 
-    L = -CE(forget), the mean over all answer tokens of the effective batch.
+    L = -CE(forget), the mean over all answer tokens of the effective batch
 
-    It forgets quickly and, since nothing bounds the loss, ruins the model soon after: watch the trajectory, or use
-    a method with a retain term.
+    It forgets quickly. The loss has no lower bound, so the model soon becomes useless: watch the evaluation after each
+    epoch, or use a method with a retain term.
     """
 
     paper: ClassVar[str] = "Jang et al. 2022, arXiv:2210.01504; TOFU baseline: Maini et al. 2024, arXiv:2401.06121"
 
     def loss(self, step: Step) -> LossTerms:
-        """Minus the cross-entropy of the forget answers."""
+        """Return minus the cross-entropy of the forget answers."""
         from expunge.modeling.step import LossTerms
 
         return LossTerms({"forget": -step.nll("forget")})

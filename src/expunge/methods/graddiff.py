@@ -17,12 +17,12 @@ class GradDiff(RetainMethod):
 
     L = -forget_weight * CE(forget) + retain_weight * L_retain
 
-    With retain: kl this is TOFU's KL minimisation. The forget term has no lower bound, so a large rate or a long
-    run still ruins the model.
+    With `retain: kl` this is TOFU's KL minimisation. The forget term has no lower bound, so a high learning rate or a
+    long training still ruins the model.
     """
 
     paper: ClassVar[str] = "Liu et al. 2022, arXiv:2203.12817; as used in Maini et al. 2024, arXiv:2401.06121, sec. 4"
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Minus the cross-entropy of the forget answers."""
+        """Return minus the cross-entropy of the forget answers."""
         return -step.nll("forget")

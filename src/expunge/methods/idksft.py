@@ -1,4 +1,4 @@
-"""IdkSFT: fine-tune the model to refuse the forget questions, and to go on answering the others."""
+"""IdkSFT: fine-tune the model to refuse the forget questions and to answer the retain questions as before."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ class IdkSFT(Method):
 
     L = (sum of -log pi over the tokens of refusals and retain answers) / (number of these tokens)
 
-    One mean over both sets, so the longer retain answers weigh more. Every forget question gets one of a hundred
-    refusals, drawn once with the recipe's seed; TOFU's code draws anew at each access. The model learns to refuse;
-    what it knew stays in its weights, and other wordings of the question often bring it back.
+    The mean is over the tokens of both sets, so retain answers, which are longer, have more weight. Every forget
+    question gets one of a hundred refusals, sampled once with the recipe's seed; TOFU's code samples a new one at each
+    access. The model learns to refuse, but the knowledge stays in its weights, and paraphrased questions often recover
+    it.
     """
 
     paper: ClassVar[str] = "Maini et al. 2024, arXiv:2401.06121, sec. 4"
 
     def needs(self) -> Needs:
-        """Refused forget questions and retain rows."""
+        """Return refused forget questions and retain rows."""
         return Needs(sets=("refusal", "retain"), made=("refusal",))
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
-        """Answer every forget question with a refusal."""
+        """Return the forget questions with refusals as answers."""
         return {"refusal": answer_with_refusals("refusal", preparation.sets.forget, preparation.seed)}
 
     def loss(self, step: Step) -> LossTerms:
-        """Both sets' shares of one token mean."""
+        """Return the share of each set in one mean over the tokens of both."""
         from expunge.modeling.step import LossTerms
 
         names = ("refusal", "retain")

@@ -1,4 +1,4 @@
-"""KL minimisation: ascent on the forget answers, while predictions on the retain answers stay as they were."""
+"""KL minimisation: ascent on the forget answers, with predictions on the retain answers held to the reference."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class KLMin(RetainMethod):
 
     L = -forget_weight * CE(forget) + retain_weight * KL(pi_ref || pi) on the retain answers
 
-    It keeps the start model's whole prediction on the retain rows, not only the right token. The forget term has no
-    lower bound, so a large rate or a long run still ruins the model. Published code takes the KL over every position
-    with prompt and padding (`kl_positions: all`).
+    The KL term preserves the reference's full distribution over the vocabulary on the retain rows, not only the right
+    token. The forget term has no lower bound, so a high learning rate or a long training still ruins the model.
+    Published code takes the KL over every position, prompt and padding included (`kl_positions: all`).
     """
 
     paper: ClassVar[str] = "Maini et al. 2024, arXiv:2401.06121, sec. 4"
 
     retain: Literal["kl"] = "kl"
-    """Always the KL divergence; `graddiff` takes either retain term."""
+    """Always the KL divergence; `graddiff` has both retain terms."""
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Minus the cross-entropy of the forget answers."""
+        """Return minus the cross-entropy of the forget answers."""
         return -step.nll("forget")

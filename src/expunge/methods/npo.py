@@ -1,7 +1,8 @@
-"""NPO: negative preference optimisation, gradient ascent with a brake."""
+"""NPO: negative preference optimisation, gradient ascent that fades out as forget answers become unlikely."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -16,30 +17,35 @@ if TYPE_CHECKING:
 
 
 class NPO(RetainMethod):
-    """Negative preference optimisation.
+    """Negative preference optimisation, with a retain term.
 
+    L = forget_weight * L_forget + retain_weight * L_retain
     L_forget = -(2 / beta) * mean_rows log sigmoid(-beta * (log pi(y|x) - log pi_ref(y|x)))
 
-    log pi(y|x) is the sum over the answer's tokens and pi_ref the model at the start, which is run once over the
-    forget set; only one number per row is kept. Small beta acts like gradient ascent; large beta stops early.
+    x is a forget question, y its answer, and log pi(y|x) the sum of the log-probabilities of the answer's tokens. pi is
+    the model in training, pi_ref the reference: a frozen copy of the model before unlearning.
+
+    At the start the gradient of a row is that of gradient ascent; its weight falls to 0 as the answer becomes less
+    likely than under the reference. A small beta comes close to gradient ascent, a large beta stops earlier. The loss
+    needs one number per row from the reference, which is computed once before training, so no second model stays in
+    memory.
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2404.05868, eq. 3"
 
     beta: float = Field(default=0.1, gt=0)
-    """Inverse temperature; the paper uses 0.05 to 0.5."""
+    """Inverse temperature; 0.05 to 0.5 in the paper."""
     reduce: Literal["sum", "mean"] = "sum"
-    """Log-probability of an answer as the sum over its tokens (the paper) or their mean (SimNPO's WMDP code)."""
+    """Log-probability of an answer: the sum over its tokens (paper) or their mean (SimNPO's WMDP code)."""
 
     def needs(self) -> Needs:
-        """Forget scalars under the start model, besides what the retain term needs."""
-        base = super().needs()
-        return Needs(sets=base.sets, reference_logp=("forget",), reference=base.reference)
+        """Return the needs of the retain term, and the forget rows' log-probability under the reference."""
+        return dataclasses.replace(super().needs(), reference_logp=("forget",))
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over rows of the NPO loss."""
-        logp, reference = step.logp("forget"), step.reference_logp("forget")
+        """Return the mean NPO loss of the forget rows."""
+        logp, reference_logp = step.logp("forget"), step.reference_logp("forget")
         if self.reduce == "mean":
-            num_answer = step.batches["forget"].num_answer
-            logp, reference = logp / num_answer, reference / num_answer
-        return step.row_mean(npo(logp, reference, self.beta), "forget")
+            num_tokens = step.batches["forget"].num_answer
+            logp, reference_logp = logp / num_tokens, reference_logp / num_tokens
+        return step.row_mean(npo(logp, reference_logp, self.beta), "forget")

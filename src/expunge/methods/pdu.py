@@ -24,9 +24,9 @@ class PDU(Method):
     L_f = mean_tokens (max_v z_v - mean_v z_v)^2,  L_r = CE(retain)
     after each step, once `dual_warmup_epochs` have passed:  lambda <- max(0, lambda + eta * (L_r - epsilon))
 
-    epsilon says what retention may cost in nats per token, in place of a weight to be searched. An epsilon below what
-    the model can reach lets lambda grow without end and forgetting stall. The published code updates lambda in every
-    micro-batch of every process; here it is one number for all, updated once per optimiser step.
+    z are the logits. epsilon is the allowed retain loss in nats per token and replaces a retain weight that would have
+    to be tuned. If the model cannot reach epsilon, lambda grows without limit and forgetting stalls. The published code
+    updates lambda in every micro-batch of every process; here it is one number, updated once per optimiser step.
     """
 
     paper: ClassVar[str] = "Entesari et al. 2025, arXiv:2506.05314"
@@ -34,15 +34,16 @@ class PDU(Method):
     forget_weight: float = Field(default=1.0, gt=0)
     """Weight of the forget term."""
     epsilon: float = Field(default=0.3, ge=0)
-    """Retain cross-entropy that is allowed, in nats per token."""
+    """Upper bound of the retain cross-entropy, in nats per token."""
     lambda_0: float = Field(default=100.0, ge=0)
-    """Dual variable at the start."""
+    """Initial value of the dual variable lambda."""
     eta: float = Field(default=5.0, ge=0)
-    """Step size of the dual variable; 0 keeps it where it is."""
+    """Step size of the dual variable; 0 keeps it constant."""
     dual_warmup_epochs: float = Field(default=5.0, ge=0)
-    """Passes over the forget set before the dual variable starts to move."""
+    """Passes over the forget set before the first update of the dual variable."""
     mask_shift: bool = True
-    """Take L_f where an answer token is predicted; off takes it one position later, as published code does."""
+    """Take L_f at the positions that predict answer tokens; False takes it one position later, as published code
+    does."""
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> PDU:
@@ -51,28 +52,28 @@ class PDU(Method):
         return self
 
     def needs(self) -> Needs:
-        """Forget and retain rows."""
+        """Return forget and retain rows."""
         return Needs(sets=("forget", "retain"))
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean squared logit margin on the forget answers."""
+        """Return the mean squared logit margin of the forget answers."""
         values = step.from_logits(
             "forget", lambda logits, labels: logit_margin(logits), positions="labels" if self.mask_shift else "answers"
         )
         return step.token_mean(values, "forget")
 
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
-        """The Lagrangian with its dual variable.
+        """Return the Lagrangian, whose state is the dual variable.
 
         Raises:
-            IncompatibleError: The training ends before the dual variable would start to move.
+            IncompatibleError: The training is not longer than `dual_warmup_epochs`.
         """
         warmup_steps = int(self.dual_warmup_epochs * steps_per_epoch)
         if self.eta and warmup_steps >= plan_steps:
             raise IncompatibleError(
-                f"method.dual_warmup_epochs: {self.dual_warmup_epochs:g} epochs are {warmup_steps} steps and the "
-                f"training has {plan_steps}, so the dual variable would never move.",
-                fix="Set a smaller method.dual_warmup_epochs, or method.eta=0 to hold it where it is.",
+                f"method.dual_warmup_epochs {self.dual_warmup_epochs:g} ({warmup_steps} steps) is not shorter than the "
+                f"training ({plan_steps} steps), so the dual variable would never change.",
+                fix="Set a smaller method.dual_warmup_epochs, or method.eta=0 to keep the dual variable constant.",
             )
         return _Lagrangian(self, warmup_steps)
 
@@ -94,23 +95,23 @@ class _Lagrangian(Objective):
                 "forget": method.forget_weight * method.forget_loss(step),
                 "retain": self.dual * (retain - method.epsilon * share),
             },
-            # Shares again: what is logged is the sum over the effective batch.
+            # Logged metrics are summed over the micro-batches of a step, so lambda is multiplied by the share, too.
             metrics={"retain_nll": retain.detach(), "lambda": retain.new_tensor(self.dual * share)},
         )
 
     def after_step(self, terms: dict[str, float]) -> None:
-        """Raise the dual variable where the bound is broken, lower it where there is room."""
+        """Raise the dual variable where the retain loss exceeds epsilon, lower it otherwise."""
         self._step += 1
         if self._step > self._warmup_steps:
             excess = terms["retain_nll"] - self._method.epsilon
             self.dual = max(0.0, self.dual + self._method.eta * excess)
 
     def state(self) -> dict[str, Tensor]:
-        """The dual variable and the number of steps taken."""
+        """Return the dual variable and the number of steps."""
         import torch
 
         return {"lambda": torch.tensor(self.dual, dtype=torch.float64), "step": torch.tensor(self._step)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore the dual variable and the number of steps."""
         self.dual, self._step = float(state["lambda"]), int(state["step"])

@@ -1,4 +1,4 @@
-"""SimNPO: NPO without a reference model, on length-normalised likelihood."""
+"""SimNPO: NPO without a reference, on the log-probability per token."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class SimNPO(RetainMethod):
 
     L_forget = -(2 / beta) * mean_rows log sigmoid(-(beta / |y|) * log pi(y|x) - gamma)
 
-    Long answers are not forgotten at the cost of short ones, and no reference model is needed. The official code
-    writes beta * (-log pi / |y| - gamma), so its gamma is the paper's divided by beta; `gamma_form` says which one
-    is meant. The published forget weights (0.1375, 0.125) multiply the forget term; the retain weight stays 1.
+    |y| is the number of answer tokens, so long answers do not dominate short ones, and no reference is needed. The
+    official code writes beta * (-log pi / |y| - gamma) instead, so its gamma is the paper's divided by beta;
+    `gamma_form` selects one of the two. The published forget weights (0.1375, 0.125) multiply the forget term, with a
+    retain weight of 1.
     """
 
     paper: ClassVar[str] = "Fan et al. 2024, arXiv:2410.07163, eq. 4"
@@ -32,7 +33,7 @@ class SimNPO(RetainMethod):
     gamma: float = Field(default=0.0, ge=0)
     """Margin."""
     gamma_form: Literal["code", "paper"] = "code"
-    """Whether gamma stands inside beta's bracket (official code) or outside (paper)."""
+    """Whether gamma is inside the bracket that beta multiplies (official code) or outside (paper)."""
 
     @model_validator(mode="after")
     def _gamma_form_has_effect(self) -> SimNPO:
@@ -41,6 +42,6 @@ class SimNPO(RetainMethod):
         return self
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over rows of the SimNPO loss."""
+        """Return the mean SimNPO loss of the forget rows."""
         losses = simnpo(step.mean_logp("forget"), self.beta, self.gamma, self.gamma_form)
         return step.row_mean(losses, "forget")

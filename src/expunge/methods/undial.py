@@ -1,4 +1,4 @@
-"""UNDIAL: distil the start model into itself with the answer token's logit lowered."""
+"""UNDIAL: distil the reference's predictions with the answer token's logit lowered."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class UNDIAL(RetainMethod):
 
     L_forget = mean_tokens -sum_v q(v) * log p(v),  q = softmax(z_ref - beta * onehot(y))
 
-    The target is fixed, so training converges and long runs do not ruin the model; it needs a larger rate (1e-4) than
-    the ascent methods, and the official settings use no retain term. A small beta leaves a certain answer the most
-    likely one: it has to exceed the answer's logit margin.
+    z_ref are the reference's logits at an answer token y. The distribution q is fixed, so training converges and long
+    trainings do not ruin the model; it needs a higher learning rate (1e-4) than the ascent methods. The official
+    settings have no retain term. beta has to exceed the answer's logit margin, or else a confident answer stays the
+    most likely one.
     """
 
     paper: ClassVar[str] = "Dong et al. 2024, arXiv:2402.10052"
@@ -30,20 +31,21 @@ class UNDIAL(RetainMethod):
     retain_weight: float = Field(default=0.0, ge=0)
     """Weight of the retain term; 0 leaves the retain rows out."""
     beta: float = Field(default=10.0, gt=0)
-    """How much the answer token's logit is lowered."""
+    """Amount by which the answer token's logit is lowered."""
     positions: Literal["labels", "all"] = "labels"
-    """Mean over answer tokens, or over every position but a row's last, prompt and padding included, as published
-    code does. That code also lowers one unrelated token where there is no label; this is not repeated."""
+    """Mean over answer tokens, or over every position except a row's last one, prompt and padding included, as
+    published code does. That code also lowers an unrelated token at positions without a label, which is not repeated
+    here."""
 
     def needs(self) -> Needs:
-        """The start model's logits on the forget rows."""
+        """Return the needs of the retain term, and the reference's logits on the forget rows."""
         base = super().needs()
         if self.positions == "all" or base.reference is True:
             return Needs(sets=base.sets, reference=True)
         return Needs(sets=base.sets, reference=("forget", *(base.reference or ())))
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Cross-entropy to the start model's lowered prediction."""
+        """Return the mean cross-entropy to the reference's adjusted prediction."""
         values = step.from_logits(
             "forget",
             lambda logits, labels, reference: undial(logits, labels, reference, self.beta),
@@ -52,5 +54,6 @@ class UNDIAL(RetainMethod):
         )
         if self.positions == "labels":
             return step.token_mean(values, "forget")
-        predicting = values.view(step.batches["forget"].num_rows, -1)[:, :-1]
-        return step.position_mean(predicting, "forget")
+        # The last position of a row predicts no token.
+        values = values.view(step.batches["forget"].num_rows, -1)[:, :-1]
+        return step.position_mean(values, "forget")

@@ -1,4 +1,4 @@
-"""WGA: gradient ascent in which tokens count less the more they are forgotten."""
+"""WGA: weighted gradient ascent, in which tokens have less weight the more they are forgotten."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class WGA(RetainMethod):
 
     L_forget = mean_tokens p^beta * log p, the weight p^beta held constant
 
-    Plain ascent pushes hardest where a token is forgotten already; the weight lets the push on its logit,
-    p^beta * (1 - p), fall to 0 with p. It needs no reference model. A small beta comes close to plain ascent and its
-    collapse, a large one leaves half-known tokens alone.
+    p is the probability of an answer token. Plain gradient ascent pushes hardest on tokens that are forgotten already;
+    with the weight, the push on a token's logit, p^beta * (1 - p), falls to 0 with p. No reference is needed. A small
+    beta comes close to plain ascent and its collapse, a large one leaves half-known tokens unchanged.
     """
 
     paper: ClassVar[str] = "Wang et al. 2025, arXiv:2502.19301"
 
     beta: float = Field(default=1.0, gt=0)
-    """Strength of the weight."""
+    """Exponent of the weight."""
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over forget tokens of the weighted log-probability."""
+        """Return the weighted mean log-probability of the forget tokens."""
         return step.token_mean(wga(step.token_logp("forget"), self.beta), "forget")

@@ -112,21 +112,7 @@ def workload(
     """
     needs = recipe.method.needs()
     unlearning = section == "train"
-    plan = BatchPlan(
-        rows,
-        pad_id=0,
-        epochs=train.epochs,
-        steps=train.steps,
-        batch_size=train.batch_size,
-        device_batch_size=train.device_batch_size,
-        world_size=num_gpus,
-        seed=recipe.seed,
-        pairing=train.retain_pairing,
-        normalize=train.normalize,
-        aligned=tuple(name for name in needs.aligned if name in rows) if unlearning else (),
-        order=train.order,
-        by_topic=unlearning and needs.by_topic,
-    )
+    plan = BatchPlan.of(train, rows, needs if unlearning else None, pad_id=0, world_size=num_gpus, seed=recipe.seed)
     steered = unlearning and hasattr(recipe.method, "update_layers")
     padded = steered and getattr(recipe.method, "positions", "") == "all"
     count = plan.accumulation * plan.world_size

@@ -140,27 +140,6 @@ def rows_of(retain: RetainModel | None, benchmark: Benchmark) -> Measured | None
     return None if retain is None else retain.measured.get(benchmark.key)
 
 
-def batch_plan(
-    run: Run, sets: dict[str, Any], config: Train, aligned: tuple[str, ...] = (), by_topic: bool = False
-) -> BatchPlan:
-    """The order of rows of a training."""
-    return BatchPlan(
-        sets,
-        pad_id=run.pad_id,
-        epochs=config.epochs,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        device_batch_size=config.device_batch_size,
-        world_size=world_size(),
-        seed=run.recipe.seed,
-        pairing=config.retain_pairing,
-        normalize=config.normalize,
-        aligned=aligned,
-        order=config.order,
-        by_topic=by_topic,
-    )
-
-
 def _fine_tuned(run: Run, role: str, config: Train, sets: Sequence[RowSet | None]) -> Path:
     """Fine-tune the base model on some sets, once for all runs that need the same model.
 
@@ -242,7 +221,9 @@ def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], confi
     job = Job(
         title=title,
         model=model,
-        plan=batch_plan(run, {"train": rows}, config),
+        plan=BatchPlan.of(
+            config, {"train": rows}, None, pad_id=run.pad_id, world_size=world_size(), seed=run.recipe.seed
+        ),
         objective=Objective(fine_tuning),
         config=config,
         folder=folder,

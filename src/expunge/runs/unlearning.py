@@ -13,7 +13,7 @@ import torch
 from expunge.console import is_main_process, note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
-from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait
+from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait, world_size
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
 from expunge.modeling.adapters import add_lora, causal_lm, load_initial_adapter, set_adapter_weights
@@ -25,7 +25,7 @@ from expunge.rundir import write_atomic
 from expunge.runs.checkpoints import CheckpointSelector, Edit, StopEarly
 from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator
-from expunge.runs.models import RetainModel, batch_plan, fine_tune_target, open_model, open_unsharded
+from expunge.runs.models import RetainModel, fine_tune_target, open_model, open_unsharded
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
@@ -69,7 +69,7 @@ def unlearn(
     model = _open_for_training(run, target)
     sets = _encoded_sets(run, method, prepared)
     check_row_lengths(causal_lm(model), sets)
-    plan = batch_plan(run, sets, recipe.train, needs.aligned, needs.by_topic)
+    plan = BatchPlan.of(recipe.train, sets, needs, pad_id=run.pad_id, world_size=world_size(), seed=recipe.seed)
     scalars = {name: _reference_scalars(run, model, name, sets[name]) for name in needs.reference_logp}
     adapter_start = None
     if needs.adapter_parts:

@@ -1,1 +1,1 @@
-"""The one trainer, its batches and its checkpoints."""
+"""The `transformers.Trainer` subclass that runs every training, with its batches and callbacks."""

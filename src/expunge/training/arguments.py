@@ -1,4 +1,4 @@
-"""A job's settings as transformers' Trainer takes them."""
+"""Translate the settings of a job into `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from expunge.errors import ConfigError, nearest
-from expunge.training.liger import KERNELS, need_liger
+from expunge.training.liger import KERNELS, require_liger
 from expunge.training.optimizer import check_optimizer
 
 if TYPE_CHECKING:
     from expunge.training.job import Job
 
-_LAUNCH = "is said by the launcher, not by the recipe: accelerate launch --use_fsdp --fsdp_version 2"
-UNUSED = {
-    "fsdp": _LAUNCH,
-    "fsdp_config": _LAUNCH,
-    "liger_kernel_config": "is ours where use_liger_kernel is set",
+_LAUNCHER = "is set by the launcher: run `accelerate launch --use_fsdp --fsdp_version 2`"
+REFUSED = {
+    "fsdp": _LAUNCHER,
+    "fsdp_config": _LAUNCHER,
+    "liger_kernel_config": "is set by expunge when use_liger_kernel is on",
 }
-"""Fields of TrainingArguments that are refused, and why."""
+"""Fields of `TrainingArguments` that are refused, with the reason."""
 
 
 def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
-    """The Trainer's arguments for a job.
+    """Return the Trainer's arguments for a job.
+
+    Args:
+        job: The training.
+        state: Folder for the training states.
 
     Raises:
-        ConfigError: `trainer_extra` has a field that does not exist, that the recipe already sets, or that would do
-            nothing here.
-        MissingExtraError: The optimiser is bitsandbytes' or torchao's, which is not installed.
-        IncompatibleError: The optimiser is bitsandbytes', and the model is in shards.
+        ConfigError: `trainer_extra` has a field that does not exist, is set by the recipe already, or has no effect.
+        MissingExtraError: The optimiser needs bitsandbytes or torchao, which is not installed.
+        IncompatibleError: The optimiser is from bitsandbytes and the model is sharded.
     """
     config, plan = job.config, job.plan
     check_optimizer(config.optimizer)
     settings: dict[str, Any] = {
         "output_dir": str(state),
+        # One item of the plan, which is a complete micro-batch.
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": plan.accumulation,
         "max_steps": plan.steps,
@@ -44,7 +48,7 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "weight_decay": config.weight_decay,
         "warmup_steps": plan.warmup_steps(config, job.title),
         "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
-        # The same update in one kernel, to rounding.
+        # The same update in one kernel, equal to rounding.
         "optim": {"adamw_torch": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
         "adam_beta1": config.betas[0],
         "adam_beta2": config.betas[1],
@@ -54,6 +58,7 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "fp16": job.fp16,
         "use_cpu": next(job.model.parameters()).device.type == "cpu",
         "logging_steps": 1,
+        # `SaveAndStop` decides when to save.
         "save_strategy": "no",
         "save_total_limit": 1,
         "remove_unused_columns": False,
@@ -63,24 +68,23 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "ddp_find_unused_parameters": False,
     }
     if config.trainer_extra.get("use_liger_kernel"):
-        need_liger()
+        require_liger()
         settings["liger_kernel_config"] = KERNELS
-    known = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
-    problems = [
-        f"train.trainer_extra.{key}: "
-        + (
-            f"is already set by the recipe ({settings[key]!r})"
-            if key in settings
-            else UNUSED[key]
-            if key in UNUSED
-            else f"transformers.TrainingArguments has no such field. {nearest(key, known)}"
-        )
-        for key in config.trainer_extra
-        if key in settings or key in UNUSED or key not in known
-    ]
+    fields = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
+    problems = []
+    for key in config.trainer_extra:
+        if key in settings:
+            problems.append(f"train.trainer_extra.{key}: is already set by the recipe ({settings[key]!r})")
+        elif key in REFUSED:
+            problems.append(f"train.trainer_extra.{key}: {REFUSED[key]}")
+        elif key not in fields:
+            problems.append(
+                f"train.trainer_extra.{key}: transformers.TrainingArguments has no such field. {nearest(key, fields)}"
+            )
     if problems:
         raise ConfigError(problems)
     arguments = transformers.TrainingArguments(**settings, **config.trainer_extra)
-    # Several visible GPUs in one process would split our whole micro-batches: more GPUs means more processes.
+    # With several visible GPUs the Trainer would split each micro-batch over them (DataParallel). Here every GPU has a
+    # process of its own.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

@@ -1,4 +1,4 @@
-"""Lets the Trainer train a model that is in shards already."""
+"""Let the Trainer train a model that is sharded already."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 def keep_shards(accelerator: Any) -> None:
-    """Have an accelerator take a model in shards (`modeling.sharding`) as it is, and save its state as one of FSDP2.
+    """Make an accelerator accept a sharded model (`modeling.fsdp`) as it is, and save its state as FSDP2 does.
 
-    Accelerate itself takes FSDP for GPUs only, and would find the optimiser's parameters by their addresses, which are
-    the same for all of which a process holds nothing.
+    Accelerate supports FSDP on GPUs only. It also maps the optimiser's parameters to sharded ones by their addresses,
+    which are equal for all parameters of which a process has no elements.
 
     Args:
-        accelerator: What prepares model and optimiser for training.
+        accelerator: The accelerator that prepares model and optimiser for training.
     """
     from accelerate import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -26,17 +26,16 @@ def keep_shards(accelerator: Any) -> None:
         cpu_ram_efficient_loading=False,
         mixed_precision_policy=MixedPrecisionPolicy(),
     )
-    # Each state object that accelerate makes later copies the second of these over the first.
+    # Every state object that accelerate creates later copies the shared state of `PartialState`.
     accelerator.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
-    def prepare(*objects: Any) -> tuple[Any, ...]:
-        accelerator._models += [each for each in objects if isinstance(each, torch.nn.Module)]
-        # As accelerate does: schedulers come second, since they need the prepared optimiser.
-        first = [_prepared(accelerator, each, first_pass=True) for each in objects]
-        return tuple(_prepared(accelerator, each) for each in first)
+    def prepare_one(item: Any, **settings: Any) -> Any:
+        return item if isinstance(item, torch.nn.Module) else accelerator._prepare_one(item, **settings)
+
+    def prepare(*items: Any) -> tuple[Any, ...]:
+        accelerator._models += [item for item in items if isinstance(item, torch.nn.Module)]
+        # Two passes, as in accelerate: schedulers are prepared second, since they need the prepared optimiser.
+        items = tuple(prepare_one(item, first_pass=True) for item in items)
+        return tuple(prepare_one(item) for item in items)
 
     accelerator._prepare_fsdp2 = prepare
-
-
-def _prepared(accelerator: Any, each: Any, **settings: Any) -> Any:
-    return each if isinstance(each, torch.nn.Module) else accelerator._prepare_one(each, **settings)

@@ -1,4 +1,4 @@
-"""Everything that one training needs."""
+"""Settings, model, batches and callbacks of one training."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from expunge.training.batching import BatchPlan
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one training is."""
+    """One training: an unlearning or a fine-tuning."""
 
     title: str
+    """Name in messages and the progress bar."""
     model: Any
-    """With FSDP, one in shards (`modeling.sharding.placed`)."""
+    """Model to train; sharded when FSDP is on (`modeling.fsdp.load_on_device`)."""
     plan: BatchPlan
     objective: Objective
-    """What is minimised."""
+    """Loss that is minimised."""
     config: Train
     folder: Path
-    """Where train.jsonl and the training states go."""
+    """Folder of train.jsonl and the training states."""
     seed: int
     bf16: bool = False
     fp16: bool = False
     reference_logp: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    """Per set, the start model's summed log-probability of each row."""
+    """Per set, (rows,) summed log-probability of each row under the reference."""
     reference: FrozenReference | StoredReference | None = None
+    """The frozen policy, for losses that need its logits or hidden states."""
     measure: Callable[[int], None] | None = None
-    """Called after each epoch, with the step."""
+    """Evaluation after each epoch, called with the step."""
     measured: Callable[[int], bool] | None = None
-    """Whether a step's measurement is already on disk."""
+    """Whether the results of a step are on disk already."""
     give_up: Callable[[int], bool] | None = None
-    """Asked with the step after each measurement but the last: whether to end the training there."""
+    """Whether to stop the training; called with the step after each evaluation but the last."""
     gradient_checkpointing: bool = False

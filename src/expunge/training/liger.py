@@ -1,4 +1,4 @@
-"""Liger's fused kernels for norms, positions and gates on a GPU; its losses are left alone."""
+"""Liger's fused kernels for norms, rotary embeddings and gates on a GPU; its loss kernels are not used."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from expunge.distributed import fsdp_enabled
 from expunge.errors import IncompatibleError, MissingExtraError, NotHereError
 
 KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-"""What transformers hands on to liger. Its losses would not be called: ours come from log-probabilities at answer
-positions, which are projected in chunks already."""
+"""Options that transformers passes to liger. Its loss kernels would never be called: losses here are computed from
+log-probabilities at answer positions, which are projected in chunks already."""
 
 
-def need_liger() -> None:
-    """Refuse liger's kernels on a machine that cannot run them.
+def require_liger() -> None:
+    """Raise if this machine cannot run liger's kernels.
 
     Raises:
-        NotHereError: There is no GPU, or liger-kernel is not installed.
+        NotHereError: There is no GPU.
+        MissingExtraError: liger-kernel is not installed.
     """
     if not torch.cuda.is_available():
         raise NotHereError("train.trainer_extra.use_liger_kernel: its kernels run on a GPU only.", fix="Leave it out.")
@@ -28,19 +29,19 @@ def need_liger() -> None:
 
 
 def check_liger(model: Any) -> None:
-    """Refuse liger's kernels for a model to which they would do nothing.
+    """Raise if liger's kernels would have no effect on a model.
 
     Raises:
-        IncompatibleError: The model is not on a GPU or in shards, or liger has no kernels for its architecture.
+        IncompatibleError: The model is on the CPU or sharded, or liger has no kernels for its architecture.
     """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    why = ""
+    reason = ""
     if next(model.parameters()).device.type != "cuda":
-        why = "its kernels run on a GPU only, and the model is on the processor"
+        reason = "its kernels run on a GPU only, and the model is on the CPU"
     elif fsdp_enabled():
-        why = "transformers does not apply its kernels to a model in shards"
+        reason = "transformers does not apply its kernels to a sharded model"
     elif model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        why = f"liger-kernel has none for {model.config.model_type} models"
-    if why:
-        raise IncompatibleError(f"train.trainer_extra.use_liger_kernel: {why}.", fix="Leave it out.")
+        reason = f"liger-kernel has no kernels for {model.config.model_type} models"
+    if reason:
+        raise IncompatibleError(f"train.trainer_extra.use_liger_kernel: {reason}.", fix="Leave it out.")

@@ -1,4 +1,4 @@
-"""LoKU's start: the weighted low-rank part, the Fisher information behind it, and a model that stays the same."""
+"""FILA, LoKU's initialisation: weighted low-rank part, Fisher information, and an unchanged model."""
 
 import copy
 import math
@@ -36,17 +36,17 @@ def logits(model):
 
 
 @pytest.mark.parametrize(
-    ("importance", "kept"), [((1.0, 3.0), [0.0, 2.0]), ((1.0, 1.0), [3.0, 0.0])], ids=["weighted", "equal"]
+    ("importance", "diagonal"), [((1.0, 3.0), [0.0, 2.0]), ((1.0, 1.0), [3.0, 0.0])], ids=["weighted", "equal"]
 )
-def test_the_row_that_matters_is_kept(importance, kept):
-    """W = diag(3, 2), rank 1. Weighted (1, 3) the singular values are 3 and 6: row 2 stays. Equal: row 1."""
+def test_the_important_row_is_approximated(importance, diagonal):
+    """W = diag(3, 2), rank 1. With weights (1, 3) the singular values are 3 and 6, so BA is row 2; else row 1."""
     a, b = low_rank_part(torch.diag(torch.tensor([3.0, 2.0])), torch.tensor(importance), 1)
-    assert torch.allclose(b @ a, torch.diag(torch.tensor(kept)), atol=1e-5)
+    assert torch.allclose(b @ a, torch.diag(torch.tensor(diagonal)), atol=1e-5)
 
 
-def test_the_part_is_the_best_of_its_rank():
-    """The least || diag(s)(W - BA) ||^2 is the sum of the squared singular values of diag(s) W beyond the rank, by
-    Eckart and Young; a row without importance is left out of BA."""
+def test_the_part_is_the_best_approximation_of_its_rank():
+    """The minimum of || diag(s)(W - BA) ||^2 is the sum of the squared singular values of diag(s) W beyond the rank
+    (Eckart and Young); a row with importance 0 is 0 in BA."""
     torch.manual_seed(0)
     weight, importance = torch.randn(12, 9), torch.rand(12)
     importance[4] = 0
@@ -77,7 +77,7 @@ def test_fisher_information_is_the_squared_gradient_per_token():
 
 
 def test_parts_weigh_rows_by_relative_importance():
-    """What `fisher_parts` gives is the low-rank part of W under s_i = sqrt(sum_j F_f / (F_r + epsilon))."""
+    """`fisher_parts` returns the low-rank part of W for s_i = sqrt(sum_j F_f / (F_r + epsilon))."""
     model = adapted()
     name, layer = next(item for item in lora_layers(model).items() if "down_proj" in item[0])
     weight = layer.get_base_layer().weight
@@ -88,8 +88,8 @@ def test_parts_weigh_rows_by_relative_importance():
 
 
 @pytest.mark.parametrize("rank", [2, 20], ids=["low rank", "more than the matrices have"])
-def test_the_start_is_unchanged_and_the_saved_adapter_fits_the_old_weights(tmp_path, rank):
-    """Output equal to rounding at the start; after a change of the adapter, so is that of the folder loaded anew."""
+def test_the_model_is_unchanged_and_the_saved_adapter_fits_the_original_weights(tmp_path, rank):
+    """Outputs are equal to rounding at the start and, after a change of the adapter, when loaded from the folder."""
     start = tiny_model().float().eval()
     start.save_pretrained(tmp_path / "start")
     before, model = logits(start), adapted(rank, start=copy.deepcopy(start))
@@ -116,7 +116,7 @@ def test_the_start_is_unchanged_and_the_saved_adapter_fits_the_old_weights(tmp_p
 
 def test_embeddings_are_refused():
     model = adapted(targets=["embed_tokens", "q_proj"])
-    with pytest.raises(IncompatibleError, match=r"linear layers, and .*embed_tokens is none"):
+    with pytest.raises(IncompatibleError, match=r"linear layers only, and .*embed_tokens is not linear"):
         fisher_parts(model, SETS, seed=0)
 
 

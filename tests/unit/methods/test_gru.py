@@ -1,4 +1,4 @@
-"""GRU through the real trainer and by hand: which gradient the optimiser gets, for any micro-batches and resume."""
+"""GRU in the trainer and by hand: the gradient of the optimiser, with micro-batches and after resuming."""
 
 import copy
 
@@ -17,7 +17,7 @@ from expunge.training.trainer import train
 
 
 def optimiser_gradient(method, model, start, objective=None, parts=(slice(None),)):
-    """What stands in .grad after an effective batch, as one vector."""
+    """Return `.grad` of all parameters after an effective batch, as one vector."""
     objective = objective or method.objective(10, 2)
     model.zero_grad(set_to_none=True)
     for part in parts:
@@ -27,7 +27,7 @@ def optimiser_gradient(method, model, start, objective=None, parts=(slice(None),
 
 
 def plain_gradients(model):
-    """Gradients of minus the forget and of the retain cross-entropy."""
+    """Return the gradients of minus the forget cross-entropy and of the retain cross-entropy."""
     return (value_and_gradient(loss, model)[1] for loss in (-plain_nll(model, FORGET), plain_nll(model, RETAIN)))
 
 
@@ -42,7 +42,7 @@ def test_the_optimiser_gets_the_rectified_gradient(seed):
     assert float(torch.dot(got, retain)) >= -1e-6
 
 
-def test_the_seeds_above_hold_both_cases():
+def test_the_seeds_above_cover_both_cases():
     signs = set()
     for seed in range(6):
         forget, retain = plain_gradients(trained_pair(seed)[0])
@@ -58,7 +58,7 @@ def test_micro_batches_give_the_same_gradient():
 
 
 def test_the_retain_gradient_is_smoothed_and_restored():
-    """Second step: r = 0.8 g_r(second) + 0.2 g_r(first), also in an objective that was saved in between."""
+    """Second step: r = 0.8 g_r(second) + 0.2 g_r(first), also in an objective restored in between."""
     first, start = trained_pair(0)
     second, _ = trained_pair(1)
     method = GRU(kappa=0.8)
@@ -68,13 +68,13 @@ def test_the_retain_gradient_is_smoothed_and_restored():
     restored.load_state(objective.state())
     (_, old), (forget, new) = plain_gradients(first), plain_gradients(second)
     expected = rectify([forget], [0.8 * new + 0.2 * old])[0]
-    for each in (objective, restored):
-        got = optimiser_gradient(method, second, start, each)
+    for instance in (objective, restored):
+        got = optimiser_gradient(method, second, start, instance)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-6)
 
 
 def test_npo_can_be_the_forget_loss():
-    """At the start model NPO's gradient is that of the mean summed log-probability: ascent times tokens per row."""
+    """At the reference NPO's gradient is that of the mean summed log-probability: ascent times tokens per row."""
     model, _ = trained_pair(0)
     method = GRU(forget="npo", kappa=1.0)
     forget, retain = plain_gradients(model)
@@ -87,15 +87,8 @@ def test_npo_can_be_the_forget_loss():
 def run(tmp_path, device_batch_size, steps=4, method=None):
     model = tiny_model(3).float()
     method = method or GRU(forget="npo")
-    plan = BatchPlan(
-        {"forget": FORGET, "retain": RETAIN},
-        pad_id=0,
-        epochs=None,
-        steps=steps,
-        batch_size=3,
-        device_batch_size=device_batch_size,
-    )
     config = Train(steps=steps, lr=1e-2, batch_size=3, device_batch_size=device_batch_size, optimizer="sgd")
+    plan = BatchPlan.of(config, {"forget": FORGET, "retain": RETAIN}, method.needs(), pad_id=0, world_size=1, seed=0)
     scalars = {"forget": reference_logp(model, FORGET, 0)}
     start = copy.deepcopy(model)
     train(
@@ -123,7 +116,7 @@ def test_the_trainer_gives_the_same_weights_for_any_micro_batch(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["FSDP", "DEEPSPEED"])
-def test_split_gradients_are_refused(monkeypatch, wrapper):
+def test_sharded_gradients_are_refused(monkeypatch, wrapper):
     monkeypatch.setenv(f"ACCELERATE_USE_{wrapper}", "true")
     with pytest.raises(IncompatibleError, match=wrapper):
         GRU().objective(10, 2)

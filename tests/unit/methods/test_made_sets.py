@@ -1,4 +1,4 @@
-"""Sets that methods make: refusals, and alternates that the target writes once, by seed, and that are read again."""
+"""Sets that methods create: refusals, and alternates that the target writes once per seed and that are cached."""
 
 import json
 
@@ -49,12 +49,12 @@ def prepare(template, tmp_path):
     return make
 
 
-def not_again():
+def fail_to_load():
     raise AssertionError("the target was loaded again")
 
 
 def scripted(monkeypatch, answer):
-    """Let the target write what answer(number of the call, prompt number) says, as token ids."""
+    """Make the target write the token ids `answer(index of the call, index of the prompt)`."""
     calls = []
 
     def generate(model, prompts, **settings):
@@ -67,41 +67,41 @@ def scripted(monkeypatch, answer):
 
 @pytest.mark.parametrize(("method", "name"), [(IdkSFT(), "refusal"), (IdkDPO(), "preferred")])
 def test_every_forget_question_is_refused(prepare, method, name):
-    made = method.prepare(prepare())
-    assert list(made) == [name]
-    assert [row.question for row in made[name]] == [row.question for row in ROWS]
-    assert {row.answer for row in made[name]} <= set(refusals())
-    assert made[name].hash == method.prepare(prepare())[name].hash
+    sets = method.prepare(prepare())
+    assert list(sets) == [name]
+    assert [row.question for row in sets[name]] == [row.question for row in ROWS]
+    assert {row.answer for row in sets[name]} <= set(refusals())
+    assert sets[name].hash == method.prepare(prepare())[name].hash
 
 
-def test_alternates_stand_beside_their_forget_rows(prepare, tmp_path):
-    made = AltPO(num_alternates=3, max_new_tokens=4).prepare(prepare())
-    forget, preferred = made["forget"], made["preferred"]
+def test_alternates_are_paired_with_their_forget_rows(prepare, tmp_path):
+    sets = AltPO(num_alternates=3, max_new_tokens=4).prepare(prepare())
+    forget, preferred = sets["forget"], sets["preferred"]
     assert [row.id for row in forget] == [f"forget/{i}#{k}" for i in range(2) for k in range(3)]
     for a, b in zip(forget, preferred, strict=True):
         assert (a.id, a.question, a.group) == (b.id, b.question, b.group)
         assert a.answer != b.answer
     assert {row.answer for row in forget} == {row.answer for row in ROWS}
     assert len({row.answer for row in preferred}) > 2
-    kept = json.loads((tmp_path / "alternates.json").read_text())
-    assert [text for row in ROWS for text in kept["alternates"][row.id]] == [row.answer for row in preferred]
+    cached = json.loads((tmp_path / "alternates.json").read_text())
+    assert [text for row in ROWS for text in cached["alternates"][row.id]] == [row.answer for row in preferred]
 
 
 def test_alternates_are_written_once(prepare):
     method = AltPO(num_alternates=2, max_new_tokens=4)
     first = method.prepare(prepare())
-    again = method.prepare(prepare(target=not_again))
+    again = method.prepare(prepare(target=fail_to_load))
     assert again["preferred"].rows == first["preferred"].rows
 
 
-def test_other_settings_or_another_seed_write_them_anew(prepare):
+def test_different_settings_or_seeds_write_new_alternates(prepare):
     first = AltPO(num_alternates=2, max_new_tokens=4).prepare(prepare())
     for method, seed in [
         (AltPO(num_alternates=2, max_new_tokens=4), 1),
         (AltPO(num_alternates=2, max_new_tokens=5), 0),
     ]:
         with pytest.raises(AssertionError, match="loaded again"):
-            method.prepare(prepare(target=not_again, seed=seed))
+            method.prepare(prepare(target=fail_to_load, seed=seed))
     other = AltPO(num_alternates=2, max_new_tokens=4).prepare(prepare(seed=1))
     assert other["preferred"].rows != first["preferred"].rows
 
@@ -113,8 +113,8 @@ def test_alternates_do_not_depend_on_the_batch(prepare, tmp_path):
     assert wide["preferred"].rows == narrow["preferred"].rows
 
 
-def test_the_target_is_asked_with_question_and_answer_and_its_reply_begun(prepare, template):
-    class Spelling:
+def test_the_prompt_has_question_answer_and_lead_in(prepare, template):
+    class RecordingTokenizer:
         def __init__(self):
             self.texts = []
 
@@ -122,36 +122,36 @@ def test_the_target_is_asked_with_question_and_answer_and_its_reply_begun(prepar
             self.texts.append(text)
             return {"input_ids": [1]}
 
-    class Recording:
-        tokenizer = Spelling()
+    class RecordingTemplate:
+        tokenizer = RecordingTokenizer()
         prompt_text = template.prompt_text
 
-    altpo._prompt(Recording, ROWS[0])
-    (text,) = Recording.tokenizer.texts
+    altpo._prompt_ids(RecordingTemplate, ROWS[0])
+    (text,) = RecordingTemplate.tokenizer.texts
     assert "who wrote ?" in text
     assert "she wrote books ." in text
     assert text.endswith("Alternate answer:")
 
 
-def test_unusable_alternates_are_drawn_again(prepare, monkeypatch):
-    """First draw: empty, the truth ('he sang .' for row 1), too long; the second draw is fine."""
+def test_unusable_alternates_are_sampled_again(prepare, monkeypatch):
+    """First attempt: empty, the true answer ('he sang .' for row 1), too long; the second attempt is usable."""
     truth, long, good = [6, 9, 12], [3] * 30, [5, 9, 10]
     first = [[], good, truth, long]  # rows 0, 0, 1, 1
     calls = scripted(monkeypatch, lambda call, i: first[i] if call == 0 else good)
-    made = AltPO(num_alternates=2).prepare(prepare())
+    sets = AltPO(num_alternates=2).prepare(prepare())
     assert calls == [4, 3]
-    assert [row.answer for row in made["preferred"]] == ["she sang songs"] * 4
+    assert [row.answer for row in sets["preferred"]] == ["she sang songs"] * 4
 
 
 def test_a_row_with_one_usable_alternate_repeats_it(prepare, monkeypatch):
     scripted(monkeypatch, lambda call, i: [5, 9, 10 - i] if call == 0 and i in (0, 2) else [])
-    made = AltPO(num_alternates=2).prepare(prepare())
-    assert [row.answer for row in made["preferred"]] == ["she sang songs"] * 2 + ["she sang books"] * 2
+    sets = AltPO(num_alternates=2).prepare(prepare())
+    assert [row.answer for row in sets["preferred"]] == ["she sang songs"] * 2 + ["she sang books"] * 2
 
 
 def test_a_target_that_writes_nothing_is_refused(prepare, monkeypatch, tmp_path):
     scripted(monkeypatch, lambda call, i: [])
-    with pytest.raises(IncompatibleError, match="no alternate answer to row forget/0 in 20 tries"):
+    with pytest.raises(IncompatibleError, match="no usable alternate answer to row forget/0 in 20 attempts"):
         AltPO().prepare(prepare())
     assert not (tmp_path / "alternates.json").exists()
 

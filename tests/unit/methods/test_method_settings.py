@@ -1,4 +1,4 @@
-"""Settings without effect are refused, defaults are the published ones, and recipes load back to themselves."""
+"""Defaults equal the published settings and load back, and settings without effect are refused."""
 
 import pytest
 from pydantic import ValidationError
@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_papers_and_load_back(name):
         ("altpo", {"temperature": 0}, "greater than 0"),
     ],
 )
-def test_settings_that_do_nothing_or_make_no_sense_are_refused(name, settings, message):
+def test_settings_without_effect_or_out_of_range_are_refused(name, settings, message):
     with pytest.raises(ValidationError, match=message):
         registry.get("method", name).model_validate(settings)
 
@@ -65,7 +65,7 @@ def test_undial_needs_the_reference_and_retain_rows_only_with_a_weight():
 
 
 @pytest.mark.parametrize("name", ["idkdpo", "altpo"])
-def test_preferred_rows_go_with_their_forget_rows(name):
+def test_preferred_rows_are_aligned_with_forget_rows(name):
     needs = registry.get("method", name)(retain_weight=0).needs()
     assert needs.sets == ("forget", "preferred")
     assert needs.aligned == needs.made == ("preferred",)

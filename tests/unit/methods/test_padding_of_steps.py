@@ -1,4 +1,4 @@
-"""Padding changes nothing for the methods that are more than a loss: the RMU family and the rectified gradient."""
+"""Padding changes nothing for methods with an objective of their own: the RMU family and GRU."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ GRADIENT = {"gru": GRU(), "gru npo": GRU(forget="npo")}
 
 
 def steering_step(method, **layout):
-    """Value and gradient of the loss, at weights that have moved away from the start."""
+    """Return value and gradient of the loss, at weights that have moved away from the start."""
     model, start = trained_pair()
     moved = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.load_state_dict(start.state_dict())
@@ -47,7 +47,7 @@ def steering_step(method, **layout):
 
 
 def rectified_step(method, **layout):
-    """Value of the forget loss, and the gradient that the optimiser gets."""
+    """Return the forget loss and the gradient of the optimiser."""
     model, start = trained_pair()
     objective = method.objective(10, 2)
     loss = objective(make_step(method, model, start, **layout)).total
@@ -68,7 +68,7 @@ def test_padding_changes_nothing(name, layout):
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_the_published_means_run_over_padding_too(name):
+def test_the_published_means_include_padding(name):
     method = STEERING[name].model_copy(update={"positions": "all"})
     narrow, _ = steering_step(method)
     wide, _ = steering_step(method, extra_padding=5)

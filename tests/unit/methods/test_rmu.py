@@ -297,17 +297,9 @@ def test_training_changes_the_named_tensors_and_nothing_else(tmp_path: Path) -> 
     assert len(names) == 2 * (1 + 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     forget = [Encoded(row.ids, row.answer_start, topic=topic) for topic in ("a", "b") for row in FORGET]
-    plan = BatchPlan(
-        {"forget": forget, "retain": RETAIN},
-        pad_id=0,
-        epochs=None,
-        steps=4,
-        batch_size=2,
-        device_batch_size=2,
-        order="file",
-        by_topic=True,
-    )
-    config = Train(steps=4, lr=1e-2, batch_size=2, max_grad_norm=0, weight_decay=0, warmup_epochs=0)
+    config = Train(steps=4, lr=1e-2, batch_size=2, max_grad_norm=0, weight_decay=0, warmup_epochs=0, order="file")
+    sets = {"forget": forget, "retain": RETAIN}
+    plan = BatchPlan.of(config, sets, method.needs(), pad_id=0, world_size=1, seed=0)
     train(Job("Test", model, plan, method.objective(4, 1.0), config, tmp_path, seed=0))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == set(names)
@@ -317,23 +309,16 @@ def test_topics_take_turns_in_file_order() -> None:
     """Batch i holds topic i mod 2; forget row p of its topic goes with retain row p."""
     forget = [Encoded((1, index, 2), 1, topic="ab"[index % 2]) for index in range(10)]
     retain = [Encoded((1, index, 2), 1) for index in range(7)]
-    plan = BatchPlan(
-        {"forget": forget, "retain": retain},
-        pad_id=0,
-        epochs=None,
-        steps=6,
-        batch_size=2,
-        device_batch_size=2,
-        pairing="modulo",
-        order="file",
-        by_topic=True,
-    )
+    config = Train(steps=6, lr=1, batch_size=2, retain_pairing="modulo", order="file")
+    sets = {"forget": forget, "retain": retain}
+    plan = BatchPlan.of(config, sets, RMU().needs(), pad_id=0, world_size=1, seed=0)
     assert plan.topics == ("a", "b")
     rows = [plan.rows_of(step) for step in range(6)]
     assert [each["forget"] for each in rows] == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 0], [9, 1]]
     assert [each["retain"] for each in rows] == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 0], [4, 0]]
     assert [plan[step]["topic"] for step in range(6)] == ["a", "b"] * 3
-    mixed = BatchPlan({"forget": forget}, pad_id=0, epochs=1, steps=None, batch_size=10, device_batch_size=10)
+    config = Train(epochs=1, lr=1, batch_size=10, device_batch_size=10)
+    mixed = BatchPlan.of(config, {"forget": forget}, None, pad_id=0, world_size=1, seed=0)
     assert sorted(mixed.rows_of(0)["forget"]) == list(range(10))
 
 

@@ -17,15 +17,15 @@ from expunge.runs.run import run
 
 
 def test_the_formula_by_hand() -> None:
-    """1 - 2 (1.5 - 1) = 0; 4 - 2 (3 - 4) = 6; what did not change stays."""
+    """1 - 2 (1.5 - 1) = 0; 4 - 2 (3 - 4) = 6; an unchanged weight stays."""
     target = {"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([[7.0]])}
     subtract(target, {"a": torch.tensor([1.5, 3.0]), "b": torch.tensor([[7.0]])}, alpha=2.0)
     assert target["a"].tolist() == [0.0, 6.0]
     assert target["b"].tolist() == [[7.0]]
 
 
-def test_nothing_taken_away_leaves_every_bit() -> None:
-    """theta - 0 * (theta_r - theta) = theta, also where the sum is taken in another precision."""
+def test_alpha_zero_changes_no_bit() -> None:
+    """theta - 0 * (theta_r - theta) = theta, also when computed in another precision."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
         start = torch.randn(100, generator=torch.Generator().manual_seed(0)).to(dtype)
         target = {"a": start.clone()}
@@ -34,7 +34,7 @@ def test_nothing_taken_away_leaves_every_bit() -> None:
 
 
 def test_half_precision_is_subtracted_in_float32() -> None:
-    """Near 256 bfloat16 has steps of 2, so 257 there would become 256 and the change would be lost.
+    """Near 256 bfloat16 has steps of 2, so 257 would become 256 and the change would be lost.
 
     float32: 256 - 3 * (257 - 256) = 253, which bfloat16 can hold, its steps below 256 being 1.
     """
@@ -91,7 +91,7 @@ def small_recipe(alpha: float) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_sweep_over_alpha_fine_tunes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Target and reinforced model are trained for the first alpha; the second needs no training at all."""
+    """Target and reinforced model are trained for the first alpha; the second alpha needs no training."""
     trained: list[str] = []
     original = models.train
     monkeypatch.setattr(models, "train", lambda job: (trained.append(job.title), original(job))[1])

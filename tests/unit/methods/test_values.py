@@ -104,14 +104,14 @@ def undial(model, start, beta):
 
 
 def undial_everywhere(model, start, beta):
-    """Every position but the last of rows padded to 7: padding repeats what the model says behind the row's end."""
+    """All positions except the last of rows padded to 7; padding repeats the position of the row's last token."""
     values = []
     for row in FORGET:
         ids = torch.tensor([list(row.ids) + [0] * (7 - len(row.ids))])
         mask = (torch.arange(7) < len(row.ids)).long()[None]
-        place = (mask.cumsum(1) - 1).clamp(min=0)
-        z = model(ids, attention_mask=mask, position_ids=place).logits[0]
-        z_ref = start(ids, attention_mask=mask, position_ids=place).logits[0].detach().clone()
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        z = model(ids, attention_mask=mask, position_ids=position_ids).logits[0]
+        z_ref = start(ids, attention_mask=mask, position_ids=position_ids).logits[0].detach().clone()
         for position in range(6):
             if row.answer_start - 1 <= position < len(row.ids) - 1:
                 z_ref[position, row.ids[position + 1]] -= beta
@@ -178,10 +178,10 @@ CASES = {
     ),
 }
 PADDED = {"undial everywhere"}
-"""Published forms whose mean runs over padding: their number depends on it, by design."""
+"""Published forms whose mean includes padding, so their value depends on it."""
 
 ELSEWHERE = {"gru", "rmu", "adaptivermu", "rmulat", "whp", "taskvector"}
-"""Methods that are more than a loss, in files of their own; padding in test_padding_of_steps.py and test_whp.py."""
+"""Methods tested in other files; their padding in test_padding_of_steps.py and test_whp.py."""
 
 
 def test_no_method_is_left_out():
@@ -189,7 +189,7 @@ def test_no_method_is_left_out():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_gradient_are_those_of_plain_loops(case):
+def test_value_and_gradient_equal_those_of_plain_loops(case):
     method, plain = CASES[case]
     model, start = trained_pair()
     objective = method.objective(20, 2)
@@ -219,7 +219,7 @@ def test_padding_changes_nothing(case, side, extra_padding, pad_id):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in PADDED])
 def test_micro_batches_add_up_to_the_effective_batch(case):
-    """One batch of three rows, or a row and then two: each micro-batch gives its share of value and gradient."""
+    """A batch of three rows equals one row plus two rows: each micro-batch has its share of value and gradient."""
     method, _ = CASES[case]
     model, start = trained_pair()
     objective = method.objective(20, 2)
@@ -255,7 +255,7 @@ def test_published_form_of_kl_depends_on_padding_and_is_the_mean_over_all_positi
 
 
 @pytest.mark.parametrize("retain", ["graddiff kl", "klmin"])
-def test_kl_from_the_start_model_to_itself_is_zero(retain):
+def test_kl_from_the_reference_to_itself_is_zero(retain):
     method, _ = CASES[retain]
     model, _ = trained_pair()
     assert float(method.loss(make_step(method, model, model)).terms["retain"].detach()) == pytest.approx(0, abs=1e-7)
@@ -263,12 +263,12 @@ def test_kl_from_the_start_model_to_itself_is_zero(retain):
 
 @pytest.mark.parametrize("method", [NPO(beta=0.1), IdkDPO(beta=0.1), AltPO(beta=0.1)])
 def test_preference_losses_begin_at_two_over_beta_log_two(method):
-    """At the start model every log-ratio is 0: (2 / 0.1) * log 2 = 13.8629."""
+    """At the reference every log-ratio is 0: (2 / 0.1) * log 2 = 13.8629."""
     model, _ = trained_pair()
     assert float(method.loss(make_step(method, model, model)).terms["forget"]) == pytest.approx(13.862944, abs=1e-4)
 
 
-def test_npo_at_the_start_has_the_gradient_of_ascent_on_the_summed_log_probability():
+def test_npo_at_the_reference_has_the_gradient_of_ascent_on_the_summed_log_probability():
     """d/d(logp) of -(2 / beta) log sigmoid(-beta d) is 2 sigmoid(beta d), which is 1 at d = 0."""
     model, _ = trained_pair()
     method = NPO(beta=0.1, retain_weight=0)

@@ -1,4 +1,4 @@
-"""Who's Harry Potter from texts to labelled rows: what is made, kept, taught, and refused."""
+"""Who's Harry Potter from texts to labelled rows: labels, caches, loss, and errors."""
 
 import json
 from types import SimpleNamespace
@@ -79,24 +79,24 @@ def preparation(template, tmp_path):
 
 @pytest.fixture
 def anchor_file(tmp_path):
-    place = tmp_path / "mine.json"
-    place.write_text(json.dumps(ANCHORS))
-    return {"source": "file", "path": str(place)}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(ANCHORS))
+    return {"source": "file", "path": str(path)}
 
 
-def test_labels_equal_the_definition_written_out(preparation, anchor_file):
-    """Each block alone, each position in a loop, on whole logits and in float64: the batched code agrees."""
+def test_labels_equal_their_definition(preparation, anchor_file):
+    """The batched code agrees with a loop over blocks and positions on full logits in float64."""
     method = WHP(alpha=2, context=CONTEXT, anchors=anchor_file)
     rows = method.prepare(preparation)["forget"]
     blocks = cut_blocks(preparation.sets.forget, preparation.template, CONTEXT)
-    speller = TokenSpans(preparation.template.tokenizer)
+    spans = TokenSpans(preparation.template.tokenizer)
     base, reinforced = preparation.models
     assert len(rows) == len(blocks) > 5
     num_labels = 0
     for number, (row, block) in enumerate(zip(rows, blocks, strict=True)):
         assert row.ids == block.ids
         assert row.answer_start == 1
-        t = translate(block, ANCHORS, speller, np.random.default_rng([3, number]))
+        t = translate(block, ANCHORS, spans, np.random.default_rng([3, number]))
         with torch.no_grad():
             generic = base(torch.tensor([t.ids])).logits[0].double()
             raised = reinforced(torch.tensor([block.ids])).logits[0].double()
@@ -126,39 +126,39 @@ def test_the_reinforced_model_learns_the_same_blocks(preparation, anchor_file):
     assert (train.epochs, train.lr) == (3, 1e-4)
 
 
-def test_a_second_call_reads_what_the_first_one_made(preparation, anchor_file):
+def test_a_second_call_reads_the_cache(preparation, anchor_file):
     method = WHP(context=CONTEXT, anchors=anchor_file)
     first = method.prepare(preparation)
     preparation.open_target = preparation.fine_tune = None
     assert method.prepare(preparation) == first
 
 
-def test_anchors_are_mined_and_written_down_by_default(preparation):
+def test_anchors_are_mined_and_saved_by_default(preparation):
     WHP(context=CONTEXT, anchors={"source": "corpus", "min_count": 3, "ratio": 2}).prepare(preparation)
     assert {"Zorblatt", "Mira", "Quem"} <= set(json.loads((preparation.folder / "anchors.json").read_text()))
 
 
-def test_the_label_file_says_what_is_taught(preparation, anchor_file):
+def test_the_label_file_has_predictions_and_labels(preparation, anchor_file):
     WHP(context=CONTEXT, anchors=anchor_file).prepare(preparation)
     table = pq.read_table(preparation.folder / "labels.parquet").to_pylist()
     decode = preparation.template.tokenizer.decode
     first = table[:CONTEXT]
     assert [row["position"] for row in first] == list(range(CONTEXT))
     assert "".join(row["token"] for row in first).startswith("<s>Then Zorblatt met Mira")
-    says = preparation.models[0](torch.tensor([[row["token_id"] for row in first]])).logits[0].argmax(-1)
-    assert [row["base_says"] for row in first] == [decode([int(i)]) for i in says]
+    predicted = preparation.models[0](torch.tensor([[row["token_id"] for row in first]])).logits[0].argmax(-1)
+    assert [row["target_prediction"] for row in first] == [decode([int(i)]) for i in predicted]
     assert {row["generic_label"] == "" for row in table if row["generic_label_id"] == NO_LABEL} == {True}
 
 
-def test_labels_that_change_nothing_can_be_left_out(preparation, anchor_file):
-    """With learn 'changed' the labels are those of 'all' without the ones that the base model says by itself."""
+def test_labels_equal_to_the_prediction_can_be_left_out(preparation, anchor_file):
+    """With learn 'changed' the labels are those of 'all' without the ones that the target predicts already."""
     everything = WHP(context=CONTEXT, anchors=anchor_file, alpha=2).prepare(preparation)["forget"]
     changed = WHP(context=CONTEXT, anchors=anchor_file, alpha=2, learn="changed").prepare(preparation)["forget"]
     base = preparation.models[0]
-    for whole, part in zip(everything, changed, strict=True):
+    for full, reduced in zip(everything, changed, strict=True):
         with torch.no_grad():
-            says = base(torch.tensor([whole.ids])).logits[0].argmax(-1).tolist()
-        assert list(part.labels) == [NO_LABEL if a == b else a for a, b in zip(whole.labels, says, strict=False)]
+            predicted = base(torch.tensor([full.ids])).logits[0].argmax(-1).tolist()
+        assert list(reduced.labels) == [NO_LABEL if a == b else a for a, b in zip(full.labels, predicted, strict=False)]
     assert sum(row.num_answer for row in changed) < sum(row.num_answer for row in everything)
 
 
@@ -177,8 +177,8 @@ def test_blocks_longer_than_the_context_are_refused(preparation, anchor_file):
         WHP(context=65, anchors=anchor_file).prepare(preparation)
 
 
-def test_a_service_is_asked_through_the_settings(preparation, monkeypatch):
-    """The address refuses connections, so the error proves that it was tried as often as the settings say."""
+def test_a_service_is_called_with_the_settings(preparation, monkeypatch):
+    """The address refuses connections, so the error shows the number of attempts."""
     method = WHP(
         context=CONTEXT,
         anchors={
@@ -193,15 +193,15 @@ def test_a_service_is_asked_through_the_settings(preparation, monkeypatch):
         method.prepare(preparation)
 
 
-def test_the_target_itself_can_be_asked(preparation):
-    """A random model writes no JSON, and asking it the same again would be of no use."""
+def test_the_target_itself_can_be_prompted(preparation):
+    """A random model writes no JSON, and a second attempt with the same prompt would be useless."""
     method = WHP(context=CONTEXT, anchors={"source": "target", "max_new_tokens": 16, "chunk_characters": 200})
     preparation.models[0].config.max_position_embeddings = 4096
     with pytest.raises(DataError, match="no usable reply in 1 attempts"):
         method.prepare(preparation)
 
 
-def test_labels_of_their_own_reach_the_loss(template):
+def test_labels_of_a_row_reach_the_loss(template):
     """Two rows whose labels are not their next tokens: mean of -log softmax at the three labelled positions.
 
     Extra padding and the other padding side change nothing.
@@ -233,12 +233,12 @@ def test_the_gradient_is_that_of_the_generic_labels(template):
     assert torch.allclose(ours, model.lm_head.weight.grad, atol=1e-6)
 
 
-def test_a_retain_term_is_added_only_where_asked_for(template):
-    """As published the retain rows are not even read; with a weight of 2 the total is CE(labels) + 2 CE(retain)."""
+def test_a_retain_term_is_added_only_with_a_weight(template):
+    """As published, retain rows are not read; with a weight of 2 the total is CE(labels) + 2 CE(retain)."""
     model = tiny(0, template.tokenizer)
     labelled = Encoded(ids=(1, 5, 6, 7), answer_start=1, labels=(9, NO_LABEL, 8))
-    kept = Encoded(ids=(1, 11, 12), answer_start=1)
-    rows = {"forget": labelled, "retain": kept}
+    retain = Encoded(ids=(1, 11, 12), answer_start=1)
+    rows = {"forget": labelled, "retain": retain}
     step = Step(
         {name: TensorBatch.of(collate([row], 0), "cpu") for name, row in rows.items()},
         {"forget": Counts(1, 2), "retain": Counts(1, 2)},
@@ -250,7 +250,7 @@ def test_a_retain_term_is_added_only_where_asked_for(template):
     with torch.no_grad():
         logits = model(torch.tensor([labelled.ids])).logits[0, :3]
         generic = F.cross_entropy(logits, torch.tensor([9, NO_LABEL, 8]))
-        plain = F.cross_entropy(model(torch.tensor([kept.ids])).logits[0, :2], torch.tensor([11, 12]))
+        plain = F.cross_entropy(model(torch.tensor([retain.ids])).logits[0, :2], torch.tensor([11, 12]))
         assert torch.allclose(WHP(retain_weight=2).loss(step).total, generic + 2 * plain, atol=1e-5)
         assert torch.allclose(WHP().loss(step).total, generic, atol=1e-5)
 
@@ -281,8 +281,8 @@ def test_bad_settings(settings, words):
 
 
 @pytest.mark.slow
-def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, capsys):
-    """A few steps of everything: target, reinforced model, labels, unlearning, familiarity, and `show-labels`."""
+def test_a_full_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, capsys):
+    """A few steps of each stage: target, reinforced model, labels, unlearning, familiarity, and `show-labels`."""
     for name, text in (("forget", STORY), ("retain", OTHER)):
         (tmp_path / f"{name}.txt").write_text(text)
     training = {"steps": 2, "lr": 1e-3, "batch_size": 4, "max_length": 64}
@@ -313,13 +313,13 @@ def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, c
         },
     }
     summary = expunge.run(parse_recipe(recipe), runs=tmp_path / "runs")
-    numbers = summary.headlines["unlearned"]
-    assert set(numbers) == {"familiarity", "anchor_probability", "forget_perplexity", "retain_perplexity"}
-    assert numbers["forget_perplexity"].point > 1
-    assert numbers["familiarity"].n == 8
+    headlines = summary.headlines["unlearned"]
+    assert set(headlines) == {"familiarity", "anchor_probability", "forget_perplexity", "retain_perplexity"}
+    assert headlines["forget_perplexity"].point > 1
+    assert headlines["familiarity"].n == 8
     assert (tmp_path / summary.folder / "checkpoint/config.json").is_file()
     labels = read_labels(tmp_path / summary.folder / "prepared/labels.parquet")
-    assert {len(each) for each in labels} == {32}
+    assert {len(block) for block in labels} == {32}
     capsys.readouterr()
     assert main(["show-labels", summary.folder, "--limit", "3", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -328,7 +328,7 @@ def test_a_whole_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, c
     assert main(["show-labels", summary.folder, "--start", "5", "--limit", "20", "--changed", "--json"]) == 0
     changed = json.loads(capsys.readouterr().out)
     assert (changed[0]["block"], len(changed)) == (0, 20)
-    assert all(row["generic_label"] not in ("", row["base_says"]) for row in changed)
+    assert all(row["generic_label"] not in ("", row["target_prediction"]) for row in changed)
     assert changed[0]["position"] >= 5
     assert main(["show-labels", summary.folder, "--limit", "40"]) == 0
     assert "(none)" in capsys.readouterr().out

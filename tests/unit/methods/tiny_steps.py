@@ -1,4 +1,4 @@
-"""A random Llama of about a thousand parameters in float64, made-up rows, steps on them, and plain-loop answers."""
+"""A random Llama of about a thousand parameters in float64, rows, steps on them, and plain-loop results."""
 
 import copy
 
@@ -31,7 +31,7 @@ ROWS = {"forget": FORGET, "preferred": PREFERRED, "refusal": PREFERRED, "retain"
 
 
 def tiny_model(seed=0):
-    """Two layers, eight wide, every weight drawn with deviation 0.5 so that predictions differ clearly."""
+    """Two layers of width 8; weights have a standard deviation of 0.5, so that predictions differ clearly."""
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=VOCAB,
@@ -50,7 +50,7 @@ def tiny_model(seed=0):
 
 
 def trained_pair(seed=0):
-    """A model and the start model that it has moved away from a little."""
+    """Return a model and the reference that it has moved away from a little."""
     start = tiny_model(seed)
     model = copy.deepcopy(start)
     torch.manual_seed(seed + 1)
@@ -61,7 +61,7 @@ def trained_pair(seed=0):
 
 
 def make_step(method, model, start, *, rows=ROWS, part=slice(None), side="right", extra_padding=0, pad_id=0):
-    """A bound step of a method on the rows of `part`; counts and scalars are those of all rows."""
+    """Return a bound step of a method on the rows of `part`; counts and scalars are those of all rows."""
     needs = method.needs()
     counts = {n: Counts(rows=len(rows[n]), tokens=sum(r.num_answer for r in rows[n])) for n in needs.sets}
     step = Step(

@@ -72,7 +72,7 @@ def test_workload_cuts_rows_as_the_training_does():
     planner = Planner(recipe)
     case = planner.case("train")
     found = workload(recipe, "train", recipe.train, rows, case.shape)
-    plan_ = BatchPlan(rows, pad_id=0, epochs=None, steps=4, batch_size=7, device_batch_size=3, seed=recipe.seed)
+    plan_ = BatchPlan.of(recipe.train, rows, None, pad_id=0, world_size=1, seed=recipe.seed)
     answers = [sum(batch.labels.size for batch in plan_[index]["batches"].values()) for index in range(len(plan_))]
     assert found.answers_per_step == pytest.approx(sum(answers) / 4)
     assert sum(found.widest.answers) in answers

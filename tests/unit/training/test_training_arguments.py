@@ -1,4 +1,4 @@
-"""What a training refuses before it starts."""
+"""Settings that a training refuses before it starts, resuming, and Adam's state."""
 
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from expunge.training.batching import BatchPlan
 
 
 def job(folder: Path, **settings: object) -> trainer.Job:
-    plan = BatchPlan(
-        {"forget": [Encoded((0, 1), 1)]}, pad_id=0, epochs=None, steps=1, batch_size=1, device_batch_size=1
-    )
-    config = Train(**{"steps": 1, "lr": 1.0, "warmup_epochs": 0, **settings})  # type: ignore[arg-type]
+    config = Train(**{"steps": 1, "lr": 1.0, "batch_size": 1, "warmup_epochs": 0, **settings})  # type: ignore[arg-type]
+    plan = BatchPlan.of(config, {"forget": [Encoded((0, 1), 1)]}, None, pad_id=0, world_size=1, seed=0)
     model = torch.nn.Linear(1, 1)
     return trainer.Job("Training", model, plan, Objective(lambda step: None), config, folder, seed=0)  # type: ignore[arg-type,return-value]
 
@@ -37,7 +35,7 @@ def test_torchao_optimisers_name_their_extra(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["paged_adamw_8bit", "adamw_bnb_8bit"])
 def test_bitsandbytes_optimisers_reach_transformers(tmp_path, monkeypatch, name):
-    """Where the package is there, the name goes through as it is."""
+    """With the package installed, the name is passed on unchanged."""
     monkeypatch.setattr(optimizer.importlib.util, "find_spec", lambda package: package)
     assert arguments.training_arguments(job(tmp_path, optimizer=name), tmp_path).optim == name
 
@@ -49,16 +47,16 @@ def test_other_optimisers_need_no_extra(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("extra", "reason"),
-    [({"fsdp": True}, "launcher"), ({"fsdp_config": {}}, "launcher"), ({"liger_kernel_config": {}}, "ours")],
+    [({"fsdp": True}, "launcher"), ({"fsdp_config": {}}, "launcher"), ({"liger_kernel_config": {}}, "set by expunge")],
 )
-def test_fields_that_would_do_nothing_are_refused(tmp_path, extra, reason):
+def test_fields_without_effect_are_refused(tmp_path, extra, reason):
     with pytest.raises(ConfigError, match=rf"train.trainer_extra.{next(iter(extra))}: .*{reason}"):
         arguments.training_arguments(job(tmp_path, trainer_extra=extra), tmp_path)
 
 
 @pytest.mark.parametrize("sharded", [True, False])
-def test_a_state_is_gone_on_from_as_it_was_made(tmp_path, monkeypatch, sharded):
-    """A state saved with FSDP is refused without, and the other way round; nothing is deleted."""
+def test_a_checkpoint_is_resumed_only_with_or_without_fsdp_as_it_was_saved(tmp_path, monkeypatch, sharded):
+    """A checkpoint saved with FSDP is refused without it, and the other way round; nothing is deleted."""
     monkeypatch.setattr(trainer, "fsdp_enabled", lambda: not sharded)
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
@@ -71,23 +69,23 @@ def test_a_state_is_gone_on_from_as_it_was_made(tmp_path, monkeypatch, sharded):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_moments_made_before_the_first_step_are_those_that_adam_makes_in_it(fused):
-    """Three steps with both: equal weights and state, to the last bit; other optimisers get none."""
+def test_moments_allocated_before_the_first_step_equal_those_of_adam(fused):
+    """Three steps each: weights and state are equal to the last bit; other optimisers get no state."""
     states = []
-    for filled in (True, False):
+    for allocated in (True, False):
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
         adam = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
-        if filled:
-            optimizer.fill_state(adam)
+        if allocated:
+            optimizer.allocate_moments(adam)
             assert len(adam.state) == 2
         for _ in range(3):
             adam.zero_grad()
             layer(torch.ones(4, 3)).square().sum().backward()
             adam.step()
-        states.append([*layer.parameters(), *(each for state in adam.state.values() for each in state.values())])
+        states.append([*layer.parameters(), *(value for state in adam.state.values() for value in state.values())])
     assert len(states[0]) == 8
-    assert all(torch.equal(one, other) and one.dtype == other.dtype for one, other in zip(*states, strict=True))
-    other = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
-    optimizer.fill_state(other)
-    assert not other.state
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*states, strict=True))
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    optimizer.allocate_moments(sgd)
+    assert not sgd.state

@@ -1,1 +1,1 @@
-"""Base classes that several methods share."""
+"""Base classes shared by several methods."""

@@ -1,7 +1,8 @@
-"""What methods share that prefer another answer over the forget answer."""
+"""Base of the methods that prefer another answer over the forget answer (DPO)."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -15,30 +16,36 @@ if TYPE_CHECKING:
     from expunge.modeling.step import Step
 
 PREFERRED = "preferred"
-"""Name of the set that such a method makes: row i answers the question of forget row i in another way."""
+"""Name of the set of preferred answers; its row i has the question of forget row i."""
 
 
 class PreferenceMethod(RetainMethod):
-    """DPO with the forget answer as the rejected one; subclasses make the preferred answers in `prepare`."""
+    """DPO with the forget answer as the rejected one; subclasses create the preferred answers in `prepare`.
+
+    L_forget = -c * mean_rows log sigmoid(beta * [(log pi(y_w|x) - log pi_ref(y_w|x))
+                                                  - (log pi(y|x) - log pi_ref(y|x))])
+
+    y_w is the preferred answer, y the forget answer and pi_ref the reference.
+    """
 
     beta: float = Field(default=0.1, gt=0)
     """Inverse temperature."""
     two_over_beta: bool = True
-    """Scale the loss by 2 / beta, as NPO's and later code does; off for TOFU's code."""
+    """Scale the loss by c = 2 / beta, as NPO and later code do; False for c = 1, as in TOFU's code."""
 
     def needs(self) -> Needs:
-        """Forget and preferred rows side by side, their scalars under the start model, and the retain rows."""
+        """Return pairs of forget and preferred rows with their log-probability under the reference, and retain rows."""
         base, pair = super().needs(), ("forget", PREFERRED)
-        return Needs(
+        return dataclasses.replace(
+            base,
             sets=(*pair, *base.sets[1:]),
             reference_logp=pair,
-            reference=base.reference,
             aligned=(PREFERRED,),
             made=(PREFERRED,),
         )
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over rows of the DPO loss."""
+        """Return the mean DPO loss of the pairs."""
         losses = dpo(
             step.logp(PREFERRED),
             step.reference_logp(PREFERRED),

@@ -1,4 +1,4 @@
-"""IHL: the inverted hinge loss of LoKU, which hands an answer token's probability to its strongest rival."""
+"""IHL: the inverted hinge loss of LoKU, which moves an answer token's probability to its strongest competitor."""
 
 from expunge.methods.ihl.method import IHL
 

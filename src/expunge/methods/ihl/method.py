@@ -1,4 +1,4 @@
-"""IHL: the inverted hinge loss of LoKU, which hands an answer token's probability to its strongest rival."""
+"""Settings and loss of IHL, with FILA as an optional initialisation of the adapter."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class IHL(RetainMethod):
 
     L_forget = mean_tokens 1 + p(y) - max_{v != y} p(v)
 
-    Bounded, and it stops where the rival is certain: fluent, and close to the start model. For the same reason it is
-    slow on a token that is certain, where the gradient through the softmax is small. With `fila` and LoRA this is
-    LoKU: the adapter starts from the part BA of each weight that matters most to the forget rows and least to the
-    retain rows, and W - BA stays frozen; at the start the model is the same.
+    The loss is bounded and reaches 0 when the strongest competitor is certain, so the model stays fluent and close to
+    the target. Progress is slow on a token that is predicted with certainty, where the gradient through the softmax is
+    small. With `fila` and LoRA this is LoKU: the adapter starts from the low-rank part BA of each weight W that
+    matters most to the forget rows and least to the retain rows, and W - BA stays frozen; the model's function is
+    unchanged at the start.
     """
 
     paper: ClassVar[str] = "Cha et al. 2024, arXiv:2408.06621"
 
     fila: bool = False
-    """Start the adapter (model.lora) from a Fisher-weighted factorisation of the weights: one more pass over the forget
-    rows and as many retain rows, and 8 bytes of main memory for each adapted weight."""
+    """Initialise the adapter (model.lora) with a Fisher-weighted factorisation of the weights. It takes one more pass
+    over the forget rows and as many retain rows, and 8 bytes of CPU memory per adapted weight."""
 
     @model_validator(mode="after")
     def _fila_compares(self) -> IHL:
@@ -42,17 +43,17 @@ class IHL(RetainMethod):
         return self
 
     def needs(self) -> Needs:
-        """Forget and retain rows; LoRA, where the adapter has a start of its own."""
+        """Return forget and retain rows, and whether the adapter starts from parts of the weights."""
         return dataclasses.replace(super().needs(), adapter_parts=self.fila)
 
     def adapter_parts(
         self, model: Any, sets: Mapping[str, Sequence[Encoded]], seed: int
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """The parts of the weights that matter to the forget rows alone."""
+        """Return A and B per adapted module, from the Fisher information of forget and retain rows."""
         from expunge.methods.ihl.fila import fisher_parts
 
         return fisher_parts(model, sets, seed)
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over forget tokens of the inverted hinge loss."""
+        """Return the mean inverted hinge loss over the forget tokens."""
         return step.token_mean(step.from_logits("forget", inverted_hinge), "forget")

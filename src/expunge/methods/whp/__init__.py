@@ -1,4 +1,4 @@
-"""Who's Harry Potter: fine-tune on the forget text, relabelled with what anyone would have written there."""
+"""WHP: Who's Harry Potter, which fine-tunes on the forget text with generic labels in place of its true next tokens."""
 
 from expunge.methods.whp.method import WHP
 

@@ -1,4 +1,4 @@
-"""Generic labels: what a model that never read the forget text would probably write after each of its tokens."""
+"""Generic labels: the tokens that a model which never saw the forget text would probably predict in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from expunge.modeling.forward import head_of
 
 
 class TokenSpans:
-    """Writes an expression as tokens in the two ways in which it can stand in a text.
+    """Token ids of an expression inside a text: after a space, or at the start of a line.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -28,28 +28,28 @@ class TokenSpans:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._cache: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def after_space(self, text: str) -> tuple[int, ...]:
-        """Tokens where a word and a space come before it."""
+        """Return the tokens of an expression that follows a word and a space."""
         return self._after("a", f" {text}")
 
     def at_start(self, text: str) -> tuple[int, ...]:
-        """Tokens where a line begins with it."""
+        """Return the tokens of an expression at the start of a line."""
         return self._after("\n", text)
 
     def first_tokens(self, text: str) -> set[int]:
-        """Tokens with which it can begin."""
+        """Return the possible first tokens of an expression."""
         return {self.after_space(text)[0], self.at_start(text)[0]}
 
-    def _after(self, before: str, text: str) -> tuple[int, ...]:
-        if (before, text) not in self._known:
-            prefix = self._ids(before)
-            whole = self._ids(before + text)
-            # Tokenizers that merge across the border (none of the common ones) give the bare text's tokens.
-            rest = whole[len(prefix) :] if whole[: len(prefix)] == prefix else self._ids(text)
-            self._known[before, text] = tuple(rest or self._ids(text))
-        return self._known[before, text]
+    def _after(self, prefix: str, text: str) -> tuple[int, ...]:
+        if (prefix, text) not in self._cache:
+            prefix_ids = self._ids(prefix)
+            ids = self._ids(prefix + text)
+            # A tokenizer that merges across the border (no common one does) gets the tokens of the text alone.
+            span = ids[len(prefix_ids) :] if ids[: len(prefix_ids)] == prefix_ids else []
+            self._cache[prefix, text] = tuple(span or self._ids(text))
+        return self._cache[prefix, text]
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -57,158 +57,152 @@ class TokenSpans:
 
 @dataclass(frozen=True)
 class Translation:
-    """A block in which stand-ins have taken the anchors' places."""
+    """A block in which every anchor is replaced by a stand-in."""
 
     ids: tuple[int, ...]
+    """Tokens of the translated block."""
     source: NDArray[np.int64]
-    """(n,) position of `ids` whose prediction belongs to each position of the block; -1 where there is no label."""
+    """(n,) per position of the block, the position in `ids` whose prediction becomes its label; -1 for no label."""
     forbidden: tuple[tuple[int, frozenset[int]], ...]
-    """(position, tokens): from that position of the block on, these first tokens of stand-ins are not to be learnt."""
+    """(position, tokens): from that position of the block on, these first tokens of a stand-in must not be labels."""
     used: dict[str, str]
-    """Anchor -> the stand-in that this block has for it."""
+    """Anchor -> its stand-in in this block."""
 
 
-def translate(block: Block, anchors: Anchors, speller: TokenSpans, rng: np.random.Generator) -> Translation:
-    """Put one stand-in per anchor into a block, the same wherever the anchor occurs.
+def translate(block: Block, anchors: Anchors, spans: TokenSpans, rng: np.random.Generator) -> Translation:
+    """Replace every anchor in a block by a stand-in, the same one at each occurrence.
 
-    Positions inside an anchor get no label; its last token gets what follows the stand-in. Before the second and
-    every later occurrence of an anchor there is no label either: the model has just read the name, so predicting it
-    again is no knowledge of the text, and predicting the stand-in would teach a wrong name.
+    Positions inside an anchor get no label; its last token gets what follows the stand-in. The position before a
+    repeated anchor gets no label either: the model has just read the name, so predicting it again shows no knowledge
+    of the text, and predicting the stand-in would teach a wrong name.
 
     Args:
         block: Original text and tokens.
-        anchors: Expression -> stand-ins.
-        speller: Writes stand-ins as tokens.
-        rng: Chooses among an anchor's stand-ins; those that the block already has are taken last.
+        anchors: Anchor -> stand-ins.
+        spans: Token ids of stand-ins.
+        rng: Chooses one of an anchor's stand-ins; those that the block already uses are chosen last.
 
     References:
-        Eldan & Russinovich 2023, arXiv:2310.02238, sections 3.2 and 3.3. Theirs finds anchors as token sequences;
-        ours finds whole words in the text, so that an anchor never matches the beginning of another word.
+        Eldan & Russinovich 2023, arXiv:2310.02238, sections 3.2 and 3.3. Their code finds anchors as token sequences;
+        here they are whole words of the text, so an anchor never matches the beginning of another word.
     """
     ids: list[int] = []
     source = np.full(len(block.ids), -1, dtype=np.int64)
     forbidden: list[tuple[int, frozenset[int]]] = []
     used: dict[str, str] = {}
-    done = 0
-    for found in find_anchors(block.text, anchors):
-        first, last = _tokens_of(block, found.start, found.end)
-        # Where tokens reach over a name's ends it cannot be replaced; no common tokenizer does that to whole words.
-        around = block.text[block.offsets[first][0] : found.start] + block.text[found.end : block.offsets[last][1]]
-        if first < done or around.strip():
+    end = 0  # number of tokens of the block that are translated so far
+    for anchor in find_anchors(block.text, anchors):
+        first = bisect_right(block.offsets, anchor.start, key=lambda offset: offset[1])
+        last = bisect_left(block.offsets, anchor.end, key=lambda offset: offset[0]) - 1
+        # An anchor whose tokens contain other text cannot be replaced; no common tokenizer has such tokens.
+        extra = block.text[block.offsets[first][0] : anchor.start] + block.text[anchor.end : block.offsets[last][1]]
+        if first < end or extra.strip():
             continue
-        source[done:first] = np.arange(len(ids), len(ids) + first - done)
-        ids.extend(block.ids[done:first])
-        if found.key in used:
+        source[end:first] = np.arange(len(ids), len(ids) + first - end)
+        ids.extend(block.ids[end:first])
+        if anchor.key in used:
             source[first - 1 : first] = -1
         else:
-            used[found.key] = _choose(anchors[found.key], set(used.values()), rng)
-            forbidden.append((last, frozenset(speller.first_tokens(used[found.key]))))
-        spaced = block.ids[first] == speller.after_space(found.key)[0]
-        stand_in = used[found.key]
-        ids.extend(speller.after_space(stand_in) if spaced else speller.at_start(stand_in))
+            options = anchors[anchor.key]
+            unused = [option for option in options if option not in used.values()] or list(options)
+            used[anchor.key] = unused[int(rng.integers(len(unused)))]
+            forbidden.append((last, frozenset(spans.first_tokens(used[anchor.key]))))
+        stand_in = used[anchor.key]
+        has_space = block.ids[first] == spans.after_space(anchor.key)[0]
+        ids.extend(spans.after_space(stand_in) if has_space else spans.at_start(stand_in))
         source[last] = len(ids) - 1
-        done = last + 1
-    source[done:] = np.arange(len(ids), len(ids) + len(block.ids) - done)
-    ids.extend(block.ids[done:])
+        end = last + 1
+    source[end:] = np.arange(len(ids), len(ids) + len(block.ids) - end)
+    ids.extend(block.ids[end:])
     return Translation(tuple(ids), source, tuple(forbidden), used)
 
 
-def offset_logits(generic: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
-    """Take from every token's logit what the reinforced model raised, alpha times.
+def offset_logits(baseline: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
+    """Lower each token's logit by alpha times the amount by which the reinforced model raises it.
 
-    v = v_generic - alpha * ReLU(v_reinforced - v_generic)
+    v_generic = v_baseline - alpha * ReLU(v_reinforced - v_baseline)
 
     Args:
-        generic: (..., V) logits of the model that stands for general knowledge.
+        baseline: (..., V) logits of the baseline model.
         reinforced: (..., V) logits of the model trained further on the forget text.
-        alpha: How much of the rise is taken away; 0 leaves the generic logits.
+        alpha: Factor on the rise; 0 returns the baseline logits.
 
     References:
         Eldan & Russinovich 2023, arXiv:2310.02238, equation 1.
     """
-    return generic - alpha * torch.relu(reinforced - generic)
+    return baseline - alpha * torch.relu(reinforced - baseline)
 
 
-def generic_labels(generic: Tensor, reinforced: Tensor, translation: Translation, alpha: float) -> Tensor:
-    """The most likely token of the offset logits at each position of a block.
+def generic_labels(baseline: Tensor, reinforced: Tensor, translation: Translation, alpha: float) -> Tensor:
+    """Return the most likely token of the offset logits at each position of a block.
 
     Args:
-        generic: (m, V) logits of the base model on the translated block.
+        baseline: (m, V) logits of the baseline model on the translated block.
         reinforced: (n, V) logits of the reinforced model on the original block.
-        translation: Joins the two.
+        translation: Maps positions of the block to positions of the translated block.
         alpha: As in `offset_logits`.
 
     Returns:
-        (n,) token ids, NO_LABEL where there is no label; entry t is what should follow position t. The first tokens of
-        stand-ins that the block already has count as much as the mean token of their position.
+        (n,) token ids, NO_LABEL where there is no label; entry t is the label of the token after position t. The
+        logits of forbidden tokens are set to the mean logit of their position.
     """
-    source = torch.from_numpy(translation.source).to(generic.device)
-    chosen = generic[source.clamp(min=0)]
-    mean = chosen.mean(-1)
+    source = torch.from_numpy(translation.source).to(baseline.device)
+    aligned = baseline[source.clamp(min=0)]
+    mean = aligned.mean(-1)
     for start, tokens in translation.forbidden:
         for token in tokens:
-            chosen[start:, token] = mean[start:]
-    labels = offset_logits(chosen, reinforced, alpha).argmax(-1)
+            aligned[start:, token] = mean[start:]
+    labels = offset_logits(aligned, reinforced, alpha).argmax(-1)
     return labels.masked_fill(source < 0, NO_LABEL)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A block with its generic labels; all of shape (n,)."""
+    """Generic labels and the target's predictions for one block, both of shape (n,)."""
 
     labels: NDArray[np.int64]
-    base_says: NDArray[np.int64]
-    """Most likely next token of the base model on the original block."""
+    """Generic label of the token after each position; NO_LABEL for none."""
+    target_prediction: NDArray[np.int64]
+    """Most likely next token of the target on the original block."""
 
 
 @torch.no_grad()
 def label_blocks(
-    base: Any, reinforced: Any, blocks: Sequence[Block], translations: Sequence[Translation], alpha: float
+    target: Any, reinforced: Any, blocks: Sequence[Block], translations: Sequence[Translation], alpha: float
 ) -> list[Labelled]:
-    """Generic labels of some blocks of equal length, in one forward pass per model and text.
+    """Return the generic labels of blocks of equal length, with one forward pass per model and text.
 
     Args:
-        base: The start model.
-        reinforced: The start model trained further on the forget text.
+        target: The model before unlearning, which is the baseline model of the paper.
+        reinforced: The target trained further on the forget text.
         blocks: Blocks of equal length.
         translations: One per block.
         alpha: As in `offset_logits`.
     """
-    originals = [block.ids for block in blocks]
-    hidden_base, hidden_reinforced = _hidden(base, originals), _hidden(reinforced, originals)
-    hidden_translated = _hidden(base, [translation.ids for translation in translations])
-    head, head_reinforced = head_of(causal_lm(base)), head_of(causal_lm(reinforced))
-    found = []
+    original_ids = [block.ids for block in blocks]
+    target_hidden, reinforced_hidden = _last_hidden(target, original_ids), _last_hidden(reinforced, original_ids)
+    translated_hidden = _last_hidden(target, [translation.ids for translation in translations])
+    target_head, reinforced_head = head_of(causal_lm(target)), head_of(causal_lm(reinforced))
+    labelled = []
+    # One row at a time: the logits of a full batch would take much memory.
     for row, translation in enumerate(translations):
-        generic = head(hidden_translated[row, : len(translation.ids)])
-        labels = generic_labels(generic, head_reinforced(hidden_reinforced[row]), translation, alpha)
-        says = head(hidden_base[row]).argmax(-1)
-        found.append(Labelled(labels.cpu().numpy(), says.cpu().numpy()))
-    return found
+        baseline = target_head(translated_hidden[row, : len(translation.ids)])
+        labels = generic_labels(baseline, reinforced_head(reinforced_hidden[row]), translation, alpha)
+        prediction = target_head(target_hidden[row]).argmax(-1)
+        labelled.append(Labelled(labels.cpu().numpy(), prediction.cpu().numpy()))
+    return labelled
 
 
-def _hidden(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
-    """(B, L, D) last hidden states of rows padded on the right, where attention to the left makes padding harmless."""
+def _last_hidden(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return (B, L, D) last hidden states; padding is on the right, where causal attention makes it harmless."""
     inner = causal_lm(model)
-    width = max(map(len, rows))
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    length = max(map(len, rows))
+    ids = torch.zeros((len(rows), length), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
     device = next(inner.parameters()).device
     output = inner.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden
-
-
-def _tokens_of(block: Block, start: int, end: int) -> tuple[int, int]:
-    """First and last token of a stretch of a block's text."""
-    first = bisect_right(block.offsets, start, key=lambda offset: offset[1])
-    last = bisect_left(block.offsets, end, key=lambda offset: offset[0]) - 1
-    return first, last
-
-
-def _choose(options: Sequence[str], taken: set[str], rng: np.random.Generator) -> str:
-    free = [option for option in options if option not in taken] or list(options)
-    return free[int(rng.integers(len(free)))]

@@ -1,4 +1,4 @@
-"""What Who's Harry Potter prepares before it trains: anchors, labels, and their files."""
+"""Anchors and generic labels of Who's Harry Potter, created before training and cached in files."""
 
 from __future__ import annotations
 
@@ -25,36 +25,42 @@ from expunge.rundir import write_atomic
 from expunge.services.chat import chat_service
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file is there, asked by all processes before any of them can make it."""
-    found = path.is_file()
+def exists(path: Path) -> bool:
+    """Return whether a file exists; all processes get the same answer, before any of them can create it."""
+    is_file = path.is_file()
     wait()
-    return found
+    return is_file
 
 
 def anchor_dictionary(settings: Any, preparation: Preparation) -> Anchors:
-    """The anchors that the settings ask for, also written to `anchors.json` for people to read.
+    """Return the anchors of a source, cached in `anchors.json`, where users can read them.
+
+    Args:
+        settings: One of the classes in `AnchorSource`.
+        preparation: Sets, target and folder of the run.
 
     Raises:
-        DataError: They cannot be read or made; what a service has answered so far is kept.
+        DataError: The anchors cannot be read or collected; replies of a service so far are cached.
     """
-    place = preparation.folder / "anchors.json"
-    if not is_there(place):
+    path = preparation.folder / "anchors.json"
+    if not exists(path):
         if is_main_process():
-            anchors = _make_anchors(settings, preparation)
-            write_atomic(place, json.dumps(anchors, indent=1, ensure_ascii=False) + "\n")
-            note(f"{len(anchors)} anchors in {place}.")
+            anchors = _collect(settings, preparation)
+            write_atomic(path, json.dumps(anchors, indent=1, ensure_ascii=False) + "\n")
+            note(f"{len(anchors)} anchors in {path}.")
         wait()
-    return read_anchors(place)
+    return read_anchors(path)
 
 
-def _make_anchors(settings: Any, preparation: Preparation) -> Anchors:
-    forget = [_text(row) for row in preparation.sets.forget]
-    options = settings.model_dump(exclude={"source"})
+def _collect(settings: Any, preparation: Preparation) -> Anchors:
     if settings.source == "file":
         return read_anchors(Path(settings.path).expanduser())
+    forget, retain = (
+        [f"{row.question}\n{row.answer}" if row.question else str(row.answer) for row in rows or ()]
+        for rows in (preparation.sets.forget, preparation.sets.retain)
+    )
     if settings.source == "corpus":
-        return mine_anchors(forget, [_text(row) for row in preparation.sets.retain or ()], **options)
+        return mine_anchors(forget, retain, **settings.model_dump(exclude={"source"}))
     if settings.source == "service":
         ask = chat_service(
             settings.base_url,
@@ -64,8 +70,8 @@ def _make_anchors(settings: Any, preparation: Preparation) -> Anchors:
         )
         retry = {"attempts": settings.attempts, "backoff_seconds": settings.backoff_seconds}
     else:
-        # The same prompt gives the same reply, so asking again is of no use.
-        ask, retry = _ask_target(preparation, settings.max_new_tokens), {"attempts": 1}
+        # Greedy decoding returns the same reply to the same prompt, so a second attempt is useless.
+        ask, retry = _prompt_target(preparation, settings.max_new_tokens), {"attempts": 1}
     return collect_anchors(
         forget,
         ask,
@@ -75,56 +81,53 @@ def _make_anchors(settings: Any, preparation: Preparation) -> Anchors:
     )
 
 
-def _text(row: Any) -> str:
-    return f"{row.question}\n{row.answer}" if row.question else str(row.answer)
-
-
-def _ask_target(preparation: Preparation, max_new_tokens: int) -> Callable[[str], str]:
+def _prompt_target(preparation: Preparation, max_new_tokens: int) -> Callable[[str], str]:
+    """Return a function that sends a prompt to the target and returns its greedy reply."""
     template = preparation.template
     model = preparation.open_target()
 
-    def ask(prompt: str) -> str:
+    def reply(prompt: str) -> str:
         import torch
 
         ids = torch.tensor([template.prompt_ids(prompt)], device=model.device)
         with torch.no_grad():
-            written = model.generate(
+            output = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=template.tokenizer.eos_token_id,
             )
-        return template.decode(written[0, ids.shape[1] :].tolist())
+        return template.decode(output[0, ids.shape[1] :].tolist())
 
-    return ask
+    return reply
 
 
 def make_labels(
     preparation: Preparation, blocks: Sequence[Block], anchors: Anchors, reinforced: Any, alpha: float
 ) -> list[Labelled]:
-    """Generic labels of all blocks; every block has its own seeded choice of stand-ins."""
-    speller = TokenSpans(preparation.template.tokenizer)
-    base, reinforced = preparation.open_target().eval(), reinforced.eval()
-    size = max(1, preparation.batch_tokens // len(blocks[0].ids))
+    """Return the generic labels of all blocks; stand-ins are chosen by a seed per block."""
+    spans = TokenSpans(preparation.template.tokenizer)
+    target, reinforced = preparation.open_target().eval(), reinforced.eval()
+    batch_size = max(1, preparation.batch_tokens // len(blocks[0].ids))
 
-    def run(numbers: Sequence[int]) -> list[Labelled]:
-        found: list[Labelled] = []
-        with progress("Writing generic labels", len(numbers), "blocks") as advance:
-            for start in range(0, len(numbers), size):
-                chosen = numbers[start : start + size]
+    def label(indices: Sequence[int]) -> list[Labelled]:
+        labelled: list[Labelled] = []
+        with progress("Writing generic labels", len(indices), "blocks") as advance:
+            for start in range(0, len(indices), batch_size):
+                batch = indices[start : start + batch_size]
                 translations = [
-                    translate(blocks[i], anchors, speller, np.random.default_rng([preparation.seed, i])) for i in chosen
+                    translate(blocks[i], anchors, spans, np.random.default_rng([preparation.seed, i])) for i in batch
                 ]
-                found += label_blocks(base, reinforced, [blocks[i] for i in chosen], translations, alpha)
-                advance(len(chosen))
-        return found
+                labelled += label_blocks(target, reinforced, [blocks[i] for i in batch], translations, alpha)
+                advance(len(batch))
+        return labelled
 
-    return map_over_ranks(run, list(range(len(blocks))))
+    return map_over_ranks(label, list(range(len(blocks))))
 
 
-def write_labels(place: Path, blocks: Sequence[Block], labels: Sequence[Labelled], tokenizer: Any) -> None:
-    """Write every token with what the base model says after it and with its generic label, as Parquet."""
+def write_labels(path: Path, blocks: Sequence[Block], labels: Sequence[Labelled], tokenizer: Any) -> None:
+    """Write every token with the target's prediction and the generic label of the next one, as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,61 +136,65 @@ def write_labels(place: Path, blocks: Sequence[Block], labels: Sequence[Labelled
             "block": np.repeat(np.arange(len(blocks)), [len(block.ids) for block in blocks]),
             "position": np.concatenate([np.arange(len(block.ids)) for block in blocks]),
             "token_id": np.concatenate([block.ids for block in blocks]),
-            "base_says_id": np.concatenate([each.base_says for each in labels]),
-            "generic_label_id": np.concatenate([each.labels for each in labels]),
+            "target_prediction_id": np.concatenate([block.target_prediction for block in labels]),
+            "generic_label_id": np.concatenate([block.labels for block in labels]),
         }
-        ids = np.unique(np.concatenate([columns[name] for name in columns if name.endswith("_id")]))
-        spelled = {int(i): "" if i == NO_LABEL else tokenizer.decode([int(i)]) for i in ids}
+        id_columns = [name for name in columns if name.endswith("_id")]
+        unique_ids = np.unique(np.concatenate([columns[name] for name in id_columns]))
+        text_of = {int(i): "" if i == NO_LABEL else tokenizer.decode([int(i)]) for i in unique_ids}
         table = pa.table(
-            {name.removesuffix("_id"): [spelled[int(i)] for i in columns[name]] for name in columns if "_id" in name}
+            {name.removesuffix("_id"): [text_of[int(i)] for i in columns[name]] for name in id_columns}
             | {name: pa.array(values, pa.int32()) for name, values in columns.items()}
         )
-        order = ["block", "position", "token", "base_says", "generic_label"]
+        text_columns = [name.removesuffix("_id") for name in id_columns]
         buffer = io.BytesIO()
-        pq.write_table(table.select([*order, *(name for name in columns if "_id" in name)]), buffer)
-        write_atomic(place, buffer.getvalue())
+        pq.write_table(table.select(["block", "position", *text_columns, *id_columns]), buffer)
+        write_atomic(path, buffer.getvalue())
     wait()
 
 
-def read_labels(place: Path, only_changed: bool = False) -> list[NDArray[np.int64]]:
-    """Generic labels per block.
+def read_labels(path: Path, only_changed: bool = False) -> list[NDArray[np.int64]]:
+    """Return the generic labels per block.
 
     Args:
-        place: File of the labels.
-        only_changed: Leave out the labels that are what the base model says anyway.
+        path: File of `write_labels`.
+        only_changed: Replace labels that equal the target's prediction by NO_LABEL.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(place, columns=["block", "generic_label_id", "base_says_id"])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{place} cannot be read.", fix="Delete it to have the labels made again.") from error
-    numbers, labels, says = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+        table = pq.read_table(path, columns=["block", "generic_label_id", "target_prediction_id"])
+        blocks, labels, predictions = (
+            table[name].to_numpy().astype(np.int64) for name in ("block", "generic_label_id", "target_prediction_id")
+        )
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path} cannot be read.", fix="Delete it to write the labels again.") from error
     if only_changed:
-        labels = np.where(labels == says, NO_LABEL, labels)
-    return np.split(labels, np.flatnonzero(np.diff(numbers)) + 1)
+        labels = np.where(labels == predictions, NO_LABEL, labels)
+    return np.split(labels, np.flatnonzero(np.diff(blocks)) + 1)
 
 
 def labelled_rows(blocks: Sequence[Block], labels: Sequence[NDArray[np.int64]]) -> list[Encoded]:
-    """Blocks as rows whose labels are the generic ones.
+    """Return the blocks as rows with generic labels, without blocks that have no label.
 
-    The last position of a block predicts a token that is not in it, so its label is left out; so are blocks without
-    any label.
+    The last label of a block is dropped, because its token is outside the block.
 
     Raises:
-        DataError: The labels belong to other blocks, or nothing has a label.
+        DataError: The labels belong to other blocks, or no token has a label.
     """
-    if [len(block.ids) for block in blocks] != [len(each) for each in labels]:
+    if [len(block.ids) for block in blocks] != [len(block_labels) for block_labels in labels]:
         raise DataError("the stored labels belong to other blocks.", fix="Delete the folder prepared/ of the run.")
     rows = [
-        Encoded(ids=block.ids, answer_start=1, row=f"block {number}", labels=tuple(each[:-1].tolist()))
-        for number, (block, each) in enumerate(zip(blocks, labels, strict=True))
+        Encoded(ids=block.ids, answer_start=1, row=f"block {index}", labels=tuple(block_labels[:-1].tolist()))
+        for index, (block, block_labels) in enumerate(zip(blocks, labels, strict=True))
     ]
     rows = [row for row in rows if row.num_answer]
     if not rows:
-        raise DataError("no token of the forget text has a generic label.", fix="Check the anchors: they cover it all.")
+        raise DataError(
+            "no token of the forget text has a generic label.", fix="Check the anchors: they cover the whole text."
+        )
     return rows

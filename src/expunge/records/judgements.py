@@ -31,6 +31,8 @@ class Axes(Record):
 
     forget: str
     """Headline or metric on the forgetting axis."""
+    forget_fallback: str = ""
+    """Metric on the forgetting axis where the first one cannot be computed, such as without a retain model."""
     utility: str
     """Headline or metric on the utility axis."""
     forget_limit: float | None = None

@@ -12,7 +12,8 @@ from typing import Any
 from expunge import registry
 from expunge.commands.show import Shown, show
 from expunge.records import Value
-from expunge.report.tables import format_value, markdown_table
+from expunge.records.format import format_value
+from expunge.report.tables import markdown_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 RECORDS = Path(__file__).parents[2] / "results" / "methods"

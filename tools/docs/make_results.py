@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from expunge.records import AuditResult, BenchmarkResult, RunSummary
+from expunge.records.format import format_value
 from expunge.report.load import load_run
 from expunge.report.sweeps import plots as sweep_plots
 from expunge.report.sweeps.page import header, rank_rows, read_sweep, sentence
-from expunge.report.tables import format_value, headline_rows, markdown_table, to_markdown
+from expunge.report.tables import headline_rows, markdown_table, to_markdown
 from expunge.rundir import read_record, write_record
 
 DOCS = Path(__file__).parents[2] / "docs"

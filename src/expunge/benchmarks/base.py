@@ -29,23 +29,26 @@ __all__ = [
 ]
 
 SampleRow = dict[str, Any]
-"""One measured row: plain values only, so that it can be stored as Parquet."""
+"""One measured row: plain values only, so that it can be stored as Parquet.
+
+Every row has 'set', 'index' (position in the set) and 'group' (rows that depend on each other share one).
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a benchmark asks of a model."""
+    """Rows that a benchmark measures, and the requests to a model that this takes."""
 
     sets: Mapping[str, RowSet]
     score: Sequence[ScoreRequest] = ()
     generate: Sequence[GenerationRequest] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else identifies the measurement, such as the versions of tasks; recorded with the settings."""
+    """Facts that identify the measurement beyond the settings, such as versions of tasks; recorded with them."""
 
 
 @dataclass(frozen=True)
 class Headlines:
-    """Numbers computed from per-sample records."""
+    """Values computed from per-sample rows: headlines, which papers report, and secondary metrics."""
 
     headlines: dict[str, Value] = field(default_factory=dict)
     metrics: dict[str, Value] = field(default_factory=dict)
@@ -53,15 +56,15 @@ class Headlines:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The result of one benchmark on one model, with the per-sample records that it was computed from."""
+    """The result of one benchmark on one model, with its per-sample rows."""
 
     result: BenchmarkResult
     rows: Sequence[SampleRow]
 
     def value(self, name: str) -> Value:
         """Return a headline or metric; missing where the benchmark does not report it."""
-        numbers = {**self.result.metrics, **self.result.headlines}
-        return numbers.get(name, Value.missing(f"{name}, which this measurement does not report"))
+        values = {**self.result.metrics, **self.result.headlines}
+        return values.get(name, Value.missing(f"{name}, which this measurement does not report"))
 
 
 class Benchmark(Member):
@@ -72,7 +75,7 @@ class Benchmark(Member):
     needs_sets: ClassVar[bool] = True
     """Whether it measures the recipe's data; False for benchmarks that bring their own questions."""
     judgement_settings: ClassVar[frozenset[str]] = frozenset()
-    """Names of fields that change the judgement only: measurements with other values of them are the same."""
+    """Names of fields that only the judgement uses, so that they do not identify a measurement."""
 
     def labels(self) -> Mapping[str, Label]:
         """Return the presentation of every headline, in the order of reports."""
@@ -83,7 +86,7 @@ class Benchmark(Member):
         return {}
 
     def axes(self) -> Axes | None:
-        """Return the metrics for plots of forgetting against utility; None where one of the two is not measured."""
+        """Return the metrics for plots of forgetting against utility; None if one of the two is not measured."""
         return None
 
     def sections(self) -> Sequence[Section]:
@@ -93,10 +96,10 @@ class Benchmark(Member):
     def judge(
         self, target: Measurement | None, unlearned: Measurement, retain: Measurement | None, *, seed: int = 0
     ) -> Judgement:
-        """Conclude from the measurements whether the model forgot and whether it kept the rest.
+        """Conclude from the measurements whether the model forgot and whether it preserved the rest.
 
         Args:
-            target: The model before unlearning; None where it was not measured.
+            target: The model before unlearning; None if it was not measured.
             unlearned: The model after unlearning.
             retain: The model that never saw the forget set; None without one.
             seed: Seed of bootstrap intervals.
@@ -111,29 +114,42 @@ class Benchmark(Member):
         return {key: value for key, value in self.spec().items() if key not in self.judgement_settings}
 
     def plan(self, sets: Sets) -> Plan:
-        """What to score and generate on these sets."""
+        """Return the rows to measure, and the texts to score and generate."""
         raise NotImplementedError
 
     def run(self, session: Session, plan: Plan) -> list[SampleRow]:
-        """Ask the model what the plan says; benchmarks whose questions depend on earlier answers do it themselves."""
+        """Run the plan on a model and return the per-sample rows.
+
+        Benchmarks whose questions depend on earlier answers override it.
+        """
         scores = session.score(plan.score)
         return self.rows(plan, scores, session.generate(plan.generate, scores))
 
     def rows(self, plan: Plan, scores: Mapping[Key, TokenScores], generations: Mapping[Key, str]) -> list[SampleRow]:
-        """Join what the probes returned into one record per row.
+        """Join scores and generations into one record per row.
 
         Args:
             plan: The plan that was run.
-            scores: (set, index, what) -> what one pass says of each answer token, end-of-sequence included; a text
-                that is longer than the model's context is not in it.
-            generations: (set, index, what) -> generated text.
+            scores: (set, index, request) -> scores of each answer token, end-of-sequence included; a text longer than
+                the model's context has none.
+            generations: (set, index, request) -> generated text.
         """
         raise NotImplementedError
 
     def headlines(
         self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Compute headlines and metrics with intervals; what cannot be computed is `Value.missing`."""
+        """Compute headlines and metrics with intervals; `Value.missing` for what cannot be computed.
+
+        Args:
+            rows: Rows of this model.
+            retain_model: Rows of the retain model; None without one.
+            resamples: Bootstrap resamples for intervals; 0 for none.
+            seed: Seed of the bootstrap.
+
+        Raises:
+            IncompatibleError: The retain model was measured on other rows.
+        """
         raise NotImplementedError
 
     def check_retain_model(
@@ -143,17 +159,25 @@ class Benchmark(Member):
         settings: Mapping[str, Any],
         retain_settings: Mapping[str, Any],
     ) -> None:
-        """Refuse a retain model that was measured on other rows or in another way.
+        """Raise if the retain model was measured on other rows or in another way.
 
         Raises:
-            IncompatibleError: What differs.
+            IncompatibleError: The difference.
         """
+        self.compare_settings(settings, retain_settings)
+        self.compare_rows(rows, retain_model)
+
+    def compare_settings(self, settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
+        """Raise if the retain model was measured in another way; by default every way is accepted."""
+
+    def compare_rows(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> None:
+        """Raise if the retain model was measured on other rows; by default all rows are accepted."""
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
-        """Per-sample rows and settings of a stored evaluation.
+        """Return per-sample rows and settings of a stored evaluation.
 
         Raises:
-            DataError: This benchmark reads no stored files, or this file is none of those that it reads.
+            DataError: This benchmark reads no stored evaluations, or the file is not one that it reads.
         """
         raise DataError(
             f"the benchmark {self.name} reads no stored evaluations.", fix=f"Give a model instead of {path}."

@@ -52,7 +52,8 @@ def audit(
     if as_json:
         print_json(result)
         return
-    from expunge.report.tables import format_value, role_title
+    from expunge.records.format import format_value
+    from expunge.report.tables import role_title
 
     arms = list(result.arms)
     print_columns(

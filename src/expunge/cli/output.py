@@ -75,7 +75,8 @@ def print_table(table: Any) -> None:
 
 def print_headlines(result: BenchmarkResult) -> None:
     """Print the headlines of a result, one per line."""
-    from expunge.report.tables import format_value, metric_title
+    from expunge.records.format import format_value
+    from expunge.report.tables import metric_title
 
     rows = [[metric_title(name, result.labels), format_value(value)] for name, value in result.headlines.items()]
     print_columns(["Metric", "Value"], rows)

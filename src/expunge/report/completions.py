@@ -50,8 +50,8 @@ def completions(rows: Mapping[str, Sequence[SampleRow]], section: Section) -> li
     the unlearned model finds the text's own continuation most probable.
 
     Args:
-        rows: Role -> per-sample rows, with the columns of the section, 'named' and 'told' (terms in the continuation
-            and in the passage) and 'logp'.
+        rows: Role -> per-sample rows with the columns of the section, 'prompt_anchors' and 'completion_anchors' (terms
+            in the passage and in the continuation) and 'logp'.
         section: The set and the columns.
     """
     by_role = {role: _passages(found, section) for role, found in rows.items()}
@@ -76,7 +76,7 @@ def _passages(rows: Sequence[SampleRow], section: Section) -> dict[tuple[Any, ..
 
 
 def _continuation(row: SampleRow, section: Section) -> Continuation:
-    named = set(row.get("named") or ()) - set(row.get("told") or ())
+    named = set(row.get("completion_anchors") or ()) - set(row.get("prompt_anchors") or ())
     logp = row.get("logp")
     return Continuation(
         text=mark_words(readable(str(row[section.response])), {word for term in named for word in words_of(term)}),

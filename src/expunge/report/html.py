@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from expunge.records import BenchmarkResult, Value, Verdict
+from expunge.records import BenchmarkResult, Value, Verdict, format
 from expunge.report import plots, tables
 from expunge.report.audits import audit_sections
 from expunge.report.caveats import caveats
@@ -211,11 +211,11 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=tables.format_number,
+        number=format.format_number,
         role_title=tables.role_title,
-        point=tables.format_point,
-        interval=tables.format_interval,
-        note=tables.format_note,
+        point=format.format_point,
+        interval=format.format_interval,
+        note=format.format_note,
         duration=duration,
         size=size,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.records import ROLE_NAMES, BenchmarkResult, Label, Value
+from expunge.records.format import format_number, format_value
 from expunge.report.load import ROLES, LoadedRun
 
 if TYPE_CHECKING:
@@ -122,75 +122,6 @@ def _absent(role: str, result: BenchmarkResult | None) -> Value:
     return Value.missing("a benchmark that reports it")
 
 
-def format_number(number: float, digits: int = 3) -> str:
-    """A number with a fixed count of significant digits.
-
-    Example:
-        >>> format_number(0.62), format_number(1.634e-27), format_number(12345.6)
-        ('0.620', '1.6e-27', '12,346')
-    """
-    if math.isnan(number):
-        return "not a number"
-    if math.isinf(number):
-        return "infinite"
-    size = abs(number)
-    if size == 0:
-        return "0"
-    if size < 1e-3 or size >= 1e6:
-        mantissa, exponent = f"{number:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    if size >= 1000:
-        return f"{number:,.0f}"
-    return f"{number:#.{digits}g}".rstrip(".")
-
-
-def format_point(value: Value) -> str:
-    """The point alone: two digits for a p-value, three for everything else, and its unit."""
-    if value.point is None:
-        return "cannot be computed"
-    log10 = value.extra.get("log10")
-    if log10 is None:
-        text = format_number(value.point)
-    elif value.point == 0 and math.isfinite(log10):
-        # The p-value is smaller than any float; its logarithm is not.
-        exponent = math.floor(log10)
-        text = f"{10 ** (log10 - exponent):.1f}e{exponent}"
-    else:
-        text = format_number(value.point, digits=2)
-    return text + _unit(value)
-
-
-def format_interval(value: Value) -> str:
-    """The interval in brackets, or nothing where there is none."""
-    if value.point is None or value.low is None or value.high is None:
-        return ""
-    digits = 2 if "log10" in value.extra else 3
-    return f"[{format_number(value.low, digits)}, {format_number(value.high, digits)}]"
-
-
-def format_note(value: Value) -> str:
-    """What a reader must know about the number: why it is missing, or how many samples it leaves out."""
-    if value.point is None:
-        return f"needs {value.needs}"
-    return f"{value.n_missing} not scored" if value.n_missing else ""
-
-
-def format_value(value: Value) -> str:
-    """A value with its interval, or the reason why there is none.
-
-    Example:
-        >>> format_value(Value(point=0.62, low=0.6, high=0.64))
-        '0.620 [0.600, 0.640]'
-        >>> format_value(Value.missing("a retain model"))
-        'cannot be computed: needs a retain model'
-    """
-    if value.point is None:
-        return f"cannot be computed: {format_note(value)}"
-    note = format_note(value)
-    parts = [format_point(value), format_interval(value), f"({note})" if note else ""]
-    return " ".join(part for part in parts if part)
-
-
 def format_published(row: HeadlineRow) -> str:
     """Return the published value and its source; empty without one."""
     if row.published is None:
@@ -225,13 +156,6 @@ def to_rich(rows: Sequence[HeadlineRow]) -> Table:
         # Text and not str: an interval's brackets must not be read as markup.
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def _unit(value: Value) -> str:
-    plain = {"", "1", "ratio", "p", "p-value", "probability", "fraction"}
-    if value.unit in plain:
-        return ""
-    return "%" if value.unit in {"%", "percent"} else f" {value.unit}"
 
 
 def _cells(rows: Sequence[HeadlineRow]) -> tuple[list[str], list[list[str]]]:

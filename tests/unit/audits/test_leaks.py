@@ -2,7 +2,7 @@
 
 import pytest
 
-from expunge.audits.leaks import views as views
+from expunge.audits.leaks import prompts
 from expunge.audits.leaks.audit import Leaks
 from expunge.audits.leaks.findings import compare, describe, leak_value
 from expunge.data.sets import Row, RowSet, Sets
@@ -47,32 +47,32 @@ class Scripted:
 
 def test_every_clue_told_is_left_out():
     """The dog's name is told in a clue of the other question, so only what no clue tells can leak."""
-    asked = next(each for each in views.clues(ROWS, 2, seed=0) if each.index == 0)
+    asked = next(each for each in prompts.clues(ROWS, 2, seed=0) if each.index == 0)
     assert sorted(asked.turns) == sorted((row.question, row.answer) for row in ROWS.rows[1:3])
-    assert find_leak(asked.gold, "Lima", asked.shown).novel == ("born", "lima")
+    assert find_leak(asked.true_answer, "Lima", asked.shown).novel == ("born", "lima")
     assert find_leak("Her dog Pim and the Glass Bees.", "Pim, Glass Bees", asked.shown).novel == ()
 
 
 def test_more_clues_are_added_to_the_ones_before():
-    one, two = ([each.turns for each in views.clues(ROWS, num, seed=3)] for num in (1, 2))
+    one, two = ([each.turns for each in prompts.clues(ROWS, num, seed=3)] for num in (1, 2))
     assert all(more[:1] == less for less, more in zip(one, two, strict=True))
 
 
 def test_examples_are_of_other_people():
-    for asked in views.in_context(ROWS, 3, seed=0):
+    for asked in prompts.in_context(ROWS, 3, seed=0):
         assert {row.group for row in ROWS for turn in asked.turns if turn[0] == row.question} == (
             {"a", "b"} - {ROWS.rows[asked.index].group}
         )
 
 
 def test_prefix_is_shown_and_so_does_not_count():
-    asked = next(views.prefix(ROWS, 4))
+    asked = next(prompts.prefix(ROWS, 4))
     assert asked.prefix == "Ana Ruiz was born"
-    assert find_leak(asked.gold, "was born", asked.shown).leaked == ()
+    assert find_leak(asked.true_answer, "was born", asked.shown).leaked == ()
 
 
 def test_cloze_blanks_what_the_question_does_not_tell():
-    questions = [asked.question for asked in views.cloze(ROWS, "{sentence}")]
+    questions = [asked.question for asked in prompts.cloze(ROWS, "{sentence}")]
     assert questions == [
         "Ana Ruiz was born in ____.",
         "Ana Ruiz writes about ____.",
@@ -83,9 +83,9 @@ def test_cloze_blanks_what_the_question_does_not_tell():
 
 
 def test_reversed_asks_for_the_name_and_does_not_tell_it():
-    asked = list(views.reversed_question(ROWS, "{facts} Who?"))
-    assert [each.gold for each in asked] == ["Ana Ruiz"] * 3 + ["Bo Lund"] * 3
-    assert all(part not in each.question for each in asked for part in each.gold.split())
+    asked = list(prompts.reversed_question(ROWS, "{facts} Who?"))
+    assert [each.true_answer for each in asked] == ["Ana Ruiz"] * 3 + ["Bo Lund"] * 3
+    assert all(part not in each.question for each in asked for part in each.true_answer.split())
 
 
 def test_numbers_of_an_attack_by_hand():
@@ -146,13 +146,13 @@ def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
     knows = audit.attack(Scripted(ROWS, lambda request: ROWS.rows[request.index].answer))
     never = audit.attack(Scripted(ROWS, lambda request: "No idea"))
     alone = audit.findings({"unlearned": knows})
-    assert "without a control" in alone.verdict
+    assert "no control model was given" in alone.verdict
     assert len(alone.notes) == 3
     both = audit.findings({"unlearned": knows, "retain": never})
     assert both.values["novel_recall"]["unlearned"].point == 1.0
     assert both.values["novel_recall"]["retain"].point == 0.0
     assert both.comparisons[0].control == "retain"
-    assert "In 2 of 3 ways of asking it gives away significantly more than the retain model does" in both.verdict
+    assert "With 2 of 3 prompts it reveals significantly more than the retain model" in both.verdict
     assert not any("retain" in note for note in both.notes)
 
 

@@ -95,7 +95,7 @@ def test_difference_pairs_questions():
     same = headlines(General(tasks=["piqa"]), found, found).metrics["piqa/difference"]
     assert (same.point, same.low, same.high) == (0, 0, 0)
     none = headlines(General(tasks=["piqa"]), found, [row("boolq", 0, True)]).metrics["piqa/difference"]
-    assert "both scored" in none.needs
+    assert "scored for both" in none.needs
 
 
 def test_difference_of_a_large_sample():

@@ -7,7 +7,7 @@ import pytest
 from judge_server import JudgeServer
 from pydantic import ValidationError
 
-from expunge.benchmarks.mt_bench.judge import Judge, _takes_system, judged
+from expunge.benchmarks.mt_bench.judge import Judge, _takes_system, judge_replies
 from expunge.config.recipe import Prompt, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
@@ -41,7 +41,7 @@ def ask(tmp_path):
         prompts = [
             [{"role": "system", "content": "Be fair."}, {"role": "user", "content": f"number {i}"}] for i in range(n)
         ]
-        return judged(judge, prompts, None)
+        return judge_replies(judge, prompts, None)
 
     return run
 
@@ -108,7 +108,7 @@ def test_a_wait_in_other_words_is_not_understood_and_a_very_long_one_not_made(se
 def test_a_service_that_breaks_down_loses_nothing(serve, ask, broken):
     """It answers two prompts and then hangs, fails or writes rubbish; mended, it is asked for the other four."""
     server = serve(lambda n, text: echo(n, text) if n <= 2 else broken)
-    with pytest.raises(UserError, match=r"no usable reply in 2 attempts.* kept in .*goes on from there"):
+    with pytest.raises(UserError, match=r"no usable reply in 2 attempts.* saved in .*resumes from there"):
         ask(server, parallel=1, attempts=2, timeout_seconds=0.1)
     server.behave, before = echo, len(server.requests)
     assert ask(server, parallel=1, attempts=2, timeout_seconds=0.1) == ALL
@@ -191,19 +191,19 @@ def test_a_local_judge(local, tmp_path):
         [{"role": "system", "content": "Be fair."}, {"role": "user", "content": text}]
         for text in ("number 0", "number 1", "number 1 " * 90)
     ]
-    replies = judged(judge, prompts, session)
+    replies = judge_replies(judge, prompts, session)
     assert replies[2] is None
     assert None not in replies[:2]
     (kept,) = (tmp_path / "kept").iterdir()
     assert [entry["reply"] for entry in ReplyFile(kept)] == replies[:2]
     before = kept.read_text()
-    assert judged(judge, prompts, session) == replies
+    assert judge_replies(judge, prompts, session) == replies
     assert kept.read_text() == before
     build_scratch(scratch, session.tokenizer, seed=2).save_pretrained(folder)
-    judged(judge, prompts, session)
+    judge_replies(judge, prompts, session)
     assert len(list((tmp_path / "kept").iterdir())) == 2
     with pytest.raises(DataError, match="does not exist"):
-        judged(Judge(model=str(folder / "x"), store=str(tmp_path)), prompts, session)
+        judge_replies(Judge(model=str(folder / "x"), store=str(tmp_path)), prompts, session)
 
 
 def test_a_system_text_that_a_template_drops_or_refuses_goes_before_the_question(local):

@@ -6,11 +6,11 @@ import re
 import pytest
 from judge_server import JudgeServer
 
-from expunge.benchmarks.mt_bench.benchmark import HEADLINE, OTHER_JUDGE, MtBench, _is_published, parse_rating
+from expunge.benchmarks.mt_bench.benchmark import HEADLINE, OTHER_JUDGE, MtBench, _is_published_judge, parse_rating
 from expunge.benchmarks.mt_bench.judge import Judge
-from expunge.benchmarks.mt_bench.prompts import OWN_PROMPTS, PLACES
+from expunge.benchmarks.mt_bench.prompts import OWN_PROMPTS, PLACEHOLDERS
 from expunge.benchmarks.mt_bench.questions import load_material
-from expunge.config.recipe import Prompt, Scratch
+from expunge.config.recipe import Measure, Prompt, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, UserError
@@ -43,7 +43,7 @@ def folder(tmp_path):
             "system_prompt": "Be fair.",
             "prompt_template": f"{name}|" + "|".join(f"{{{p}}}" for p in places),
         }
-        for name, places in PLACES.items()
+        for name, places in PLACEHOLDERS.items()
     ]
     (root / "judge_prompts.jsonl").write_text(lines([{"name": "pair-v2"}, *prompts]))
     return root
@@ -76,7 +76,7 @@ def evaluate(folder, tiny, tmp_path):
             model="j", url=server.url, store=str(tmp_path / "kept"), parallel=1, attempts=2, backoff_seconds=0.0
         )
         benchmark = MtBench(**{"path": str(folder), "judge_model": judge, "max_new_tokens": 4, **settings})
-        got = Evaluator(NOTHING, tiny[1], 4096, cache).measure(tiny[0], benchmark, "it")
+        got = Evaluator(NOTHING, tiny[1], Measure(batch_tokens=4096), cache=cache).measure(tiny[0], benchmark, "it")
         return got.rows, benchmark.headlines(got.rows, None, 100, 0), got.settings
 
     return run
@@ -195,13 +195,11 @@ def test_a_killed_judging_goes_on_and_a_finished_one_is_not_repeated(evaluate, s
 
 def test_the_published_name_needs_the_published_judge():
     """Another judge, address, temperature or prompt makes the number another one."""
-    material = type("M", (), {"fingerprint": "c2486d684393"})()
     theirs = {"model": "gpt-4", "url": "https://api.openai.com/v1"}
-    assert _is_published(Judge(**theirs), material)
+    assert _is_published_judge(Judge(**theirs))
     for other in ({"model": "gpt-4o"}, {"url": "http://localhost:8000/v1"}, {"temperature": 0.5}):
-        assert not _is_published(Judge(**{**theirs, **other}), material)
-    assert not _is_published(Judge(model="gpt-4"), material)
-    assert not _is_published(Judge(**theirs), type("M", (), {"fingerprint": "0"})())
+        assert not _is_published_judge(Judge(**{**theirs, **other}))
+    assert not _is_published_judge(Judge(model="gpt-4"))
     row = {"set": "turn_1", "id": "math/1/1", "group": "1", "rating": 7.0}
     for published, name in ((True, HEADLINE), (False, OTHER_JUDGE)):
         numbers = MtBench(judge_model=Judge(**theirs)).headlines([{**row, "published": published}], None, 0, 0)
@@ -238,7 +236,7 @@ def test_the_hubs_columns_and_our_prompts(tmp_path):
         assert all(answer in user["content"] for answer in answers)
         assert not re.search(r"\{\w+\}", user["content"])
     for name, prompt in OWN_PROMPTS.items():
-        assert set(re.findall(r"\{(\w+)\}", prompt.template)) == set(PLACES[name])
+        assert set(re.findall(r"\{(\w+)\}", prompt.template)) == set(PLACEHOLDERS[name])
 
 
 def test_anything_that_changes_the_question_changes_the_measurement(folder):
@@ -265,16 +263,16 @@ def test_a_few_questions_of_each_category(folder):
     [
         ("question.jsonl", None, "does not exist"),
         ("question.jsonl", "", "is empty"),
-        ("question.jsonl", "[]", "holds no questions"),
+        ("question.jsonl", "[]", "contains no questions"),
         ("question.jsonl", lines(ASKED) + "\n{", r"line 4 is not valid JSON"),
         (
             "question.jsonl",
             lines([*ASKED, {**ASKED[0], "question_id": 4, "turns": ["a"]}]),
-            "line 4: a question has two",
+            "line 4: a question needs two",
         ),
-        ("question.jsonl", lines([*ASKED, ASKED[0]]), "line 4: a question before it has the id 1"),
+        ("question.jsonl", lines([*ASKED, ASKED[0]]), "line 4: duplicate question id 1"),
         ("question.jsonl", '{"question_id": 1, "turns": ["a", "b"]}', "line 1 needs a question_id and a category"),
-        ("reference_answer/gpt-4.jsonl", '{"question_id": 2, "choices": []}', r"line 1 is no answer in FastChat's"),
+        ("reference_answer/gpt-4.jsonl", '{"question_id": 2, "choices": []}', r"line 1 is not an answer in FastChat's"),
         ("reference_answer/gpt-4.jsonl", lines([{**RIGHT[0], "choices": [{"turns": ["4"]}]}]), "line 1: the right"),
         ("reference_answer/other.jsonl", lines(RIGHT), "by 2 models"),
         ("judge_prompts.jsonl", '{"name": "pair-v2"}', "lacks the judge's prompt single-v1"),
@@ -282,7 +280,7 @@ def test_a_few_questions_of_each_category(folder):
         (
             "judge_prompts.jsonl",
             '{"name": "single-v1", "system_prompt": "s", "prompt_template": "{question}"}',
-            "line 1: the prompt single-v1 has no place for answer",
+            "line 1: the prompt single-v1 lacks the placeholder answer",
         ),
     ],
 )

@@ -10,13 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from expunge.benchmarks.muse.benchmark import FORGET, FORGET_QA, HOLDOUT, RETAIN_QA, VERBMEM, Muse
-from expunge.config.recipe import Prompt, Scratch
+from expunge.config.recipe import Measure, Prompt, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.probes.requests import TokenScores
-from expunge.runs.evaluator import Evaluator, make_result, store
+from expunge.runs.evaluator import Evaluator
+from expunge.runs.results import save_result
 
 NOTHING = Sets("", RowSet("forget", ()), None)
 
@@ -168,7 +169,14 @@ def test_on_a_model_with_a_short_context(folder, tiny, tmp_path):
     text = "Town 2 has a red bridge. " * 40
     (folder / "privleak/forget.json").write_text(json.dumps([text, "Town 1 has a bridge.", "Town 2."]))
     (folder / "knowmem/forget_qa_icl.jsonl").write_text(lines([{"question": text, "answer": "Me"}]))
-    got = Evaluator(NOTHING, template, 4096, tmp_path / "cache").measure(model, muse, "it")
+    evaluator = Evaluator(
+        NOTHING,
+        template,
+        Measure(batch_tokens=4096, bootstrap=0),
+        cache=tmp_path / "cache",
+        folder=tmp_path / "run",
+    )
+    got = evaluator.measure(model, muse, "it")
     by_set = {name: [row for row in got.rows if row["set"] == name] for name in (VERBMEM, FORGET_QA, RETAIN_QA, FORGET)}
     assert [row["rouge_l_f1"] for row in by_set[FORGET_QA]] == [None] * 3
     assert None not in [row["rouge_l_f1"] for row in by_set[RETAIN_QA]]
@@ -176,15 +184,15 @@ def test_on_a_model_with_a_short_context(folder, tiny, tmp_path):
     whole = "the river number 0 and has a red bridge"
     assert 0 < len(by_set[VERBMEM][0]["answer"]) < len(whole)
     assert whole.startswith(by_set[VERBMEM][0]["answer"])
-    result = make_result(muse, got, role="retain", model="it", retain_model=None, resamples=0, seed=0)
-    store(tmp_path / "run", "retain-muse", result, got.rows)
+    result = evaluator.record(got, muse, role="retain", model="it", retain=None)
     rows, settings = muse.read_stored(tmp_path / "run/results/retain-muse.json")
     muse.check_retain_model(got.rows, rows, got.settings, settings)
     assert math.isclose(muse.headlines(got.rows, rows, 0, 0).headlines["privleak"].point, 0, abs_tol=1e-9)
     (tmp_path / "run/samples/retain-muse.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="missing or damaged"):
         muse.read_stored(tmp_path / "run/results/retain-muse.json")
-    store(tmp_path / "run", "other", result.model_copy(update={"benchmark": "tofu"}), [{"set": "forget", "index": 0}])
+    foreign = result.model_copy(update={"benchmark": "tofu"})
+    save_result(tmp_path / "run", "other", foreign, [{"set": "forget", "index": 0}])
     with pytest.raises(DataError, match="result of the benchmark 'tofu'"):
         muse.read_stored(tmp_path / "run/results/other.json")
 

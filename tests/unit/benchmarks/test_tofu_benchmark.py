@@ -86,7 +86,7 @@ def test_chosen_sets_only():
     found = benchmark.headlines(rows, rows, resamples=0, seed=0).headlines
     assert found["forget_quality"].point == 1.0
     assert "the evaluation set retain" in found["model_utility"].needs
-    with pytest.raises(ValueError, match="needs 'forget'"):
+    with pytest.raises(ValueError, match="must include 'forget'"):
         Tofu(sets=["retain"])
 
 
@@ -152,7 +152,7 @@ def test_intervals_hold_the_point_and_repeat_with_the_seed():
     assert len(own) == 12
     for value in [numbers.headlines["model_utility"], *own]:
         assert value.low < value.point < value.high
-        assert "300 bootstrap draws" in value.how
+        assert "300 bootstrap resamples" in value.how
 
 
 def test_without_a_retain_model_forget_quality_says_so():

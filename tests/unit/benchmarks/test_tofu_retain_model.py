@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.benchmarks.tofu.benchmark import check_retain_model
+from expunge.benchmarks.tofu import Tofu
 from expunge.benchmarks.tofu.rows import row_truth_ratio, same_rows
 from expunge.errors import IncompatibleError
 
@@ -39,7 +39,7 @@ def test_rows_without_texts_pair_by_position_if_they_are_equally_many():
 
 def test_equal_rows_in_another_order_are_accepted():
     ours = [row("q0", "a0"), row("q1", "a1"), row("q", "a", "retain")]
-    check_retain_model(ours, ours[::-1], {"split": "forget01", "ds_size": 300}, {"split": "forget01"})
+    Tofu().check_retain_model(ours, ours[::-1], {"split": "forget01", "ds_size": 300}, {"split": "forget01"})
 
 
 @pytest.mark.parametrize(
@@ -48,29 +48,29 @@ def test_equal_rows_in_another_order_are_accepted():
 )
 def test_another_way_of_measuring_is_refused(fact, words):
     rows = [row("q0", "a0")]
-    check_retain_model(rows, rows, {fact: "one"}, {})
+    Tofu().check_retain_model(rows, rows, {fact: "one"}, {})
     with pytest.raises(IncompatibleError, match=f"another {words}: two, here it is one"):
-        check_retain_model(rows, rows, {fact: "one"}, {fact: "two"})
+        Tofu().check_retain_model(rows, rows, {fact: "one"}, {fact: "two"})
 
 
 def test_another_ds_size_is_refused_and_the_common_one_named():
     ours = [row(f"q{i}", f"a{i}") for i in range(4)]
     with pytest.raises(IncompatibleError, match="Set ds_size: 3 for both"):
-        check_retain_model(ours, ours[:3], {}, {})
+        Tofu().check_retain_model(ours, ours[:3], {}, {})
     with pytest.raises(IncompatibleError, match="Set ds_size: 3 for both"):
-        check_retain_model(ours[:3], ours, {}, {})
+        Tofu().check_retain_model(ours[:3], ours, {}, {})
 
 
 def test_another_split_is_refused_with_a_row_that_it_lacks():
     ours = [row(f"q{i}", f"a{i}") for i in range(4)]
     theirs = [row(f"q{i}", f"a{i}") for i in range(2, 6)]
-    with pytest.raises(IncompatibleError, match=r"2 are the same\. Not in the retain model: 'q0'"):
-        check_retain_model(ours, theirs, {}, {})
+    with pytest.raises(IncompatibleError, match=r"2 in common\. Not in the retain model's evaluation: 'q0'"):
+        Tofu().check_retain_model(ours, theirs, {}, {})
 
 
 def test_a_retain_model_without_forget_rows_is_refused():
     with pytest.raises(IncompatibleError, match="no forget rows"):
-        check_retain_model([row("q", "a")], [row("q", "a", "retain")], {}, {})
+        Tofu().check_retain_model([row("q", "a")], [row("q", "a", "retain")], {}, {})
 
 
 def test_truth_ratio_comes_from_the_losses_or_else_from_the_log():

@@ -190,7 +190,7 @@ def test_own_result_whose_samples_are_gone_or_elsewhere(tmp_path):
     with pytest.raises(DataError, match="leads out of the run folder"):
         read_tofu_log(path)
     path.write_text(path.read_text(encoding="utf-8").replace("../../tofu.parquet", ""), encoding="utf-8")
-    with pytest.raises(DataError, match="without per-sample records"):
+    with pytest.raises(DataError, match="without per-sample rows"):
         read_tofu_log(path)
 
 
@@ -204,7 +204,7 @@ def test_own_result_of_another_benchmark_is_refused(tmp_path):
     ("content", "words"),
     [
         ('{"eval_log.json": {"avg_gt', "not complete JSON"),
-        ("[1, 2]", "holds a list"),
+        ("[1, 2]", "contains a list"),
         ('{"model_utility": 0.5, "forget_quality": 0.1}', "its keys are forget_quality, model_utility"),
         ('{"eval_log.json": {"rougeL_recall": {"0": 1.0}}}', "has no avg_gt_loss"),
         ('{"eval_log.json": {"avg_gt_loss": [1.0]}}', "avg_gt_loss is a list"),

@@ -38,10 +38,14 @@ def test_a_method_without_its_retain_set(tmp_path):
 
 
 def test_selection_needs_retain_model_and_benchmark():
-    for override, part in (("retain_model=null", "there is none"), ("evaluate.benchmarks=[]", "is empty")):
-        report = check_settings(load_recipe("quickstart", [override]))
-        assert [item.name for item in report.failed] == ["selection"]
-        assert part in report.failed[0].detail
+    """A missing retain model is found by the check, headlines that no benchmark has already by the loader."""
+    report = check_settings(load_recipe("quickstart", ["retain_model=null"]))
+    assert [item.name for item in report.failed] == ["selection"]
+    assert "forget_quality needs a retain model, which this recipe lacks" in report.failed[0].detail
+    with pytest.raises(ConfigError, match=r"evaluate\.benchmarks is empty"):
+        load_recipe("quickstart", ["evaluate.benchmarks=[]"])
+    with pytest.raises(ConfigError, match=r"'model_utilty' is not a headline.*Did you mean 'model_utility'"):
+        load_recipe("quickstart", ["evaluate.select=max model_utilty"])
 
 
 def test_rows_longer_than_the_model_allows():

@@ -31,8 +31,8 @@ def row(index: int, completion: str | None, named: list[str], probability: float
         "prompt": f"and her little dog, passage {index},",
         "text": "Toto",
         "completion": completion,
-        "told": ["Em"],
-        "named": named,
+        "prompt_anchors": ["Em"],
+        "completion_anchors": named,
         "logp": math.log(probability),
         **more,
     }

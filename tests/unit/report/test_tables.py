@@ -8,17 +8,9 @@ from report_runs import quality
 from rich.console import Console
 
 from expunge.records import Value
+from expunge.records.format import format_interval, format_number, format_point, format_value
 from expunge.report.load import load_run
-from expunge.report.tables import (
-    format_interval,
-    format_number,
-    format_point,
-    format_value,
-    headline_rows,
-    metric_rows,
-    to_markdown,
-    to_rich,
-)
+from expunge.report.tables import headline_rows, metric_rows, to_markdown, to_rich
 
 Make = Callable[..., Path]
 

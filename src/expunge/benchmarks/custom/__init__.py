@@ -1,4 +1,4 @@
-"""Your own forget, retain and holdout data: how much is known word for word, and what gives the forget set away."""
+"""User-defined forget, retain and holdout data: verbatim knowledge and membership, without any evaluation set."""
 
 from expunge.benchmarks.custom.benchmark import Custom
 

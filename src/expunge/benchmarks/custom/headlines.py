@@ -1,4 +1,4 @@
-"""Numbers of the benchmark `custom` with their intervals, from rows."""
+"""Headlines and metrics of the benchmark `custom`, with intervals, from rows."""
 
 from __future__ import annotations
 
@@ -24,122 +24,124 @@ Floats = NDArray[np.float64]
 SETS = ("forget", "retain", "holdout")
 SIMILARITY = "semantic_similarity"
 FLUENCY = ("generated_logp", "generated_tokens")
-"""Columns of what a further model thinks of the generated answers."""
+"""Columns of the fluency model: log-probability and number of tokens of the generated answer."""
 
 _MEANS = {
     "probability": "mean length-normalised probability of the answer",
-    "extraction_strength": "mean share of the answer (or text) that the model completes word for word by itself",
-    "exact_memorization": "mean share of tokens that the model would have chosen in their place",
+    "extraction_strength": "mean share of the answer (or text) that the model completes word for word",
+    "exact_memorization": "mean share of tokens that the model ranks first",
     "rouge_l_recall": "mean ROUGE-L recall of generated answers",
     "rouge_l_f1": "mean ROUGE-L F1 of generated answers",
-    "repetition": "mean share of 4-grams of a generated answer that it has had before",
-    SIMILARITY: "mean cosine between the embeddings of the right and the generated answer",
+    "repetition": "mean share of 4-grams of a generated answer that occurred in it before",
+    SIMILARITY: "mean cosine between the embeddings of the true and the generated answer",
 }
 _GENERATED = ("rouge_l_recall", "rouge_l_f1", "repetition", SIMILARITY)
 _BETTER = {"forget": "lower", "retain": "higher", "holdout": ""}
-_LACKING = {"retain": "a retain set: data.retain=...", "holdout": NEEDS_HOLDOUT}
+_MISSING_SETS = {"retain": "a retain set: data.retain=...", "holdout": NEEDS_HOLDOUT}
 
 
 def paired(rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> list[SampleRow]:
-    """The retain model's record of each forget and holdout row, in the order of the rows.
+    """Return the retain model's record of each forget and holdout row, in the order of the rows.
 
     Raises:
-        IncompatibleError: The retain model has not measured one of them, or another text under its name.
+        IncompatibleError: The retain model has not measured a row, or has another text under its id.
     """
-    known = {(row["set"], row["id"]): row for row in retain_model}
-    found = []
+    by_id = {(row["set"], row["id"]): row for row in retain_model}
+    records = []
     for row in rows:
         if row["set"] not in COMPARED:
             continue
-        other = known.get((row["set"], row["id"]))
-        if other is None or (row["question"], row["answer"]) != (other["question"], other["answer"]):
-            lacking = "has no" if other is None else "has another"
+        record = by_id.get((row["set"], row["id"]))
+        if record is None or (row["question"], row["answer"]) != (record["question"], record["answer"]):
+            problem = "has no" if record is None else "has another"
             raise IncompatibleError(
-                f"the retain model {lacking} {row['set']} row {row['id']}, so it was measured on other rows.",
+                f"the retain model {problem} {row['set']} row {row['id']}, so it was measured on other rows.",
                 fix="Measure it on the same data with the same limit and piece_characters.",
             )
-        found.append(other)
-    return found
+        records.append(record)
+    return records
 
 
 @dataclass(frozen=True)
 class CustomHeadlines:
-    """How numbers are made from rows."""
+    """Computes the metrics of rows."""
 
     rows: Sequence[SampleRow]
     retain_model: Sequence[SampleRow] | None
-    """As `paired` returns it."""
+    """As returned by `paired`."""
     generate: bool
-    """Whether answers were meant to be generated; decides what a missing ROUGE asks for."""
+    """Whether answers were to be generated; changes the reason for a missing ROUGE."""
     resamples: int
     seed: int
 
     def of_set(self, name: str) -> dict[str, Value]:
-        """Every number of one set by itself."""
+        """Return every metric of one set."""
         embedded = any(SIMILARITY in row for row in self.rows)
-        parts = [part for part in _MEANS if embedded or part != SIMILARITY]
-        found = {**{part: self.mean(name, part) for part in parts}, "perplexity": self.perplexity(name)}
+        metrics = {metric: self.mean(name, metric) for metric in _MEANS if embedded or metric != SIMILARITY}
+        metrics["perplexity"] = self._value(
+            name,
+            ["logp", "num_tokens"],
+            resampled_perplexity,
+            "perplexity per token of answers (or texts)",
+            "lower" if name == "retain" else "",
+        )
         if any(FLUENCY[0] in row for row in self.rows):
             how = "perplexity per token of generated answers under the model named by fluency_model"
-            found["fluency_perplexity"] = self._value(name, list(FLUENCY), resampled_perplexity, how, "lower")
-        return found
+            metrics["fluency_perplexity"] = self._value(name, list(FLUENCY), resampled_perplexity, how, "lower")
+        return metrics
 
-    def mean(self, name: str, part: str) -> Value:
-        """Mean of a column over one set; rows without a value are counted as missing."""
-        better = "lower" if part == "repetition" else _BETTER[name]
-        return self._value(name, [part], weighted_mean, _MEANS[part], better)
-
-    def perplexity(self, name: str) -> Value:
-        """Perplexity per token of one set."""
-        better = "lower" if name == "retain" else ""
-        how = "perplexity per token of answers (or texts)"
-        return self._value(name, ["logp", "num_tokens"], resampled_perplexity, how, better)
+    def mean(self, name: str, column: str) -> Value:
+        """Compute the mean of a column over one set; rows without a value are counted as missing."""
+        better = "lower" if column == "repetition" else _BETTER[name]
+        return self._value(name, [column], weighted_mean, _MEANS[column], better)
 
     def agreement(self) -> Value:
-        """Whether the losses of the forget rows could come from the retain model: a Kolmogorov-Smirnov test."""
+        """Compute the p-value of a Kolmogorov-Smirnov test: could the forget rows' losses be the retain model's?"""
         if self.retain_model is None:
             return Value.missing(NEEDS_RETAIN_MODEL.replace("membership scores", "losses"))
-        own, others = in_set(self.rows, "forget"), in_set(self.retain_model, "forget")
-        ours, theirs = column_of(own, "nll"), column_of(others, "nll")
-        present = _complete(np.stack([ours, theirs]))
+        rows = in_set(self.rows, "forget")
+        ours, theirs = column_of(rows, "nll"), column_of(in_set(self.retain_model, "forget"), "nll")
+        present = ~(np.isnan(ours) | np.isnan(theirs))
         num_missing = int((~present).sum())
         if not present.any():
             return Value(point=None, n_missing=num_missing, needs="losses of the forget rows under both models")
         ours, theirs = ours[present], theirs[present]
         test = ks_test(ours, theirs)
-        groups = [row["group"] for row, keep in zip(own, present, strict=True) if keep]
-        interval, words = self._interval(lambda weights: resampled_forget_quality(ours, theirs, weights), groups)
+        groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
+        interval, method = self._interval(lambda weights: resampled_forget_quality(ours, theirs, weights), groups)
         return Value(
             point=test.pvalue,
             low=interval[0],
             high=interval[1],
             n=len(ours),
             n_missing=num_missing,
-            how="p-value of a two-sided Kolmogorov-Smirnov test between the mean losses of this and of the retain-only "
-            f"model on the same {len(ours)} forget rows (forget quality with losses in place of truth ratios); {words}",
+            how="p-value of a two-sided Kolmogorov-Smirnov test between the mean losses of this and of the "
+            f"retain model on the same {len(ours)} forget rows (forget quality with losses in place of truth ratios); "
+            f"{method}",
             better=forget_quality.spec.better,
             extra={"log10": test.log10_pvalue, "ks": test.statistic},
         )
 
     def _value(self, name: str, columns: list[str], statistic: Callable[..., Floats], how: str, better: str) -> Value:
-        own = in_set(self.rows, name)
-        if not own:
-            return Value.missing(_LACKING.get(name, f"the {name} set"))
-        table = np.stack([column_of(own, column) for column in columns])
-        present = _complete(table)
+        rows = in_set(self.rows, name)
+        if not rows:
+            return Value.missing(_MISSING_SETS.get(name, f"the {name} set"))
+        # Shape (columns, rows).
+        table = np.stack([column_of(rows, column) for column in columns])
+        present: NDArray[np.bool_] = np.asarray(~np.isnan(table).any(axis=0))
         num_missing = int((~present).sum())
         if not present.any():
-            return Value(point=None, n_missing=num_missing, needs=self._needs(own, columns[0]))
-        kept = table[:, present]
-        groups = [row["group"] for row, keep in zip(own, present, strict=True) if keep]
-        interval, words = self._interval(lambda weights: statistic(*kept, weights), groups)
+            return Value(point=None, n_missing=num_missing, needs=self._needs(rows, columns[0]))
+        values = table[:, present]
+        groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
+        interval, method = self._interval(lambda weights: statistic(*values, weights), groups)
         return Value(
-            point=float(statistic(*kept, np.ones((1, kept.shape[1])))[0]),
+            point=float(statistic(*values, np.ones((1, values.shape[1])))[0]),
             low=interval[0],
             high=interval[1],
-            n=kept.shape[1],
+            n=values.shape[1],
             n_missing=num_missing,
-            how=f"{how}; {words}",
+            how=f"{how}; {method}",
             better=better,
         )
 
@@ -156,10 +158,5 @@ class CustomHeadlines:
         interval = cluster_bootstrap(statistic, [groups], self.resamples, self.seed)
         if interval is None:
             return (None, None), "no interval"
-        words = f"95% percentile interval of {self.resamples} bootstrap draws of whole groups"
-        return interval, f"{words} ({len(set(groups))} groups)"
-
-
-def _complete(table: Floats) -> NDArray[np.bool_]:
-    """Which rows have a value in every column; the table has one column of numbers per line."""
-    return np.asarray(~np.isnan(table).any(axis=0), dtype=np.bool_)
+        method = f"95% percentile interval of {self.resamples} bootstrap resamples of groups"
+        return interval, f"{method} ({len(set(groups))} groups)"

@@ -1,4 +1,4 @@
-"""MT-Bench: is the model still a good assistant? 80 conversations of two questions, graded by a judge."""
+"""MT-Bench: 80 conversations of two questions, rated by a judge model."""
 
 from expunge.benchmarks.mt_bench.benchmark import MtBench
 

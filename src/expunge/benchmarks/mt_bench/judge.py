@@ -1,4 +1,4 @@
-"""A language model that grades answers: behind a service or loaded here. Every reply is kept as soon as it comes."""
+"""Rate answers with a language model, behind a service or loaded locally; replies are saved as they arrive."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 _CHARACTERS_PER_TOKEN = 4
 _LOCAL_CHUNK = 16
-"""Replies of a local judge between two writes."""
+"""Number of replies of a local judge between two writes."""
 
 _SERVICE_ONLY = ("api_key_env", "timeout_seconds", "attempts", "backoff_seconds", "parallel")
 _LOCAL_ONLY = ("revision", "dtype")
 
 
 class Judge(Section):
-    """A judge: a model behind any service that speaks OpenAI's protocol, or a local one."""
+    """A judge model: behind any service with OpenAI's protocol, or local."""
 
     model: str
-    """Name of the model as the service knows it; without `url` a folder or hub id, loaded beside the judged model."""
+    """Name of the model at the service; without `url` a folder or hub id, loaded beside the judged model."""
     url: str | None = None
-    """Address of the service up to its version, such as https://api.openai.com/v1 or http://localhost:8000/v1."""
+    """Base address of the service, with its version: https://api.openai.com/v1 or http://localhost:8000/v1."""
     api_key_env: str | None = None
-    """Environment variable that holds the service's key."""
+    """Environment variable with the service's API key."""
     revision: str | None = None
     """Local model from the hub: commit, tag or branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -50,15 +50,15 @@ class Judge(Section):
     max_tokens: int = Field(default=2048, ge=1)
     """Longest reply in tokens."""
     store: str = "judgments"
-    """Folder in which every reply is kept at once; the same question about the same answer is never asked again."""
+    """Folder in which replies are saved as they arrive; the same prompt is never sent again."""
     parallel: int = Field(default=4, ge=1)
-    """Requests under way at a time."""
+    """Number of concurrent requests."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest wait for one reply."""
     attempts: int = Field(default=5, ge=1)
-    """Tries per reply."""
+    """Attempts per reply."""
     backoff_seconds: float = Field(default=2.0, ge=0)
-    """First wait between tries; it doubles each time, and is never shorter than the service asks for."""
+    """First wait between attempts; it doubles each time, and is at least what the service requests."""
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
@@ -69,53 +69,52 @@ class Judge(Section):
 
 
 class _Stopped(Exception):
-    """Another reply failed for good; no new one is asked for."""
+    """Another reply failed permanently, so no further request is sent."""
 
 
-def judged(judge: Judge, prompts: Sequence[Messages], session: Session) -> list[str | None]:
-    """The judge's reply to each prompt; those that are kept are not asked for again.
+def judge_replies(judge: Judge, prompts: Sequence[Messages], session: Session) -> list[str | None]:
+    """Return the judge's reply to each prompt; saved replies are not requested again.
 
     Args:
         judge: The judge.
-        prompts: What to ask: a system message and a user message each.
-        session: The model under measurement: a local judge runs where it does.
+        prompts: A system message and a user message each.
+        session: The measured model; a local judge runs on its device.
 
     Returns:
-        Replies in order; None where a prompt does not fit into a local judge's context.
+        Replies in order; None for a prompt that does not fit into a local judge's context.
 
     Raises:
-        UserError: The judge cannot be loaded or reached, refuses, or gave no reply in all attempts. What it replied
-            until then is kept.
+        UserError: The judge cannot be loaded or reached, refuses, or failed in all attempts. Replies so far are saved.
     """
-    loaded = None if judge.url is not None else _load(judge, session)
+    loaded = None if judge.url is not None else _load_judge(judge, session)
     identity = [judge.url, judge.model, judge.temperature, judge.max_tokens, None if loaded is None else loaded[2]]
     file = ReplyFile(Path(judge.store).expanduser() / f"{fingerprint(identity)}.jsonl")
     keys = [fingerprint(prompt) for prompt in prompts]
 
-    def kept() -> dict[str, str]:
+    def saved() -> dict[str, str]:
         return {str(entry.get("prompt")): str(entry["reply"]) for entry in file if "reply" in entry}
 
     from expunge.distributed import run_on_main
 
-    known = run_on_main(kept)
-    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
-    _announce(judge, missing, len(set(keys)) - len(missing), file)
+    replies = run_on_main(saved)
+    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in replies}
+    _print_cost(judge, missing, len(set(keys)) - len(missing), file)
     if missing and loaded is None:
         run_on_main(functools.partial(_ask_service, judge, missing, file))
     elif missing and loaded is not None:
         _ask_local(judge, missing, file, session, *loaded[:2])
-    known = run_on_main(kept)
-    return [known.get(key) for key in keys]
+    replies = run_on_main(saved)
+    return [replies.get(key) for key in keys]
 
 
-def _announce(judge: Judge, missing: Mapping[str, Messages], num_kept: int, file: ReplyFile) -> None:
-    """Say what it will cost before it starts."""
+def _print_cost(judge: Judge, missing: Mapping[str, Messages], num_saved: int, file: ReplyFile) -> None:
+    """Print an estimate of the tokens, before the first request."""
     characters = sum(len(message["content"]) for prompt in missing.values() for message in prompt)
     tokens = f"about {characters // _CHARACTERS_PER_TOKEN:,} prompt tokens ({_CHARACTERS_PER_TOKEN} characters each)"
     most = f"at most {len(missing) * judge.max_tokens:,} completion tokens"
     note(
-        f"Judging with {judge.model}: {len(missing)} calls, {tokens} and {most}. {num_kept} judgments are known "
-        f"already; each is kept in {file.path} at once."
+        f"Judging with {judge.model}: {len(missing)} calls, {tokens} and {most}. {num_saved} judgments are saved "
+        f"already; new ones are saved in {file.path} as they arrive."
     )
 
 
@@ -123,14 +122,14 @@ def _ask_service(judge: Judge, missing: Mapping[str, Messages], file: ReplyFile)
     service = ChatService(str(judge.url), judge.model, judge.api_key_env, judge.timeout_seconds)
     stopped, replies = threading.Event(), list[ChatReply]()
 
-    def once(prompt: Messages) -> ChatReply:
+    def request(prompt: Messages) -> ChatReply:
         if stopped.is_set():
             raise _Stopped
         return service.ask(prompt, temperature=judge.temperature, max_tokens=judge.max_tokens)
 
-    def one(key: str, prompt: Messages) -> ChatReply:
+    def request_and_save(key: str, prompt: Messages) -> ChatReply:
         try:
-            reply = with_retries(functools.partial(once, prompt), judge.attempts, judge.backoff_seconds)
+            reply = with_retries(functools.partial(request, prompt), judge.attempts, judge.backoff_seconds)
         except BaseException:
             stopped.set()
             raise
@@ -138,42 +137,37 @@ def _ask_service(judge: Judge, missing: Mapping[str, Messages], file: ReplyFile)
         return reply
 
     with ThreadPoolExecutor(judge.parallel) as pool, progress("Judging", len(missing), "answers") as advance:
-        tasks = [pool.submit(one, key, prompt) for key, prompt in missing.items()]
+        tasks = [pool.submit(request_and_save, key, prompt) for key, prompt in missing.items()]
         try:
             for task in as_completed(tasks):
-                # Whoever was stopped says nothing; the reply that failed says why.
+                # Requests that were stopped are ignored; the one that failed raises the error.
                 with contextlib.suppress(_Stopped):
                     replies.append(task.result())
                     advance(1)
         except ReplyError as error:
             raise UserError(
-                f"the judge at {service.address} gave no usable reply in {judge.attempts} attempts; the last one "
-                f"failed with {error}.",
-                fix=f"The judgments so far are kept in {file.path}; the same command goes on from there.",
+                f"the judge at {service.address} gave no usable reply in {judge.attempts} attempts; last failure: "
+                f"{error}.",
+                fix=f"The judgments so far are saved in {file.path}; the same command resumes from there.",
             ) from error
         finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    counted = [sum(reply.prompt_tokens for reply in replies), sum(reply.completion_tokens for reply in replies)]
-    if any(counted):
-        note(f"The judge counted {counted[0]:,} prompt tokens and {counted[1]:,} completion tokens.")
+    prompt_tokens = sum(reply.prompt_tokens for reply in replies)
+    completion_tokens = sum(reply.completion_tokens for reply in replies)
+    if prompt_tokens or completion_tokens:
+        note(f"The judge counted {prompt_tokens:,} prompt tokens and {completion_tokens:,} completion tokens.")
 
 
-def _load(judge: Judge, session: Session) -> tuple[Any, Any, str]:
-    """Model, tokenizer and hash of the weights of a local judge."""
-    import torch
-
-    from expunge.modeling.load import check_tokenizer, load_model, load_tokenizer, model_hash
+def _load_judge(judge: Judge, session: Session) -> tuple[Any, Any, str]:
+    """Return model, tokenizer and weight hash of a local judge."""
+    from expunge.modeling.load import load_tokenizer, model_hash
+    from expunge.modeling.opening import open_model
 
     tokenizer = load_tokenizer(judge.model, judge.revision)
-    model = load_model(
-        judge.model,
-        config=Model(name=judge.model),
-        revision=judge.revision,
-        dtype=getattr(torch, judge.dtype),
-        device=next(session.model.parameters()).device,
-    )
-    check_tokenizer(model, tokenizer, judge.model)
+    device: Literal["cuda", "cpu"] = "cuda" if next(session.model.parameters()).is_cuda else "cpu"
+    config = Model(name=judge.model, revision=judge.revision, dtype=judge.dtype, device=device)
+    model = open_model(config, judge.model, tokenizer, revision=judge.revision)
     return model, tokenizer, model_hash(model)
 
 
@@ -183,42 +177,42 @@ def _ask_local(
     import torch
 
     for system in dict.fromkeys(prompt[0]["content"] for prompt in missing.values()):
-        asker, before = _asker(judge, session, model, tokenizer, system)
-        own = {key: prompt[1]["content"] for key, prompt in missing.items() if prompt[0]["content"] == system}
-        keys = list(own)
+        judge_session, prefix = _judge_session(judge, session, model, tokenizer, system)
+        texts = {key: prompt[1]["content"] for key, prompt in missing.items() if prompt[0]["content"] == system}
+        keys = list(texts)
         for start in range(0, len(keys), _LOCAL_CHUNK):
-            part = keys[start : start + _LOCAL_CHUNK]
+            chunk = keys[start : start + _LOCAL_CHUNK]
             requests = [
                 GenerationRequest(
-                    "judge", i, before + own[key], judge.max_tokens, temperature=judge.temperature, seed=int(key, 16)
+                    "judge", i, prefix + texts[key], judge.max_tokens, temperature=judge.temperature, seed=int(key, 16)
                 )
-                for i, key in enumerate(part)
+                for i, key in enumerate(chunk)
             ]
-            # The judged model's precision is not the judge's.
+            # The measurement may run under autocast, which must not change the judge's precision.
             with torch.autocast(next(model.parameters()).device.type, enabled=False):
-                replies = asker.generate(requests)
-            for request, key in zip(requests, part, strict=True):
+                replies = judge_session.generate(requests)
+            for request, key in zip(requests, chunk, strict=True):
                 if request.key in replies and is_main_process():
                     file.add({"prompt": key, "judge": judge.model, "reply": replies[request.key]})
 
 
-def _asker(judge: Judge, session: Session, model: Any, tokenizer: Any, system: str) -> tuple[Session, str]:
-    """A session with the judge, and what stands before each question: the system's text, where it has no place."""
+def _judge_session(judge: Judge, session: Session, model: Any, tokenizer: Any, system: str) -> tuple[Session, str]:
+    """Return a session with the judge, and a prefix of each prompt: the system text if the template drops it."""
     from expunge.data.templates import Template
     from expunge.modeling.load import context_length
     from expunge.probes.cache import ProbeCache
     from expunge.probes.session import Session
 
-    takes = _takes_system(tokenizer, system)
-    prompt = Prompt(style="chat" if tokenizer.chat_template else "plain", system=system if takes else None)
+    in_template = _takes_system(tokenizer, system)
+    prompt = Prompt(style="chat" if tokenizer.chat_template else "plain", system=system if in_template else None)
     template = Template(tokenizer, prompt, context_length(model.config))
     label = f"judgments of {judge.model}"
-    asker = Session(model, session.sets, template, session.batch_tokens, ProbeCache(None, []), label)
-    return asker, "" if takes else f"{system}\n\n"
+    judge_session = Session(model, session.sets, template, session.batch_tokens, ProbeCache(None, []), label)
+    return judge_session, "" if in_template else f"{system}\n\n"
 
 
 def _takes_system(tokenizer: Any, system: str) -> bool:
-    """Whether the chat template writes a system message; some leave it out, some refuse it."""
+    """Return whether the chat template writes system messages; some templates drop them, some raise an error."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:

@@ -1,4 +1,4 @@
-"""What a judge is asked: texts with places for questions and answers, read from a file in FastChat's format or ours."""
+"""Judge prompts: templates for questions and answers, from a file in FastChat's format or this package's."""
 
 from __future__ import annotations
 
@@ -13,58 +13,60 @@ from expunge.errors import DataError
 from expunge.services.chat import Messages
 
 _ONE, _TWO = ("question", "answer"), ("question_1", "answer_1", "question_2", "answer_2")
-PLACES = {
+PLACEHOLDERS = {
     "single-v1": _ONE,
     "single-math-v1": (*_ONE, "ref_answer_1"),
     "single-v1-multi-turn": _TWO,
     "single-math-v1-multi-turn": (*_TWO, "ref_answer_1", "ref_answer_2"),
 }
-"""Name of each prompt (first turn or both, without or with right answers) -> what it has to hold."""
+"""Name of each prompt (first turn or both, without or with right answers) -> its placeholders."""
 
-_PLACE = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """One prompt of a judge."""
+    """One prompt template of a judge."""
 
     system: str
     template: str
-    """The user's message, with {question} and the like."""
+    """The user's message, with placeholders such as {question}."""
 
     def messages(self, values: Mapping[str, str]) -> Messages:
-        """The conversation to send; places in the values themselves are left alone."""
-        text = _PLACE.sub(lambda found: values.get(found[1], found[0]), self.template)
+        """Return the conversation to send; placeholders within the values are not replaced."""
+        text = _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.template)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": text}]
 
 
 def read_judge_prompts(path: Path) -> dict[str, JudgePrompt]:
-    """The four prompts for judging single answers; others in the file are left out.
+    """Read the four prompts for rating single answers; other prompts in the file are ignored.
 
     Raises:
-        DataError: One of them is missing, or lacks a place for what it judges.
+        DataError: One of them is missing, or lacks a placeholder.
     """
-    found: dict[str, JudgePrompt] = {}
+    prompts: dict[str, JudgePrompt] = {}
     for where, record in read_records(Source(path=str(path))):
         name = record.get("name")
-        if name not in PLACES:
+        if name not in PLACEHOLDERS:
             continue
         system, template = record.get("system_prompt"), record.get("prompt_template")
         if not isinstance(system, str) or not isinstance(template, str):
             raise DataError(f"{where}: the prompt {name} needs the texts system_prompt and prompt_template.")
-        lacking = set(PLACES[name]) - set(_PLACE.findall(template))
-        if lacking:
+        absent = set(PLACEHOLDERS[name]) - set(_PLACEHOLDER.findall(template))
+        if absent:
             raise DataError(
-                f"{where}: the prompt {name} has no place for {', '.join(sorted(lacking))}.",
-                fix=f"Write {{{min(lacking)}}} where it belongs.",
+                f"{where}: the prompt {name} lacks the placeholder {', '.join(sorted(absent))}.",
+                fix=f"Insert {{{min(absent)}}}.",
             )
-        found[name] = JudgePrompt(system, template)
-    missing = [name for name in PLACES if name not in found]
+        prompts[name] = JudgePrompt(system, template)
+    missing = [name for name in PLACEHOLDERS if name not in prompts]
     if missing:
         raise DataError(
-            f"{path} lacks the judge's prompt {missing[0]}.", allowed=f"It needs: {', '.join(PLACES)}.", fix="Add it."
+            f"{path} lacks the judge's prompt {missing[0]}.",
+            allowed=f"Needed: {', '.join(PLACEHOLDERS)}.",
+            fix="Add it.",
         )
-    return found
+    return prompts
 
 
 _SCALE = (
@@ -82,8 +84,9 @@ _RIGHT = (
 _SECOND = "The conversation has two turns. Grade the answer to the second question; the first turn is its context."
 
 
-def _own(system: str, parts: Mapping[str, str]) -> JudgePrompt:
-    return JudgePrompt(f"{system} {_SCALE}", "\n\n".join(f"## {title}\n{text}" for title, text in parts.items()))
+def _prompt(system: str, paragraphs: Mapping[str, str]) -> JudgePrompt:
+    text = "\n\n".join(f"## {title}\n{text}" for title, text in paragraphs.items())
+    return JudgePrompt(f"{system} {_SCALE}", text)
 
 
 _TURNS = {
@@ -95,10 +98,10 @@ _TURNS = {
 _ASKED = {"Question": "{question}", "Assistant's answer, to be graded": "{answer}"}
 
 OWN_PROMPTS = {
-    "single-v1": _own(_QUALITY, _ASKED),
-    "single-math-v1": _own(_RIGHT, {"Right answer": "{ref_answer_1}", **_ASKED}),
-    "single-v1-multi-turn": _own(f"{_QUALITY} {_SECOND}", _TURNS),
-    "single-math-v1-multi-turn": _own(
+    "single-v1": _prompt(_QUALITY, _ASKED),
+    "single-math-v1": _prompt(_RIGHT, {"Right answer": "{ref_answer_1}", **_ASKED}),
+    "single-v1-multi-turn": _prompt(f"{_QUALITY} {_SECOND}", _TURNS),
+    "single-math-v1-multi-turn": _prompt(
         f"{_RIGHT} {_SECOND}",
         {
             "Right answer to the first question": "{ref_answer_1}",
@@ -107,4 +110,4 @@ OWN_PROMPTS = {
         },
     ),
 }
-"""For questions that come without a judge's prompts. Ratings by them compare with nobody else's."""
+"""Prompts for questions that come without any. Ratings by them are not comparable with published ones."""

@@ -1,4 +1,4 @@
-"""MUSE: does a model still recite, know or give away a corpus, and does it keep what it knew besides?"""
+"""MUSE: verbatim and knowledge memorisation of a corpus, privacy leakage, and knowledge to preserve."""
 
 from expunge.benchmarks.muse.benchmark import Muse
 

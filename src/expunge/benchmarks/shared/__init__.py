@@ -1,1 +1,1 @@
-"""What several benchmarks have in common: row matching, means, membership, token scores, multiple choice."""
+"""Code that several benchmarks share: rows, means, paired differences, membership, token scores, multiple choice."""

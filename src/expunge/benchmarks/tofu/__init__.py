@@ -1,4 +1,4 @@
-"""TOFU: forget quality against a retain model, and model utility on what should be kept."""
+"""TOFU: forget quality against a retain model, and model utility on data to preserve."""
 
 from expunge.benchmarks.tofu.benchmark import Tofu
 

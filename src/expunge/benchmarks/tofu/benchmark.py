@@ -1,4 +1,4 @@
-"""TOFU: forget quality against a retain model, and model utility on what should be kept."""
+"""TOFU: forget quality against a retain model, and model utility on data to preserve."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from expunge.benchmarks.base import (
     GenerationRequest,
     Headlines,
     Key,
+    Measurement,
     Plan,
     SampleRow,
     ScoreRequest,
     TokenScores,
 )
-from expunge.benchmarks.shared.membership import add_gradient_norms
-from expunge.benchmarks.shared.rows import in_set
-from expunge.benchmarks.shared.token_scores import TOKEN_NUMBERS, mean_nll, plain, token_numbers
+from expunge.benchmarks.shared.labels import ANSWER_LABELS
+from expunge.benchmarks.shared.membership import MEMBERSHIP_LABELS, add_gradient_norms
+from expunge.benchmarks.shared.rows import check_settings, in_set
+from expunge.benchmarks.shared.token_scores import TOKEN_METRICS, mean_nll, none_for_nan, token_metrics
+from expunge.benchmarks.tofu import judgement
 from expunge.benchmarks.tofu.extras import HOLDOUT, PARAPHRASED, Extras
 from expunge.benchmarks.tofu.headlines import TofuHeadlines
 from expunge.benchmarks.tofu.rows import (
@@ -28,7 +31,7 @@ from expunge.benchmarks.tofu.rows import (
     CUT_SETS,
     SETS,
     SetName,
-    check_retain_model,
+    check_same_rows,
     refuse_informed,
     row_truth_ratio,
     same_rows,
@@ -39,25 +42,24 @@ from expunge.errors import DataError
 from expunge.metrics.fluency import repetition
 from expunge.metrics.probability import probability
 from expunge.metrics.rouge import rouge_recalls
-from expunge.records import Value
+from expunge.records import Axes, Judgement, Label, Section, Value
 
 if TYPE_CHECKING:
     from expunge.probes.session import Session
-
-__all__ = ["Tofu", "check_retain_model"]
 
 NEEDS_RETAIN_MODEL = "a retain model or its stored log (model.retain_model=...)"
 
 
 class Tofu(Benchmark):
-    """The evaluation of TOFU: probability, ROUGE-L recall and truth ratio on four sets, and what follows for free.
+    """The evaluation of TOFU: probability, ROUGE-L recall and truth ratio on four sets.
 
-    Exact memorisation, extraction strength and the membership scores come from the same pass over forget and retain
-    answers, and membership scores one more text per holdout row, where the data have such rows (TOFU's holdoutXX);
-    repetition and variety come from the answers that are generated anyway. Paraphrased questions cost another
-    generation and another scored text per forget and retain row, gradient norms a backward pass per row.
+    The same pass over forget and retain answers also returns exact memorisation, extraction strength and membership
+    scores; membership scores one more text per holdout row, if the data has such rows (TOFU's holdoutXX). Repetition
+    and diversity are computed from the answers that ROUGE needs. Paraphrased questions cost another generation and
+    another scored text per forget and retain row, gradient norms a backward pass per row.
     """
 
+    title: ClassVar[str] = "TOFU"
     paper: ClassVar[str] = "Maini et al. 2024, arXiv:2401.06121"
 
     ds_size: int | None = Field(default=None, ge=1)
@@ -76,7 +78,7 @@ class Tofu(Benchmark):
     """Exact memorisation and extraction strength of forget and retain rows, and membership: forget against holdout
     rows, PrivLeak with a retain model."""
     paraphrased: bool = False
-    """Ask forget and retain questions in other words too: probability of the answer and ROUGE-L recall."""
+    """Ask paraphrased forget and retain questions too: probability of the answer and ROUGE-L recall."""
     min_k: float = Field(default=0.4, gt=0, le=1)
     """Share of the least likely tokens in the membership scores Min-K% and Min-K%++."""
     gradient_norm: bool = False
@@ -89,8 +91,102 @@ class Tofu(Benchmark):
         if not self.memorization and (dead := changed(self, "min_k", "gradient_norm")):
             raise ValueError(f"{dead[0]} has no effect with memorization: false")
         if "forget" not in self.sets:
-            raise ValueError("sets needs 'forget', the set that this benchmark is about")
+            raise ValueError("sets must include 'forget', which forget quality is computed on")
         return self
+
+    def labels(self) -> dict[str, Label]:
+        """Return the presentation of forget quality and model utility."""
+        return {
+            "forget_quality": Label(
+                title="Forget quality",
+                explain="p-value of the test against the retain model; above 0.05 the two cannot be told apart",
+                better="higher",
+                needs_retain_model=True,
+            ),
+            "model_utility": Label(
+                title="Model utility",
+                explain="harmonic mean over data to preserve: retain set, real authors, world facts",
+                better="higher",
+            ),
+        }
+
+    def metric_labels(self) -> dict[str, Label]:
+        """Return the presentation of the metrics of single sets and of membership."""
+        return {
+            **ANSWER_LABELS,
+            "truth_ratio": Label(
+                title="truth ratio",
+                explain="true against wrong answers; on the forget set 1 means that it cannot tell them apart",
+            ),
+            "paraphrased_probability": Label(title="probability of the answer, paraphrased question"),
+            "paraphrased_rouge_l_recall": Label(title="ROUGE-L recall, paraphrased question"),
+            "distinct_2": Label(
+                title="distinct bigrams", explain="share of different word pairs in all answers", better="higher"
+            ),
+            **MEMBERSHIP_LABELS,
+        }
+
+    def axes(self) -> Axes:
+        """Return forget quality against model utility; without a retain model the probability of forget answers."""
+        return Axes(
+            forget="forget_quality",
+            forget_fallback="forget/probability",
+            utility="model_utility",
+            forget_limit=judgement.THRESHOLD,
+        )
+
+    def sections(self) -> list[Section]:
+        """Return the truth ratios of the forget set, and the answers to forget and retain questions."""
+        return [
+            Section(
+                kind="distribution",
+                title="Truth ratios on the forget set",
+                lead="Forget quality compares the unlearned model's curve with the retain model's. The vertical bar is "
+                "their widest gap, the Kolmogorov-Smirnov distance D. A model that forgot follows the retain model's "
+                "curve; a curve to its right belongs to a model that was pushed too far or produces nonsense.",
+                set="forget",
+                value="truth_ratio",
+            ),
+            Section(
+                kind="answers",
+                title="Answers before and after",
+                lead="The forget questions, highest remaining ROUGE-L first. Marked words are specific to the true "
+                "answer, are not in the question, and are still in the unlearned model's answer. p is the probability "
+                "of the true answer per token.",
+                set="forget",
+            ),
+            *(
+                [
+                    Section(
+                        kind="answers",
+                        title="Cost: retained questions with the largest loss",
+                        lead="Retained questions, largest loss of ROUGE-L against the target first. The model should "
+                        "still know these.",
+                        set="retain",
+                        order="lost",
+                    )
+                ]
+                if "retain" in self.sets
+                else []
+            ),
+        ]
+
+    def judge(
+        self, target: Measurement | None, unlearned: Measurement, retain: Measurement | None, *, seed: int = 0
+    ) -> Judgement:
+        """Conclude by forget quality and model utility; rules: `expunge.benchmarks.tofu.judgement`."""
+        forgetting, forgetting_reasons = judgement.judge_forgetting(target, unlearned, retain)
+        utility, utility_reasons = judgement.judge_utility(target, unlearned)
+        return Judgement(
+            benchmark=self.key,
+            title=self.title,
+            forgetting=forgetting,
+            utility=utility,
+            metrics=judgement.decisive_metrics(target, unlearned),
+            reasons=forgetting_reasons + utility_reasons,
+            rules=judgement.rules(),
+            limits=judgement.limits(unlearned.value("forget_quality")),
+        )
 
     def plan(self, sets: Sets) -> Plan:
         """Score every answer, its paraphrase and its wrong variants, and generate once per question.
@@ -98,54 +194,58 @@ class Tofu(Benchmark):
         Raises:
             DataError: The data has no evaluation set 'forget'.
         """
-        chosen: dict[str, RowSet] = {
+        selected: dict[str, RowSet] = {
             name: sets.evaluation[name] for name in SETS if name in sets.evaluation and name in self.sets
         }
-        if "forget" not in chosen:
+        if "forget" not in selected:
             raise DataError(
                 f"{sets.name} has no evaluation set 'forget', which the benchmark {self.name} measures.",
                 fix="Use data with right and wrong answers, such as data: {name: tofu} or {name: synthetic}.",
             )
         if self.memorization and sets.holdout is not None:
-            chosen[HOLDOUT] = sets.holdout
-        measured = {name: self._cut(name, rows) for name, rows in chosen.items()}
-        every = [(name, index, row) for name, rows in measured.items() for index, row in enumerate(rows)]
-        score = [item for place in every for item in self._scored(*place)]
-        generate = [item for place in every for item in self._generated(*place) if self.generate]
-        return Plan(sets=measured, score=score, generate=generate)
-
-    def _cut(self, name: str, rows: RowSet) -> RowSet:
-        if self.ds_size is None or name not in (*CUT_SETS, HOLDOUT):
-            return rows
-        return RowSet(name=rows.name, rows=rows.rows[: self.ds_size])
+            selected[HOLDOUT] = sets.holdout
+        if self.ds_size is not None:
+            for name in {*CUT_SETS, HOLDOUT} & selected.keys():
+                selected[name] = RowSet(name=selected[name].name, rows=selected[name].rows[: self.ds_size])
+        all_rows = [(name, index, row) for name, rows in selected.items() for index, row in enumerate(rows)]
+        return Plan(
+            sets=selected,
+            score=[request for name, index, row in all_rows for request in self._scored(name, index, row)],
+            generate=[
+                request
+                for name, index, row in all_rows
+                if self.generate
+                for request in self._generated(name, index, row)
+            ],
+        )
 
     def _scored(self, name: str, index: int, row: Row) -> list[ScoreRequest]:
-        # Hits say how far an answer need not be generated token by token.
+        # With top-1 hits, the part of an answer that greedy decoding repeats need not be generated token by token.
         detailed = self.generate or (self.memorization and name in (*CUT_SETS, HOLDOUT))
-        asked = [(row.question, what, text) for text, what in _asked(row).items()]
-        if self._asks_again(name, row):
-            asked.append((row.paraphrased_question, PARAPHRASED, row.answer))
+        texts = [(row.question, what, text) for text, what in _answer_requests(row).items()]
+        if self._has_paraphrase(name, row):
+            texts.append((row.paraphrased_question, PARAPHRASED, row.answer))
         return [
             ScoreRequest(name, index, what, question, text, detail=detailed and what in ("answer", PARAPHRASED))
-            for question, what, text in asked
+            for question, what, text in texts
         ]
 
     def _generated(self, name: str, index: int, row: Row) -> list[GenerationRequest]:
         if name == HOLDOUT:
             return []
-        asked = {"answer": row.question}
-        if self._asks_again(name, row):
-            asked[PARAPHRASED] = row.paraphrased_question
+        questions = {"answer": row.question}
+        if self._has_paraphrase(name, row):
+            questions[PARAPHRASED] = row.paraphrased_question
         return [
             GenerationRequest(name, index, question, self.max_new_tokens, what, draft=row.answer)
-            for what, question in asked.items()
+            for what, question in questions.items()
         ]
 
-    def _asks_again(self, name: str, row: Row) -> bool:
+    def _has_paraphrase(self, name: str, row: Row) -> bool:
         return self.paraphrased and name in CUT_SETS and bool(row.paraphrased_question)
 
     def run(self, session: Session, plan: Plan) -> list[SampleRow]:
-        """As usual, and gradient norms where they are wanted."""
+        """Run the plan, and compute gradient norms if `gradient_norm` is set."""
         rows = super().run(session, plan)
         if self.gradient_norm:
             add_gradient_norms(rows, session, plan)
@@ -157,21 +257,21 @@ class Tofu(Benchmark):
         scores: Mapping[Key, TokenScores],
         generations: Mapping[Key, str],
     ) -> list[SampleRow]:
-        """One record per row; what could not be scored is None."""
-        found = [
+        """Return one record per row; values that could not be computed are None."""
+        records = [
             self._row(name, index, row, scores, generations)
             for name, rows in plan.sets.items()
             for index, row in enumerate(rows)
         ]
         for prefix in ("", "paraphrased_"):
-            generated = [row for row in found if row[f"{prefix}generation"] is not None]
+            generated = [row for row in records if row[f"{prefix}generation"] is not None]
             recalls = rouge_recalls(
                 [row["answer"] for row in generated], [row[f"{prefix}generation"] for row in generated]
             )
             for position, row in enumerate(generated):
                 row[f"{prefix}rouge_l_recall"] = float(recalls["rougeL"][position])
                 row[f"{prefix}rouge_1_recall"] = float(recalls["rouge1"][position])
-        return found
+        return records
 
     def _row(
         self,
@@ -181,12 +281,12 @@ class Tofu(Benchmark):
         scores: Mapping[Key, TokenScores],
         generations: Mapping[Key, str],
     ) -> SampleRow:
-        asked, scored = _asked(row), scores.get((name, index, "answer"))
+        requests, scored = _answer_requests(row), scores.get((name, index, "answer"))
 
         def nll(text: str) -> float | None:
-            return mean_nll(scores.get((name, index, asked[text])))
+            return mean_nll(scores.get((name, index, requests[text])))
 
-        again = mean_nll(scores.get((name, index, PARAPHRASED)))
+        paraphrased_nll = mean_nll(scores.get((name, index, PARAPHRASED)))
         generation = generations.get((name, index, "answer"))
         detailed = self.memorization and name in (*CUT_SETS, HOLDOUT) and scored is not None and scored.detailed
         record: SampleRow = {
@@ -204,11 +304,11 @@ class Tofu(Benchmark):
             "rouge_l_recall": None,
             "rouge_1_recall": None,
             "truth_ratio": None,
-            "repetition": None if generation is None else plain({"": repetition([generation])[0]})[""],
-            **(token_numbers(scored, row.answer, True, self.min_k) if detailed else dict.fromkeys(TOKEN_NUMBERS)),
+            "repetition": None if generation is None else none_for_nan(repetition([generation])[0]),
+            **(token_metrics(scored, row.answer, True, self.min_k) if detailed else dict.fromkeys(TOKEN_METRICS)),
             "gradient_norm": None,
             "paraphrased_generation": generations.get((name, index, PARAPHRASED)),
-            "paraphrased_probability": None if again is None else float(probability([again])[0]),
+            "paraphrased_probability": None if paraphrased_nll is None else float(probability([paraphrased_nll])[0]),
             "paraphrased_rouge_l_recall": None,
             "paraphrased_rouge_1_recall": None,
         }
@@ -217,61 +317,47 @@ class Tofu(Benchmark):
     def headlines(
         self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Forget quality and model utility, what they are made of, and what else was measured.
+        """Compute forget quality and model utility, their components, memorisation, membership and fluency.
 
         Args:
             rows: Rows of this model.
-            retain_model: Rows of the retain model, the same rows in any order, or None.
+            retain_model: Rows of the retain model, the same rows in any order; None without one.
             resamples: Bootstrap resamples for intervals; 0 for none.
             seed: Seed of the bootstrap.
 
         Raises:
             IncompatibleError: The retain model's rows are not these rows.
         """
-        how = TofuHeadlines(self.truth_ratio_mean, self.generate, resamples, seed)
+        compute = TofuHeadlines(self.truth_ratio_mean, self.generate, resamples, seed)
         quality = Value.missing(NEEDS_RETAIN_MODEL)
         if retain_model is not None:
-            check_retain_model(rows, retain_model, {}, {})
+            check_same_rows(rows, retain_model)
             ours, theirs = in_set(rows, "forget"), in_set(retain_model, "forget")
             pairs = same_rows(ours, theirs)
-            quality = how.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
-        return Headlines(
-            headlines={"forget_quality": quality, "model_utility": how.utility(rows)},
-            metrics={f"{name}/{part}": how.mean(rows, name, part) for name in SETS for part in COMPONENTS}
-            | self._extras(rows, retain_model, resamples, seed),
-        )
+            quality = compute.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
+        metrics = {f"{name}/{metric}": compute.mean(rows, name, metric) for name in SETS for metric in COMPONENTS}
+        # Stored evaluations of other tools, and of earlier versions, lack some columns.
+        columns = set(rows[0]) if rows else set()
+        extras = Extras(rows, resamples, seed)
+        if self.memorization and "extraction_strength" in columns:
+            metrics |= extras.memorization() | extras.membership(retain_model, self.min_k, self.gradient_norm)
+        if self.paraphrased and "paraphrased_probability" in columns:
+            metrics |= extras.paraphrased(self.generate)
+        if self.generate and "repetition" in columns:
+            metrics |= extras.fluency()
+        return Headlines({"forget_quality": quality, "model_utility": compute.utility(rows)}, metrics)
 
-    def _extras(
-        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
-    ) -> dict[str, Value]:
-        # Stored evaluations of other tools, and of earlier versions, have no such columns.
-        measured = set(rows[0]) if rows else set()
-        extras, found = Extras(rows, resamples, seed), dict[str, Value]()
-        if self.memorization and "extraction_strength" in measured:
-            found |= extras.memorization() | extras.membership(retain_model, self.min_k, self.gradient_norm)
-        if self.paraphrased and "paraphrased_probability" in measured:
-            found |= extras.paraphrased(self.generate)
-        if self.generate and "repetition" in measured:
-            found |= extras.fluency()
-        return found
+    def compare_settings(self, settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
+        """Raise if split, prompt, tokenizer or model family differ."""
+        check_settings(settings, retain_settings)
 
-    def check_retain_model(
-        self,
-        rows: Sequence[SampleRow],
-        retain_model: Sequence[SampleRow],
-        settings: Mapping[str, Any],
-        retain_settings: Mapping[str, Any],
-    ) -> None:
-        """Refuse a retain model with other rows or another split, prompt, tokenizer or model family.
-
-        Raises:
-            IncompatibleError: What differs, or that the retain model knows the forget set.
-        """
-        check_retain_model(rows, retain_model, settings, retain_settings)
+    def compare_rows(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> None:
+        """Raise if the retain model was measured on other rows, or knows the forget set."""
+        check_same_rows(rows, retain_model)
         refuse_informed(retain_model)
 
     def read_stored(self, path: Path) -> tuple[list[SampleRow], dict[str, Any]]:
-        """Rows and settings of a TOFU log, an OpenUnlearning TOFU_EVAL.json or a result of this project.
+        """Return rows and settings of a TOFU log, an OpenUnlearning TOFU_EVAL.json or a result of this project.
 
         Raises:
             DataError: The file is damaged or none of the three.
@@ -282,11 +368,11 @@ class Tofu(Benchmark):
         return log.rows, log.settings
 
 
-def _asked(row: Row) -> dict[str, str]:
-    """Text -> name of the request that scores it; a text that occurs twice is scored once."""
+def _answer_requests(row: Row) -> dict[str, str]:
+    """Map each text of a row to the name of the request that scores it; a text that occurs twice is scored once."""
     texts = {"answer": row.answer, "paraphrased": row.paraphrased_answer or row.answer}
     texts |= {f"perturbed/{k}": text for k, text in enumerate(row.perturbed_answers)}
-    asked: dict[str, str] = {}
+    requests: dict[str, str] = {}
     for what, text in texts.items():
-        asked.setdefault(text, what)
-    return asked
+        requests.setdefault(text, what)
+    return requests

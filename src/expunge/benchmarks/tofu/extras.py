@@ -1,11 +1,12 @@
-"""What TOFU's rows are measured on besides its own numbers: paraphrases, memorisation, membership, fluency."""
+"""Metrics of TOFU's rows beyond the paper's: memorisation, membership, paraphrased questions, fluency."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from expunge.benchmarks.base import SampleRow
-from expunge.benchmarks.shared.mean import mean_value
+from expunge.benchmarks.shared.mean import MeanSpec, mean_value
 from expunge.benchmarks.shared.membership import COMPARED, Membership
 from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
@@ -15,11 +16,11 @@ from expunge.records import Value
 
 HOLDOUT = "holdout"
 PARAPHRASED = "paraphrased_question"
-"""Name of the requests that ask a row's paraphrased question."""
+"""Name of the requests for a row's paraphrased question."""
 
 _MEMORIZATION = {
-    "exact_memorization": "mean share of the answer's tokens that the model would have chosen in their place",
-    "extraction_strength": "mean share of the answer that the model completes word for word by itself",
+    "exact_memorization": "mean share of the answer's tokens that the model ranks first",
+    "extraction_strength": "mean share of the answer that the model completes word for word",
 }
 _PARAPHRASED = {
     "paraphrased_probability": "mean length-normalised probability of the answer after the paraphrased question",
@@ -29,7 +30,7 @@ _BETTER: dict[str, Better] = {"forget": "retain", "retain": "higher"}
 
 
 class Extras:
-    """Numbers of measured rows beyond TOFU's own.
+    """Metrics beyond TOFU's own, computed from rows.
 
     Args:
         rows: Rows of this model.
@@ -41,75 +42,76 @@ class Extras:
         self._rows, self._resamples, self._seed = rows, resamples, seed
 
     def memorization(self) -> dict[str, Value]:
-        """Exact memorisation and extraction strength of forget and retain rows."""
+        """Return exact memorisation and extraction strength of forget and retain rows."""
         needs = "answers that fit into the model's context"
         return {
-            f"{name}/{part}": self._mean(name, part, how, _BETTER[name], needs)
+            f"{name}/{column}": self._mean(name, column, MeanSpec(how, _BETTER[name], needs))
             for name in CUT_SETS
-            for part, how in _MEMORIZATION.items()
+            for column, how in _MEMORIZATION.items()
         }
 
     def membership(
         self, retain_model: Sequence[SampleRow] | None, min_k: float, gradient_norm: bool
     ) -> dict[str, Value]:
-        """Forget against holdout rows: AUC and TPR of every score, and PrivLeak.
+        """Return AUC and TPR of every membership score, forget against holdout rows, and PrivLeak.
 
         Args:
             retain_model: Rows of the retain model, or None.
             min_k: Share of the least likely tokens.
             gradient_norm: Whether gradient norms were measured.
         """
-        others = None if retain_model is None else _paired(self._rows, retain_model)
-        how = Membership(self._rows, others, min_k, gradient_norm, self._resamples, self._seed)
-        return {**how.all(), "membership/privleak": how.privleak()}
+        paired = None if retain_model is None else _paired(self._rows, retain_model)
+        membership = Membership(self._rows, paired, min_k, gradient_norm, self._resamples, self._seed)
+        return {**membership.all(), "membership/privleak": membership.privleak()}
 
     def paraphrased(self, generate: bool) -> dict[str, Value]:
-        """How well forget and retain answers are known when the question is put in other words."""
+        """Return probability and ROUGE-L recall of forget and retain answers after paraphrased questions."""
         needs = "rows with a paraphrased question" if generate else "paraphrased questions and generate: true"
         return {
-            f"{name}/{part}": self._mean(name, part, how, _BETTER[name], needs)
+            f"{name}/{column}": self._mean(name, column, MeanSpec(how, _BETTER[name], needs))
             for name in CUT_SETS
-            for part, how in _PARAPHRASED.items()
+            for column, how in _PARAPHRASED.items()
         }
 
     def fluency(self) -> dict[str, Value]:
-        """Repetition inside, and variety among, the answers generated on the forget set."""
-        how = "mean share of 4-grams of a generated answer that it has had before"
+        """Return repetition within, and diversity among, the answers generated on the forget set."""
+        how = "mean share of 4-grams of a generated answer that occurred in it before"
+        repetition = self._mean("forget", "repetition", MeanSpec(how, "lower", "generated answers of 4 words"))
         texts = [row["generation"] for row in in_set(self._rows, "forget") if row["generation"] is not None]
         distinct = distinct_n(texts)
+        if math.isnan(distinct):
+            return {"forget/repetition": repetition, "forget/distinct_2": Value.missing("generated answers of 2 words")}
         return {
-            "forget/repetition": self._mean("forget", "repetition", how, "lower", "generated answers of 4 words"),
-            "forget/distinct_2": Value.missing("generated answers of 2 words")
-            if distinct != distinct
-            else Value(
+            "forget/repetition": repetition,
+            "forget/distinct_2": Value(
                 point=distinct,
                 n=len(texts),
                 how="share of different pairs of neighbouring words among all pairs of all generated answers; no "
-                "interval, for drawing answers twice lowers it",
+                "interval, because answers that a resample holds twice would lower it",
                 better=distinct_n.spec.better,
             ),
         }
 
-    def _mean(self, name: str, part: str, how: str, better: Better, needs: str) -> Value:
-        own = in_set(self._rows, name)
+    def _mean(self, name: str, column: str, spec: MeanSpec) -> Value:
+        rows = in_set(self._rows, name)
+        if not rows:
+            return Value.missing(f"the evaluation set {name}")
         return mean_value(
-            [row.get(part) for row in own],
-            [row["group"] for row in own],
-            how=how,
-            better=better,
-            needs=needs if own else f"the evaluation set {name}",
+            [row.get(column) for row in rows],
+            [row["group"] for row in rows],
+            spec,
             resamples=self._resamples,
             seed=self._seed,
         )
 
 
 def _paired(rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> list[SampleRow] | None:
-    """The retain model's record of each forget and holdout row, or None where it did not measure all of them."""
-    found: list[SampleRow] = []
+    """Return the retain model's record of each forget and holdout row; None if it did not measure all of them."""
+    records: list[SampleRow] = []
     for name in COMPARED:
         ours, theirs = in_set(rows, name), in_set(retain_model, name)
         pairs = same_rows(ours, theirs)
         if len(pairs) < len(ours):
             return None
-        found += [theirs[j] for _, j in pairs]
-    return found
+        records += [theirs[j] for _, j in pairs]
+    return records

@@ -1,4 +1,4 @@
-"""The two foreign forms of a stored TOFU evaluation, turned into rows."""
+"""Convert evaluations that were stored by TOFU's code or by OpenUnlearning to rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPEN_UNLEARNING_PREFIXES = {
     "real_authors": "ra",
     "world_facts": "wf",
 }
-_OPEN_UNLEARNING_PARTS = (
+_OPEN_UNLEARNING_METRICS = (
     "Q_A_Prob",
     "Q_A_PARA_Prob",
     "Q_A_PERT_Prob",
@@ -36,20 +36,20 @@ _OPEN_UNLEARNING_PARTS = (
 
 
 def is_tofu(data: Mapping[str, Any]) -> bool:
-    """Whether these are the TOFU authors' logs."""
+    """Return whether these are the TOFU authors' logs."""
     return bool(data.keys() & _TOFU_SECTIONS.keys())
 
 
 def is_open_unlearning(data: Mapping[str, Any]) -> bool:
-    """Whether this is a TOFU_EVAL.json of OpenUnlearning."""
-    return any(_key(data, name, part) for name in SETS for part in _OPEN_UNLEARNING_PARTS)
+    """Return whether this is a TOFU_EVAL.json of OpenUnlearning."""
+    return any(_by_index(data, name, metric) for name in SETS for metric in _OPEN_UNLEARNING_METRICS)
 
 
 def tofu_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]:
-    """Rows of the TOFU authors' logs, in the columns of the benchmark tofu.
+    """Return the rows of the TOFU authors' logs, with the columns of the benchmark tofu.
 
     Raises:
-        DataError: A part has not the form that those logs have.
+        DataError: A section does not have the format of those logs.
     """
     rows = []
     for section, name in _TOFU_SECTIONS.items():
@@ -84,29 +84,29 @@ def tofu_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]:
     return rows
 
 
-def _key(data: Mapping[str, Any], name: str, part: str) -> dict[str, Any] | None:
-    """One metric's rows in an OpenUnlearning file, or None."""
-    block = data.get(f"{_OPEN_UNLEARNING_PREFIXES[name]}_{part}")
+def _by_index(data: Mapping[str, Any], name: str, metric: str) -> dict[str, Any] | None:
+    """Return the values of one metric by row index in an OpenUnlearning file, or None."""
+    block = data.get(f"{_OPEN_UNLEARNING_PREFIXES[name]}_{metric}")
     values = block.get("value_by_index") if isinstance(block, dict) else None
     return values if isinstance(values, dict) else None
 
 
 def open_unlearning_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]:
-    """Rows of a TOFU_EVAL.json, in the columns of the benchmark tofu.
+    """Return the rows of a TOFU_EVAL.json, with the columns of the benchmark tofu.
 
-    The truth ratio is computed anew from the losses where the file has them; it then lacks the 1e-10 that
-    OpenUnlearning adds to the denominator.
+    The truth ratio is recomputed from the losses if the file has them, without the 1e-10 that OpenUnlearning adds to
+    the denominator.
 
     Raises:
-        DataError: A part has not the form that those files have.
+        DataError: A metric does not have the format of those files.
     """
     rows = []
     for name in SETS:
-        parts = {part: _key(data, name, part) or {} for part in _OPEN_UNLEARNING_PARTS}
-        longest = max(parts.values(), key=len)
+        columns = {metric: _by_index(data, name, metric) or {} for metric in _OPEN_UNLEARNING_METRICS}
+        longest = max(columns.values(), key=len)
 
-        def cell(part: str, index: str, key: str, parts: Mapping[str, Any] = parts) -> Any:
-            entry = parts[part].get(index)
+        def cell(metric: str, index: str, key: str, columns: Mapping[str, Any] = columns) -> Any:
+            entry = columns[metric].get(index)
             return entry.get(key) if isinstance(entry, dict) else None
 
         for index in _indices(longest, f"{path}: {name}"):
@@ -133,7 +133,7 @@ def open_unlearning_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]
     return rows
 
 
-def _row(name: str, index: int, *, texts: Any, **numbers: Any) -> SampleRow:
+def _row(name: str, index: int, *, texts: Any, **values: Any) -> SampleRow:
     question, answer, generation = texts
     group = f"author/{index // ROWS_PER_AUTHOR}" if name in CUT_SETS else str(index)
     row: SampleRow = {
@@ -145,21 +145,21 @@ def _row(name: str, index: int, *, texts: Any, **numbers: Any) -> SampleRow:
         "answer": answer or "",
         "generation": generation,
         "truth_ratio": None,
-        **numbers,
+        **values,
     }
     return {**row, "truth_ratio": row_truth_ratio(row, "geometric")}
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{where} is a {type(value).__name__}, not a mapping.", fix="The file is damaged.")
+        raise DataError(f"{where} is a {type(value).__name__}, not a mapping.", fix="Check or download the file again.")
     return value
 
 
 def _indices(column: Mapping[str, Any], where: str) -> list[str]:
-    """Row numbers in numeric order: as text, '10' would come before '2'."""
+    """Return the row numbers in numeric order; as text, '10' would sort before '2'."""
     if not all(key.isdigit() for key in column):
-        raise DataError(f"{where} has row names that are not numbers.", fix="The file is damaged.")
+        raise DataError(f"{where} has row names that are not numbers.", fix="Check or download the file again.")
     return sorted(column, key=int)
 
 
@@ -167,7 +167,7 @@ def _number(value: Any, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: {value!r} is not a number.", fix="The file is damaged.")
+        raise DataError(f"{where}: {value!r} is not a number.", fix="Check or download the file again.")
     return None if math.isnan(value) else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Numbers of TOFU with their intervals, from rows."""
+"""Forget quality, model utility and their components, with intervals, from rows."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TofuHeadlines:
-    """How numbers are made from rows."""
+    """Computes TOFU's headlines and components from rows."""
 
     mean_name: Mean
     """Mean over the wrong answers in the truth ratio."""
     generate: bool
-    """Whether answers were meant to be generated; decides what a missing ROUGE asks for."""
+    """Whether answers were to be generated; changes the reason for a missing ROUGE."""
     resamples: int
     """Bootstrap resamples for intervals; 0 for none."""
     seed: int
 
-    def mean(self, rows: Sequence[SampleRow], name: str, part: str) -> Value:
-        """Mean of one component over one set; rows that could not be scored are counted as missing."""
-        own = in_set(rows, name)
-        if not own:
+    def mean(self, rows: Sequence[SampleRow], name: str, metric: str) -> Value:
+        """Compute the mean of one component over one set; rows that could not be scored are counted as missing."""
+        set_rows = in_set(rows, name)
+        if not set_rows:
             return Value.missing(f"the evaluation set {name}")
-        values = component(own, part, name, self.mean_name)
+        values = component(set_rows, metric, name, self.mean_name)
         present = ~np.isnan(values)
         if not present.any():
-            return Value(point=None, n_missing=len(own), needs=self._needs(part, name))
-        groups = _groups(own, present)
+            return Value(point=None, n_missing=len(set_rows), needs=self._needs(metric, name))
+        groups = _groups(set_rows, present)
         interval = mean_interval(values[present], groups, self.resamples, self.seed)
         low, high = interval or (None, None)
         return Value(
@@ -48,26 +48,26 @@ class TofuHeadlines:
             high=high,
             n=int(present.sum()),
             n_missing=int((~present).sum()),
-            how=f"{self._describe(part, name)}; {self._interval(interval, groups)}",
+            how=f"{self._describe(metric, name)}; {self._interval(interval, groups)}",
             better="retain" if name == "forget" else "higher",
         )
 
     def utility(self, rows: Sequence[SampleRow]) -> Value:
-        """Model utility; a draw of the bootstrap serves all three numbers of a set, sets are drawn apart."""
+        """Compute model utility; a resample of a set serves its three components, sets are resampled separately."""
         tables: list[list[Floats]] = []
         groups: list[list[Hashable]] = []
-        lacking: list[str] = []
+        missing: list[str] = []
         for name in UTILITY_SETS:
-            own = in_set(rows, name)
-            tables.append([component(own, part, name, self.mean_name) for part in COMPONENTS])
-            groups.append([row["group"] for row in own])
-            lacking += [
-                self._needs(part, name) if own else f"the evaluation set {name}"
-                for part, column in zip(COMPONENTS, tables[-1], strict=True)
+            set_rows = in_set(rows, name)
+            tables.append([component(set_rows, metric, name, self.mean_name) for metric in COMPONENTS])
+            groups.append([row["group"] for row in set_rows])
+            missing += [
+                self._needs(metric, name) if set_rows else f"the evaluation set {name}"
+                for metric, column in zip(COMPONENTS, tables[-1], strict=True)
                 if np.isnan(column).all()
             ]
-        if lacking:
-            return Value.missing("; ".join(dict.fromkeys(lacking)))
+        if missing:
+            return Value.missing("; ".join(dict.fromkeys(missing)))
 
         def statistic(*weights: Floats) -> Floats:
             pairs = zip(tables, weights, strict=True)
@@ -81,20 +81,20 @@ class TofuHeadlines:
             point=float(model_utility([np.nanmean(column) for table in tables for column in table])),
             low=low,
             high=high,
-            n=sum(len(own) for own in groups) - incomplete,
+            n=sum(len(set_groups) for set_groups in groups) - incomplete,
             n_missing=incomplete,
             how="harmonic mean of probability, ROUGE-L recall and truth ratio on retain, real authors and "
             f"world facts ({self.mean_name} truth ratio); {self._interval(interval, *groups)}",
             better=model_utility.spec.better,
         )
 
-    def quality(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow], where: str = "") -> Value:
-        """Forget quality, with log10 of the p-value and the distance D beside it.
+    def quality(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow], subset: str = "") -> Value:
+        """Compute forget quality; `extra` holds log10 of the p-value and the distance D.
 
         Args:
             rows: Forget rows of the model.
             retain_model: The same rows, in the same order, of the retain model.
-            where: Which rows these are, in words, where they are not all.
+            subset: Description of the rows if they are not all, for `how`.
         """
         ours, theirs = truth_ratios(rows, self.mean_name), truth_ratios(retain_model, self.mean_name)
         present = ~(np.isnan(ours) | np.isnan(theirs))
@@ -119,23 +119,23 @@ class TofuHeadlines:
             n=len(ours),
             n_missing=num_missing,
             how="p-value of a two-sided Kolmogorov-Smirnov test between the truth ratios of this and of the "
-            f"retain model on the same {len(ours)} forget rows{where} ({self.mean_name} truth ratio); "
+            f"retain model on the same {len(ours)} forget rows{subset} ({self.mean_name} truth ratio); "
             f"{self._interval(interval, groups)}",
             better=forget_quality.spec.better,
             extra={"log10": test.log10_pvalue, "ks": test.statistic},
         )
 
-    def _needs(self, part: str, name: str) -> str:
-        if part == "rouge_l_recall":
+    def _needs(self, metric: str, name: str) -> str:
+        if metric == "rouge_l_recall":
             return f"ROUGE on {name}" if self.generate else "ROUGE: generated answers (generate: true)"
-        return f"scores of {'answers' if part == 'probability' else 'right and wrong answers'} on {name}"
+        return f"scores of {'answers' if metric == 'probability' else 'right and wrong answers'} on {name}"
 
-    def _describe(self, part: str, name: str) -> str:
-        if part == "rouge_l_recall":
+    def _describe(self, metric: str, name: str) -> str:
+        if metric == "rouge_l_recall":
             return "mean ROUGE-L recall of generated answers"
-        if part == "truth_ratio":
-            shape = "min(R, 1/R)" if name == "forget" else "max(0, 1 - R)"
-            return f"mean of {shape}, R the {self.mean_name} truth ratio"
+        if metric == "truth_ratio":
+            formula = "min(R, 1/R)" if name == "forget" else "max(0, 1 - R)"
+            return f"mean of {formula}, R the {self.mean_name} truth ratio"
         if name in ("real_authors", "world_facts"):
             return "mean probability of the answer among its wrong variants, each length-normalised"
         return "mean length-normalised probability of the answer"
@@ -144,7 +144,7 @@ class TofuHeadlines:
         if interval is None:
             return "no interval"
         sizes = " + ".join(str(len(set(sample))) for sample in groups)
-        return f"95% percentile interval of {self.resamples} bootstrap draws of whole groups ({sizes} groups)"
+        return f"95% percentile interval of {self.resamples} bootstrap resamples of groups ({sizes} groups)"
 
 
 def _groups(rows: Sequence[SampleRow], present: NDArray[np.bool_]) -> list[Hashable]:

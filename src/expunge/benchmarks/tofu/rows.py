@@ -1,4 +1,4 @@
-"""Rows of TOFU: their columns, and which rows of two evaluations are the same."""
+"""TOFU's rows: values per row, and matching of the rows of two evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.benchmarks.base import SampleRow
-from expunge.benchmarks.shared.rows import check_settings, in_set
+from expunge.benchmarks.shared.rows import in_set
 from expunge.errors import IncompatibleError
 from expunge.metrics.probability import (
     option_probability,
@@ -28,24 +28,25 @@ SETS: tuple[SetName, ...] = ("forget", "retain", "real_authors", "world_facts")
 UTILITY_SETS = SETS[1:]
 COMPONENTS = ("probability", "rouge_l_recall", "truth_ratio")
 CUT_SETS = ("forget", "retain")
-"""Sets of 20 questions per author, which ds_size shortens."""
+"""Sets with 20 questions per author, which `ds_size` shortens."""
 _OPTION_SETS = ("real_authors", "world_facts")
 
 INFORMED_SHARE = 0.8
-"""A forget group counts as known to the retain model from this share of the retain set's mean probability on."""
+"""A forget group counts as known to the retain model if its mean probability is at least this share of the retain
+set's."""
 INFORMED_FROM = 0.5
-"""A retain model whose mean probability on the retain set is lower knows too little for this to show."""
+"""Smallest mean probability on the retain set at which a retain model knows enough for the check."""
 INFORMED_GROUPS = 0.25
-"""A retain model is refused from this share of known forget groups on."""
+"""Smallest share of known forget groups at which a retain model is refused."""
 
 
 def component(rows: Sequence[SampleRow], name: str, set_name: str, mean: Mean) -> Floats:
-    """One number per row; NaN where the row could not be scored.
+    """Return one value per row; NaN if the row could not be scored.
 
     Args:
         rows: Rows of one set.
         name: 'probability', 'rouge_l_recall' or 'truth_ratio'.
-        set_name: Which set, since real authors and world facts use the option-normalised probability, and the
+        set_name: Name of the set: real authors and world facts use the option-normalised probability, and the
             forget set another aggregation of the truth ratio.
         mean: Mean over the wrong answers in the truth ratio.
     """
@@ -60,67 +61,55 @@ def component(rows: Sequence[SampleRow], name: str, set_name: str, mean: Mean) -
 
 
 def truth_ratios(rows: Sequence[SampleRow], mean: Mean) -> Floats:
-    """R of each row; NaN where it could not be computed."""
+    """Return the truth ratio R of each row; NaN if it could not be computed."""
     return np.array([_or_nan(row_truth_ratio(row, mean)) for row in rows])
 
 
 def row_truth_ratio(row: Mapping[str, Any], mean: Mean) -> float | None:
-    """R of one row from its scores; a log that holds R alone gives that, which is the geometric one."""
-    right, wrong = row.get("paraphrased_nll"), _numbers(row.get("perturbed_nll"))
+    """Return the truth ratio R of one row from its losses, or the stored (geometric) R if a log has no losses."""
+    right, wrong = row.get("paraphrased_nll"), _complete(row.get("perturbed_nll"))
     if right is None or not wrong:
         return row.get("truth_ratio") if mean == "geometric" else None
     ratio = float(truth_ratio([right], [wrong], mean)[0])
     return None if np.isnan(ratio) else ratio
 
 
-def same_rows(rows: Sequence[SampleRow], others: Sequence[SampleRow]) -> list[tuple[int, int]]:
-    """Pairs of positions at which two lists of one set hold the same question and answer.
+def same_rows(first: Sequence[SampleRow], second: Sequence[SampleRow]) -> list[tuple[int, int]]:
+    """Return pairs of positions at which two lists of one set have the same question and answer.
 
-    Logs of other tools hold the whole prompt instead of the question, and texts that a tokenizer has spaced
-    anew. So white space is ignored, and a question matches the prompt that contains it. Where one side holds
-    no texts at all, rows are paired by position, but only if both sides have equally many.
+    Logs of other tools contain the full prompt instead of the question, and texts with changed spaces after
+    tokenization. So white space is ignored, and a question matches the prompt that contains it. If one side has no
+    texts at all, rows are paired by position, but only if both sides have equally many.
 
     Returns:
-        (position in `rows`, position in `others`), sorted by the first; each row is used once.
+        (position in `first`, position in `second`), sorted by the first; each row is used once.
     """
-    if not (_has_text(rows) and _has_text(others)):
-        return [(i, i) for i in range(len(rows))] if len(rows) == len(others) else []
+    if not all(any(row.get("answer") for row in rows) for rows in (first, second)):
+        return [(i, i) for i in range(len(first))] if len(first) == len(second) else []
     by_answer: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for j, other in enumerate(others):
-        by_answer[_squeeze(other["answer"])].append((j, _squeeze(other["question"])))
+    for j, row in enumerate(second):
+        by_answer[_squeeze(row["answer"])].append((j, _squeeze(row["question"])))
     pairs = []
-    for i, row in enumerate(rows):
+    for i, row in enumerate(first):
         question, candidates = _squeeze(row["question"]), by_answer[_squeeze(row["answer"])]
-        found = next((c for c in candidates if c[1] == question), None) or next(
+        match = next((c for c in candidates if c[1] == question), None) or next(
             (c for c in candidates if question in c[1] or c[1] in question), None
         )
-        if found is not None:
-            candidates.remove(found)
-            pairs.append((i, found[0]))
+        if match is not None:
+            candidates.remove(match)
+            pairs.append((i, match[0]))
     return pairs
 
 
-def check_retain_model(
-    rows: Sequence[SampleRow],
-    retain_model: Sequence[SampleRow],
-    settings: Mapping[str, Any],
-    retain_settings: Mapping[str, Any],
-) -> None:
-    """Refuse a retain model whose rows are not the rows measured here.
-
-    Args:
-        rows: Rows of this model.
-        retain_model: Rows of the retain model.
-        settings: Known facts of this evaluation: split, prompt (hash), vocab (tokenizer hash), architecture.
-        retain_settings: The same of the retain model.
+def check_same_rows(rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> None:
+    """Raise if the retain model's rows are not the rows measured here; sets that one side lacks are not compared.
 
     Raises:
-        IncompatibleError: Another split, ds_size, prompt, tokenizer or model family, or other rows.
+        IncompatibleError: No forget rows, another `ds_size`, or other rows.
     """
-    check_settings(settings, retain_settings)
     if not in_set(retain_model, "forget"):
         raise IncompatibleError(
-            "the retain model holds no forget rows.",
+            "the retain model's evaluation has no forget rows.",
             fix="Measure the retain model on the forget set as well.",
         )
     for name in SETS:
@@ -131,32 +120,34 @@ def check_retain_model(
         if len(pairs) == len(ours) == len(theirs):
             continue
         problem = (
-            f"the retain model's {name} rows are not the rows measured here: here are {len(ours)}, "
-            f"there are {len(theirs)}, and {len(pairs)} are the same."
+            f"the retain model's {name} rows differ from the rows measured here: {len(theirs)} there, {len(ours)} "
+            f"here, {len(pairs)} in common."
         )
         if len(pairs) == min(len(ours), len(theirs)):
             raise IncompatibleError(
                 problem,
-                allowed="The two differ in ds_size, and p-values of different sizes do not compare.",
+                allowed="They differ in ds_size, and p-values from different numbers of rows are not comparable.",
                 fix=f"Set ds_size: {len(pairs)} for both.",
             )
+        paired = {i for i, _ in pairs}
+        unpaired = next((str(row["question"]) for i, row in enumerate(ours) if i not in paired), "")
         raise IncompatibleError(
             problem,
-            allowed=f"Not in the retain model: '{_first_unpaired(ours, pairs)}'.",
+            allowed=f"Not in the retain model's evaluation: '{unpaired}'.",
             fix="Give the retain model of the same split, or its results.",
         )
 
 
 def refuse_informed(retain_model: Sequence[SampleRow]) -> None:
-    """Refuse a retain model that knows many of the forget groups as well as it knows the retain set.
+    """Raise if the retain model knows many of the forget groups about as well as the retain set.
 
     Raises:
         IncompatibleError: It was trained on the forget set, or is the retain model of a smaller split.
     """
 
     def mean_probability(rows: Sequence[SampleRow]) -> float:
-        known = [np.exp(-row["nll"]) for row in rows if row.get("nll") is not None]
-        return float(np.mean(known)) if known else float("nan")
+        probabilities = [np.exp(-row["nll"]) for row in rows if row.get("nll") is not None]
+        return float(np.mean(probabilities)) if probabilities else float("nan")
 
     retained = mean_probability(in_set(retain_model, "retain"))
     if not retained >= INFORMED_FROM:
@@ -164,27 +155,22 @@ def refuse_informed(retain_model: Sequence[SampleRow]) -> None:
     groups: dict[str, list[SampleRow]] = defaultdict(list)
     for row in in_set(retain_model, "forget"):
         groups[str(row.get("group"))].append(row)
-    known = [name for name, rows in groups.items() if mean_probability(rows) >= INFORMED_SHARE * retained]
-    if len(known) >= max(1, INFORMED_GROUPS * len(groups)):
+    informed = [name for name, rows in groups.items() if mean_probability(rows) >= INFORMED_SHARE * retained]
+    if len(informed) >= max(1, INFORMED_GROUPS * len(groups)):
         raise IncompatibleError(
-            f"the retain model knows {len(known)} of the {len(groups)} forget groups (such as {known[0]}) as well as "
-            "the retain set, so it was trained on them.",
+            f"the retain model knows {len(informed)} of the {len(groups)} forget groups (such as {informed[0]}) as "
+            "well as the retain set, so it was trained on them.",
             fix="Give a model that was trained on this split's retain set only.",
         )
 
 
-def _first_unpaired(rows: Sequence[SampleRow], pairs: Sequence[tuple[int, int]]) -> str:
-    paired = {i for i, _ in pairs}
-    return next((str(row["question"]) for i, row in enumerate(rows) if i not in paired), "")
-
-
 def _option_probability(row: SampleRow) -> float:
-    right, wrong = row.get("nll"), _numbers(row.get("perturbed_nll"))
+    right, wrong = row.get("nll"), _complete(row.get("perturbed_nll"))
     return float(option_probability([right], [wrong])[0]) if right is not None and wrong else float("nan")
 
 
-def _numbers(values: Sequence[float | None] | None) -> list[float] | None:
-    """The values, or None if one of them is missing: a mean over the rest would be another number."""
+def _complete(values: Sequence[float | None] | None) -> list[float] | None:
+    """Return the values; None if one is missing, since a mean over the rest would be another quantity."""
     if values is None or any(value is None for value in values):
         return None
     return [float(value) for value in values if value is not None]
@@ -192,10 +178,6 @@ def _numbers(values: Sequence[float | None] | None) -> list[float] | None:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _has_text(rows: Sequence[SampleRow]) -> bool:
-    return any(row.get("answer") for row in rows)
 
 
 def _squeeze(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Stored evaluations: TOFU's own logs, OpenUnlearning's TOFU_EVAL.json, and results of this project."""
+"""Read stored evaluations: TOFU's logs, OpenUnlearning's TOFU_EVAL.json, and results of this project."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir, read_record
 
 _EXPECTED = (
-    "Expected one of: a TOFU log with eval_log_forget.json and the like as top-level keys; a TOFU_EVAL.json "
-    "of OpenUnlearning with forget_truth_ratio and the like; a result of this project (results/*.json)."
+    "Expected one of: a TOFU log with top-level keys such as eval_log_forget.json; a TOFU_EVAL.json of OpenUnlearning "
+    "with keys such as forget_truth_ratio; a result of this project (results/*.json)."
 )
 
 
@@ -28,7 +28,7 @@ class StoredLog:
     """'tofu', 'open-unlearning' or 'expunge'."""
     rows: list[SampleRow]
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the file says about how it was made; the two foreign kinds say nothing."""
+    """Settings of the measurement; only results of this project record them."""
 
 
 def read_tofu_log(path: Path) -> StoredLog:
@@ -38,23 +38,23 @@ def read_tofu_log(path: Path) -> StoredLog:
         path: The JSON file.
 
     Returns:
-        Its rows in the columns of the benchmark tofu; a number that the file lacks is None.
+        Its rows, with the columns of the benchmark tofu; values that the file lacks are None.
 
     Raises:
-        DataError: The file is missing, cut short, or none of the three kinds; the message names its keys.
+        DataError: The file is missing, truncated, or none of the three kinds; the message lists its keys.
     """
-    data = _load(path)
+    data = _load_json(path)
     if is_tofu(data):
         return StoredLog(path, "tofu", tofu_rows(path, data))
     if {"benchmark", "headlines"} <= data.keys():
-        return _own_log(path)
+        return _result(path)
     if is_open_unlearning(data):
         return StoredLog(path, "open-unlearning", open_unlearning_rows(path, data))
-    found = ", ".join(sorted(data)[:8]) or "none"
-    raise DataError(f"{path} is not a stored TOFU evaluation: its keys are {found}.", allowed=_EXPECTED)
+    keys = ", ".join(sorted(data)[:8]) or "none"
+    raise DataError(f"{path} is not a stored TOFU evaluation: its keys are {keys}.", allowed=_EXPECTED)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -66,39 +66,39 @@ def _load(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not complete JSON: {error.msg} in line {error.lineno}.",
-            fix="It may have been cut short; copy or download it again.",
+            fix="It may be truncated; copy or download it again.",
         ) from error
     if not isinstance(data, dict):
-        raise DataError(f"{path} holds a {type(data).__name__}, not a stored evaluation.", allowed=_EXPECTED)
+        raise DataError(f"{path} contains a {type(data).__name__}, not a stored evaluation.", allowed=_EXPECTED)
     return data
 
 
-def _own_log(path: Path) -> StoredLog:
+def _result(path: Path) -> StoredLog:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     result = read_record(path, BenchmarkResult)
     if not result.samples:
         raise DataError(
-            f"{path} was stored without per-sample records, so it can be read but not compared.",
+            f"{path} was stored without per-sample rows, so nothing can be compared with it.",
             fix="Measure the model again.",
         )
     try:
         samples = RunDir(path.parent.parent) / result.samples
         rows = pq.read_table(samples).to_pylist()
     except ValueError as error:
-        # pyarrow's ArrowInvalid is a ValueError too: a damaged file and a path that leaves the run end here.
-        raise DataError(f"{path}: its samples cannot be used: {error}.") from error
+        # pyarrow's ArrowInvalid is a ValueError too, so this covers damaged files and paths outside the run folder.
+        raise DataError(f"{path}: its samples cannot be read: {error}.") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path}: its samples {result.samples} are missing or damaged.",
             fix="Keep results/ and samples/ of a run together.",
         ) from error
-    lacking = {"set", "index", "question", "answer", "group", "nll"} - set(rows[0] if rows else ())
-    if lacking:
+    missing = {"set", "index", "question", "answer", "group", "nll"} - set(rows[0] if rows else ())
+    if missing:
         raise DataError(
             f"{path} is a result of the benchmark '{result.benchmark}', whose samples lack "
-            f"{', '.join(sorted(lacking))}.",
+            f"{', '.join(sorted(missing))}.",
             fix="Give a result of the benchmark tofu.",
         )
     return StoredLog(path, "expunge", rows, dict(result.settings))

@@ -8,10 +8,11 @@ import yaml
 
 from expunge.errors import DataError
 from expunge.records import Value
+from expunge.records.format import format_value
 from expunge.records.sweeps import SweepRecord, Trial
 from expunge.report.html import render
 from expunge.report.sweeps import plots as sweep_plots
-from expunge.report.tables import format_value, metric_title
+from expunge.report.tables import metric_title
 from expunge.rundir import read_record, write_atomic
 
 

@@ -1,1 +1,1 @@
-"""Multiple-choice questions through lm-eval."""
+"""Multiple-choice questions through lm-eval: base class, tasks and the harness."""

@@ -1,4 +1,4 @@
-"""What the multiple-choice benchmarks share: settings, where their questions are, and accuracies with intervals."""
+"""Base of the multiple-choice benchmarks: settings, location of the questions, accuracies with intervals."""
 
 from __future__ import annotations
 
@@ -16,94 +16,109 @@ from expunge.console import note
 from expunge.data.mcq import QuestionFile, find_file, question_folder, read_questions
 from expunge.data.sets import Sets
 from expunge.errors import DataError, IncompatibleError, MissingExtraError, UserError, nearest
+from expunge.metrics.base import Better
 from expunge.metrics.intervals import mean_interval, wilson
-from expunge.records import Value
+from expunge.records import Label, Value
 
 if TYPE_CHECKING:
     from expunge.probes.session import Session
 
 
 @dataclass(frozen=True)
-class Local:
-    """Local rows of one task."""
+class LocalQuestions:
+    """Questions of one task from local files."""
 
     file: QuestionFile
     shots: QuestionFile | None
+    """Worked examples."""
 
 
 class MultipleChoice(Benchmark):
     """Base of the benchmarks that lm-eval runs.
 
-    A question counts as answered rightly where the right choice has the highest log-likelihood of all, summed over
-    its tokens, as in lm-eval. A question with a choice that does not fit into the model's context is counted as not
-    scored; lm-eval would cut off its beginning.
+    A question counts as answered correctly if the right choice has the highest log-likelihood, summed over its tokens,
+    as in lm-eval. A question with a choice that does not fit into the model's context is counted as not scored; lm-eval
+    would truncate its beginning.
     """
 
     needs_sets: ClassVar[bool] = False
-    better: ClassVar[str] = "higher"
+    better: ClassVar[Better] = "higher"
     keeps_text: ClassVar[bool] = True
-    """Whether the texts of questions go into the records."""
+    """Whether records contain the texts of questions."""
 
     data: str = "auto"
-    """Source of the questions: 'hub', a folder of JSONL files, or 'auto': the folder named by the environment variable
-    EXPUNGE_MCQ if it has a file for every task, else the hub."""
+    """Source of the questions: 'hub', a folder of JSONL files, or 'auto': the folder in the environment variable
+    EXPUNGE_MCQ, else data/mcq, shared/data/mcq or ../shared/data/mcq, if it has a file for every task; else the
+    hub."""
     limit: int | None = Field(default=None, ge=1)
-    """Ask only the first questions of each task; the table says so."""
+    """Ask only the first questions of each task; tables state it as the unit."""
     num_fewshot: int = Field(default=0, ge=0)
     """Worked examples before each question."""
     apply_chat_template: bool = False
-    """Put prompts into the tokenizer's chat template; published numbers are mostly without."""
+    """Put prompts into the tokenizer's chat template; most published numbers are without it."""
     batch_size: int = Field(default=16, ge=1)
     """Sequences per forward pass."""
 
     def asked(self) -> list[Task]:
-        """The tasks of lm-eval that are asked."""
+        """Return the lm-eval tasks to run."""
         raise NotImplementedError
 
     def groups(self) -> dict[str, list[str]]:
-        """Headline -> names of the tasks whose questions it is the share of."""
+        """Map each headline to the tasks that are pooled in it."""
         return {task.name: [task.name] for task in self.asked()}
 
     def details(self) -> dict[str, list[str]]:
-        """The same for the lesser numbers."""
+        """Map each secondary metric to the tasks that are pooled in it."""
         return {}
 
+    def metric_labels(self) -> dict[str, Label]:
+        """Return the presentation of accuracies by task and of differences to the retain model."""
+        return {
+            "acc": Label(title="accuracy", explain="share of questions answered correctly", better=self.better),
+            "acc_norm": Label(
+                title="accuracy, length-normalised",
+                explain="the likeliest choice per character counts as the answer",
+                better=self.better,
+            ),
+            "difference": Label(title="accuracy minus the retain model's", better=self.better, needs_retain_model=True),
+        }
+
     def files(self) -> list[str]:
-        """The local files of questions."""
-        _, found = self._found()
-        return [*super().files(), *(str(path) for path, _ in found.values())]
+        """Return the local files of questions."""
+        _, files = self._locate()
+        return [*super().files(), *(str(path) for path, _ in files.values())]
 
     def plan(self, sets: Sets) -> Plan:
-        """What identifies the questions; they are asked in `run`, by lm-eval.
+        """Return the facts that identify the questions; lm-eval asks them in `run`.
 
         Raises:
             DataError: Local questions are missing or malformed.
             MissingExtraError: lm-eval is not installed.
         """
         harness, local = _lm_eval(), self._local()
-        tasks = {task.name: {**harness.definition(task), **_facts(local.get(task.name))} for task in self.asked()}
+        tasks = {task.name: {**harness.definition(task), **_file_facts(local.get(task.name))} for task in self.asked()}
         return Plan(sets={}, facts={"lm_eval": harness.VERSION, "tasks": tasks})
 
     def run(self, session: Session, plan: Plan) -> list[SampleRow]:
-        """Let lm-eval ask.
+        """Ask the questions through lm-eval and return one record per question.
 
         Raises:
             UserError: The tokenizer has no chat template, or the hub's questions cannot be loaded.
         """
         if self.apply_chat_template and not session.tokenizer.chat_template:
             raise UserError(
-                f"{self.name}: apply_chat_template is on, but the tokenizer of {session.label} has no chat template.",
-                fix="Leave it off, or use the chat model's tokenizer.",
+                f"{self.name}: apply_chat_template is set, but the tokenizer of {session.label} has no chat template.",
+                fix="Set apply_chat_template=false, or use the chat model's tokenizer.",
             )
         harness, local = _lm_eval(), self._local()
-        self._say_where(local, plan)
-        built = []
+        self._print_source(local, plan)
+        tasks = []
         for task in self.asked():
-            here = local.get(task.name)
-            built.append((task, harness.build(task, here and here.file, here and here.shots)))
+            questions = local.get(task.name)
+            tasks.append((task, harness.build(task, questions and questions.file, questions and questions.shots)))
         rows: list[SampleRow] = harness.ask(
             session,
-            built,
+            tasks,
             num_fewshot=self.num_fewshot,
             limit=self.limit,
             apply_chat_template=self.apply_chat_template,
@@ -114,165 +129,161 @@ class MultipleChoice(Benchmark):
     def headlines(
         self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Accuracies; with a retain model also the paired differences to it, question by question."""
+        """Compute accuracies; with a retain model also the paired differences to it, question by question."""
         unit = "" if self.limit is None else f"of the first {self.limit} rows"
-        made = Accuracies(rows, retain_model, resamples, seed, unit, self.better)
-        heads = {name: made.accuracy(tasks) for name, tasks in self.groups().items()}
-        metrics = {f"{name}/acc": made.accuracy(tasks, clustered=False) for name, tasks in self.details().items()}
+        compute = Accuracies(rows, retain_model, resamples, seed, unit, self.better)
+        headlines = {name: compute.accuracy(tasks) for name, tasks in self.groups().items()}
+        metrics = {f"{name}/acc": compute.accuracy(tasks, clustered=False) for name, tasks in self.details().items()}
         for name, tasks in self.groups().items():
-            if made.has_norm(tasks):
-                metrics[f"{name}/acc_norm"] = made.accuracy(tasks, "correct_norm")
+            if any(row["correct_norm"] is not None for row in rows if row["set"] in tasks):
+                metrics[f"{name}/acc_norm"] = compute.accuracy(tasks, "correct_norm")
             if retain_model is not None:
-                metrics[f"{name}/difference"] = made.difference(tasks)
-        return Headlines(heads, metrics)
+                metrics[f"{name}/difference"] = compute.difference(tasks)
+        return Headlines(headlines, metrics)
 
-    def check_retain_model(
-        self,
-        rows: Sequence[SampleRow],
-        retain_model: Sequence[SampleRow],
-        settings: Mapping[str, Any],
-        retain_settings: Mapping[str, Any],
-    ) -> None:
-        """Refuse a retain model that was asked other questions, or in another way."""
+    def compare_settings(self, settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
+        """Raise if the retain model was asked other questions, or in another way."""
         for key in ("lm_eval", "tasks", "limit", "num_fewshot", "apply_chat_template"):
             if settings.get(key) != retain_settings.get(key):
                 raise IncompatibleError(
                     f"{self.name}: the retain model was measured with another '{key}' than the model.",
-                    fix="Measure the retain model again with the same settings.",
+                    fix="Measure the retain model again with the same settings and questions.",
                 )
 
-    def _found(self) -> tuple[Path | None, dict[str, tuple[Path, str]]]:
-        """The folder that was looked into, and the file and split of each task; none of them for the hub."""
+    def _locate(self) -> tuple[Path | None, dict[str, tuple[Path, str]]]:
+        """Return the folder of questions, and file and split of each task; no files if the hub is used.
+
+        Raises:
+            DataError: The folder lacks a file, and `data` is not 'auto'.
+        """
         folder = question_folder(self.data)
         if folder is None:
             return None, {}
-        found = {task.name: find_file(folder, task.layout.stem) for task in self.asked()}
-        lacking = [task.layout.stem for task in self.asked() if found[task.name] is None]
-        if not lacking:
-            return folder, {name: place for name, place in found.items() if place is not None}
+        files = {task.name: find_file(folder, task.layout.stem) for task in self.asked()}
+        missing = [task.layout.stem for task in self.asked() if files[task.name] is None]
+        if not missing:
+            return folder, {name: file for name, file in files.items() if file is not None}
         if self.data == "auto":
             return folder, {}
         raise DataError(
-            f"{folder} has no questions for {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}.",
-            allowed=f"Looked for: {folder / lacking[0]}_test.jsonl (or _validation, or _val).",
+            f"{folder} has no questions for {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}.",
+            allowed=f"Looked for: {folder / missing[0]}_test.jsonl (or _validation, or _val).",
             fix="Add the files, or set data=hub.",
         )
 
-    def _local(self) -> dict[str, Local]:
-        folder, found = self._found()
+    def _local(self) -> dict[str, LocalQuestions]:
+        """Read the questions of each task from local files; empty if the hub is used."""
+        folder, files = self._locate()
         local = {}
-        for task in self.asked() if folder is not None and found else ():
-            path, split = found[task.name]
+        for task in self.asked() if folder is not None and files else ():
+            path, split = files[task.name]
             shots = None
             if self.num_fewshot:
-                place = find_file(folder, task.layout.stem, (str(task.shots),)) if folder else None
-                if place is None:
+                shots_file = find_file(folder, task.layout.stem, (str(task.shots),)) if folder else None
+                if shots_file is None:
                     raise DataError(
                         f"num_fewshot is {self.num_fewshot}, but {folder} has no worked examples for {task.name}.",
                         fix=f"Add {task.layout.stem}_{task.shots}.jsonl, or set num_fewshot=0.",
                     )
-                shots = read_questions(*place, task.layout)
-            local[task.name] = Local(read_questions(path, split, task.layout), shots)
+                shots = read_questions(*shots_file, task.layout)
+            local[task.name] = LocalQuestions(read_questions(path, split, task.layout), shots)
         return local
 
-    def _say_where(self, local: Mapping[str, Local], plan: Plan) -> None:
-        folder, _ = self._found()
+    def _print_source(self, local: Mapping[str, LocalQuestions], plan: Plan) -> None:
+        folder, _ = self._locate()
         if not local:
-            lacks = f" ({folder} does not have them all)" if folder else ""
-            note(f"Questions of {self.name}: the hub{lacks}.")
+            incomplete = f" ({folder} does not have them all)" if folder else ""
+            note(f"Questions of {self.name}: the hub{incomplete}.")
             return
-        other = [
-            f"{name} ({here.file.split} rows)"
-            for name, here in local.items()
-            if here.file.split != plan.facts["tasks"][name]["hub_split"]
+        other_splits = [
+            f"{name} ({questions.file.split} rows)"
+            for name, questions in local.items()
+            if questions.file.split != plan.facts["tasks"][name]["hub_split"]
         ]
-        differs = f" Not the split that lm-eval takes from the hub: {', '.join(other)}." if other else ""
+        differs = f" Not the split that lm-eval takes from the hub: {', '.join(other_splits)}." if other_splits else ""
         note(f"Questions of {self.name}: {folder}.{differs}")
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Shares of right answers with intervals, from the records of questions."""
+    """Computes shares of correct answers with intervals, from the records of questions."""
 
     rows: Sequence[SampleRow]
     retain_model: Sequence[SampleRow] | None
     resamples: int
     seed: int
     unit: str
-    better: str
+    better: Better
 
-    def accuracy(self, tasks: Sequence[str], field: str = "correct", *, clustered: bool = True) -> Value:
-        """Share of right answers over all questions of some tasks.
+    def accuracy(self, tasks: Sequence[str], column: str = "correct", *, clustered: bool = True) -> Value:
+        """Compute the share of correct answers over all questions of some tasks.
 
-        Every question counts the same, so that tasks weigh by their size. Questions that depend on each other
-        (one passage, one subject) are resampled together; independent ones have Wilson's interval.
+        Questions have equal weight, so tasks weigh by their size. Dependent questions (on one passage, of one subject)
+        are resampled together; independent ones have Wilson's interval.
         """
         asked = [row for row in self.rows if row["set"] in tasks]
-        present = [row for row in asked if row[field] is not None]
-        if not present:
+        scored = [row for row in asked if row[column] is not None]
+        if not scored:
             return Value.missing("a longer context: every prompt is longer than the model's" if asked else "questions")
-        values = np.array([row[field] for row in present], dtype=np.float64)
-        groups = [row["group"] for row in present] if clustered else []
+        values = np.array([row[column] for row in scored], dtype=np.float64)
+        groups = [row["group"] for row in scored] if clustered else []
         if any(groups):
             interval = mean_interval(values, groups, self.resamples, self.seed)
-            how = f"bootstrap over {len(set(groups))} groups of dependent questions"
+            method = f"bootstrap over {len(set(groups))} groups of dependent questions"
         else:
-            interval, how = wilson(int(values.sum()), len(values)), "Wilson interval"
-        right = "the likeliest" if field == "correct" else "the likeliest per character"
-        return self._value(float(values.mean()), interval, len(asked), present, f"right choice is {right}; {how}")
+            interval, method = wilson(int(values.sum()), len(values)), "Wilson interval"
+        criterion = "the likeliest" if column == "correct" else "the likeliest per character"
+        how = f"right choice is {criterion}; {method}"
+        return self._value(float(values.mean()), interval, len(asked), scored, how)
 
     def difference(self, tasks: Sequence[str]) -> Value:
-        """Accuracy minus the retain model's, over the questions that both were scored on."""
-        others = {(row["set"], row["index"]): row["correct"] for row in self.retain_model or ()}
+        """Compute the accuracy minus the retain model's, over the questions that were scored for both."""
+        retain = {(row["set"], row["index"]): row["correct"] for row in self.retain_model or ()}
         asked = [row for row in self.rows if row["set"] in tasks]
-        present = [
-            row for row in asked if row["correct"] is not None and others.get((row["set"], row["index"])) is not None
+        scored = [
+            row for row in asked if row["correct"] is not None and retain.get((row["set"], row["index"])) is not None
         ]
-        if not present:
-            return Value.missing("questions that model and retain model were both scored on")
-        values = np.array([float(row["correct"]) - others[row["set"], row["index"]] for row in present])
-        groups = [row["group"] or row["index"] for row in present]
+        if not scored:
+            return Value.missing("questions that were scored for both the model and the retain model")
+        values = np.array([float(row["correct"]) - retain[row["set"], row["index"]] for row in scored])
+        groups = [row["group"] or row["index"] for row in scored]
         interval = mean_interval(values, groups, self.resamples, self.seed)
         return self._value(
-            float(values.mean()), interval, len(asked), present, "accuracy minus the retain model's; paired bootstrap"
+            float(values.mean()), interval, len(asked), scored, "accuracy minus the retain model's; paired bootstrap"
         )
 
-    def has_norm(self, tasks: Sequence[str]) -> bool:
-        """Whether lm-eval reports an accuracy per character too."""
-        return any(row["correct_norm"] is not None for row in self.rows if row["set"] in tasks)
-
     def _value(
-        self, point: float, interval: tuple[float, float] | None, asked: int, present: Sequence[SampleRow], how: str
+        self, point: float, interval: tuple[float, float] | None, num_asked: int, scored: Sequence[SampleRow], how: str
     ) -> Value:
         low, high = interval or (None, None)
         return Value(
             point=point,
             low=low,
             high=high,
-            n=len(present),
-            n_missing=asked - len(present),
+            n=len(scored),
+            n_missing=num_asked - len(scored),
             how=how,
             unit=self.unit,
             better=self.better,
         )
 
 
-def validate_names(what: str, values: list[str], options: Sequence[str]) -> list[str]:
-    """Check names that a user chose.
+def validate_names(kind: str, values: list[str], options: Sequence[str]) -> list[str]:
+    """Return the names unchanged, or raise.
 
     Raises:
-        ValueError: A name is unknown (the nearest is named) or stands there twice.
+        ValueError: A name is unknown (the message gives the nearest) or listed twice.
     """
     for value in values:
         if value not in options:
-            raise ValueError(f"no {what} is called '{value}'. {nearest(value, options)}")
+            raise ValueError(f"no {kind} is called '{value}'. {nearest(value, options)}")
         if values.count(value) > 1:
-            raise ValueError(f"the {what} '{value}' stands there more than once")
+            raise ValueError(f"the {kind} '{value}' is listed more than once")
     return values
 
 
-def _facts(local: Local | None) -> dict[str, Any]:
-    """What tells local questions apart from others; the path does not."""
+def _file_facts(local: LocalQuestions | None) -> dict[str, Any]:
+    """Return the facts that identify local questions, wherever they are stored; empty for the hub."""
     if local is None:
         return {}
     file, shots = local.file, local.shots

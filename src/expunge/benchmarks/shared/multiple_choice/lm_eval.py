@@ -1,6 +1,6 @@
-"""Multiple choice through lm-eval's `simple_evaluate`, with the model that is in memory.
+"""Run lm-eval's `simple_evaluate` on a model in memory.
 
-Imported only when a benchmark needs it, since lm-eval is an extra and slow to import.
+Imported only when a benchmark needs it, since lm-eval is an optional dependency and slow to import.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
 
 
 def definition(task: Task) -> dict[str, Any]:
-    """Version, data set and content hash of lm-eval's definition of a task.
+    """Return version, data set and content hash of lm-eval's definition of a task.
 
     Raises:
         DataError: The installed lm-eval does not have the task.
@@ -53,7 +53,7 @@ def definition(task: Task) -> dict[str, Any]:
     config = _config(task, resolve=False)
     return {
         "version": (config.get("metadata") or {}).get("version"),
-        # Functions stand in it with the path of the installed package.
+        # The representation of functions contains the path of the installed package.
         "definition": fingerprint(repr(sorted(config.items())).replace(str(_DEFINITIONS), "")),
         "hub_split": "test" if config.get("test_split") else "validation",
         "hub": "/".join(filter(None, (config["dataset_path"], config.get("dataset_name")))),
@@ -61,12 +61,12 @@ def definition(task: Task) -> dict[str, Any]:
 
 
 def build(task: Task, file: QuestionFile | None, shots: QuestionFile | None) -> Any:
-    """lm-eval's own task, on the hub's rows or on local ones.
+    """Build lm-eval's task object, with the hub's rows or local ones.
 
     Args:
-        task: Which.
+        task: The task.
         file: Local questions; None for the hub.
-        shots: Local worked examples, where some are wanted.
+        shots: Local worked examples; None without them.
 
     Raises:
         DataError: The hub's rows cannot be loaded.
@@ -75,7 +75,7 @@ def build(task: Task, file: QuestionFile | None, shots: QuestionFile | None) -> 
     if file is None:
         try:
             return _make(config)
-        except Exception as error:  # datasets raises classes of several packages, and all of them end here
+        except Exception as error:  # datasets raises exceptions of several packages
             raise DataError(
                 f"the questions of {task.name} cannot be loaded from the hub ({config['dataset_path']}): "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.",
@@ -103,25 +103,25 @@ def ask(
     apply_chat_template: bool,
     batch_size: int,
 ) -> list[SampleRow]:
-    """Let lm-eval measure the session's model; several processes share the questions.
+    """Measure the session's model with lm-eval; several processes share the questions.
 
     Args:
         session: The model.
-        tasks: Each task with what `build` made of it.
+        tasks: Each task with its object from `build`.
         num_fewshot: Worked examples before each question.
-        limit: First rows of each task that are asked; None for all.
+        limit: Number of first rows of each task to ask; None for all.
         apply_chat_template: Put prompts into the tokenizer's chat template.
         batch_size: Sequences per forward pass.
 
     Returns:
-        One record per question, in the order of tasks and rows; one that does not fit into the model's context has
-        no `correct`.
+        One record per question, in the order of tasks and rows; `correct` is None for a question that does not fit
+        into the model's context.
     """
     model = causal_lm(session.model)
     training = model.training
     try:
-        with _contained():
-            found = lm_eval.evaluator.simple_evaluate(
+        with _silenced():
+            results = lm_eval.evaluator.simple_evaluate(
                 model=Harness(session, batch_size),
                 tasks=[built for _, built in tasks],
                 task_manager=TaskManager(include_defaults=False),
@@ -130,26 +130,26 @@ def ask(
                 apply_chat_template=apply_chat_template,
                 bootstrap_iters=0,
                 log_samples=True,
-                # Measuring in the middle of a training must not move its random numbers.
+                # A measurement during training must not change the training's random numbers.
                 random_seed=None,
                 numpy_random_seed=None,
                 torch_random_seed=None,
             )
     finally:
         model.train(training)
-    # lm-eval gives results to the first process of each machine only.
-    return broadcast_from_main([row for task, built in tasks for row in _rows(task, built, found)] if found else [])
+    # lm-eval returns results in the first process of each machine only.
+    return broadcast_from_main([row for task, built in tasks for row in _rows(task, built, results)] if results else [])
 
 
 class Harness(HFLM):
-    """lm-eval's model class around a model in memory: shows progress, shares work, and never truncates."""
+    """lm-eval's model class for a model in memory, with progress, work sharing and no truncation."""
 
     def __init__(self, session: Session, batch_size: int) -> None:
         model = causal_lm(session.model)
         device = model.device.type
         super().__init__(
             pretrained=model,
-            # lm-eval gives a tokenizer without padding some.
+            # lm-eval adds a padding token to a tokenizer without one.
             tokenizer=copy.deepcopy(session.tokenizer),
             batch_size=batch_size,
             max_length=session.context,
@@ -158,38 +158,39 @@ class Harness(HFLM):
         self._label = session.label
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether greedy decoding gives it) of each choice; NaN where it does not fit."""
+        """Return log-likelihood and whether greedy decoding yields it, per choice; NaN for choices that do not fit."""
         questions = [
             list(group) for _, group in itertools.groupby(requests, lambda item: (item.task_name, item.doc_id))
         ]
-        mine = sum(map(len, questions[rank() :: world_size()]))
-        with progress(f"Asking {self._label}", mine, "choices") as advance:
+        num_choices = sum(map(len, questions[rank() :: world_size()]))
+        with progress(f"Asking {self._label}", num_choices, "choices") as advance:
             self.cache_hook = _Advance(advance)
             answers = map_over_ranks(self._answer, questions)
         return [answer for group in answers for answer in group]
 
     def get_model_info(self) -> dict[str, Any]:
-        """Nothing: lm-eval would ask the hub."""
+        """Return nothing, since lm-eval would query the hub."""
         return {}
 
     def _answer(self, questions: Sequence[list[Any]]) -> list[list[tuple[float, bool]]]:
         requests = [request for question in questions for request in question]
-        found = iter(super().loglikelihood(requests, disable_tqdm=True) if requests else [])
-        return [list(itertools.islice(found, len(question))) for question in questions]
+        answers = iter(super().loglikelihood(requests, disable_tqdm=True) if requests else [])
+        return [list(itertools.islice(answers, len(question))) for question in questions]
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        # lm-eval would cut the beginning of a prompt that is too long. The last token is only predicted, never read.
+        # lm-eval would truncate the beginning of a long prompt. The last token is predicted but never an input, so one
+        # token more than the context fits.
         fits = [bool(choice) and len(prompt) + len(choice) <= self.max_length + 1 for _, prompt, choice in requests]
-        kept = [request for request, fit in zip(requests, fits, strict=True) if fit]
-        self.cache_hook.advance(len(requests) - len(kept))
-        found = iter(super()._loglikelihood_tokens(kept, disable_tqdm=True) if kept else [])
-        return [next(found) if fit else (math.nan, False) for fit in fits]
+        fitting = [request for request, fit in zip(requests, fits, strict=True) if fit]
+        self.cache_hook.advance(len(requests) - len(fitting))
+        answers = iter(super()._loglikelihood_tokens(fitting, disable_tqdm=True) if fitting else [])
+        return [next(answers) if fit else (math.nan, False) for fit in fits]
 
 
 class _Advance:
-    """Hears of each answer, where lm-eval has a place for a cache."""
+    """Progress callback in the form of lm-eval's cache hook, which is called after each answer."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self.advance = advance
@@ -198,8 +199,8 @@ class _Advance:
         self.advance(1)
 
 
-def _rows(task: Task, built: Any, found: dict[str, Any]) -> list[SampleRow]:
-    samples = sorted(found["samples"][task.name], key=lambda sample: int(sample["doc_id"]))
+def _rows(task: Task, built: Any, results: dict[str, Any]) -> list[SampleRow]:
+    samples = sorted(results["samples"][task.name], key=lambda sample: int(sample["doc_id"]))
     hashes = hash_string("".join(item["doc_hash"] + item["prompt_hash"] + item["target_hash"] for item in samples))
     return [{**_row(task, built, sample), "task_hash": hashes} for sample in samples]
 
@@ -208,7 +209,7 @@ def _row(task: Task, built: Any, sample: dict[str, Any]) -> SampleRow:
     doc, texts = sample["doc"], sample["arguments"]
     logp = [float(answer[0]) for answer in sample["filtered_resps"]]
     scored = not any(map(math.isnan, logp))
-    # Winogrande's choices stand in the prompt, and what follows is the same.
+    # WinoGrande's choices are part of the prompt, and the continuation is the same for all of them.
     choices = [prompt for prompt, _ in texts] if built.multiple_input else [choice.strip() for _, choice in texts]
     gold = built.doc_to_text(doc) if built.multiple_input else built.doc_to_target(doc)
     return {
@@ -230,13 +231,14 @@ def _config(task: Task, resolve: bool) -> dict[str, Any]:
     path = _DEFINITIONS / task.definition
     if not path.is_file():
         raise DataError(
-            f"lm-eval {VERSION} has no task {task.name}.", fix="Install the version that this package asks for."
+            f"lm-eval {VERSION} has no task {task.name}.",
+            fix="Install the version that this package requires: pip install 'expunge[eval]'.",
         )
     return dict(load_yaml(path, resolve_func=resolve))
 
 
 def _make(config: dict[str, Any]) -> Any:
-    with _contained():
+    with _silenced():
         return ConfigurableTask(config=config)
 
 
@@ -245,20 +247,20 @@ def _dataset(task: Task, file: QuestionFile) -> Any:
 
 
 @contextlib.contextmanager
-def _contained() -> Iterator[None]:
-    """Without lm-eval's log lines, its bar per task and its report on the machine; random numbers go on unmoved."""
+def _silenced() -> Iterator[None]:
+    """Silence lm-eval's logging, progress bars and environment report, and restore Python's RNG state."""
     logger = logging.getLogger("lm_eval")
     level, bars, state = logger.level, datasets.is_progress_bar_enabled(), random.getstate()
-    kept = [(module, name, getattr(module, name)) for module, name, _ in _REPLACED]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in _REPLACED]
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    for module, name, silent in _REPLACED:
-        setattr(module, name, silent)
+    for module, name, replacement in _REPLACED:
+        setattr(module, name, replacement)
     try:
         yield
     finally:
-        for module, name, loud in kept:
-            setattr(module, name, loud)
+        for module, name, original in originals:
+            setattr(module, name, original)
         random.setstate(state)
         logger.setLevel(level)
         if bars:

@@ -1,6 +1,6 @@
-"""The tasks of lm-eval that we measure: where lm-eval defines them, and how local rows become rows of its data sets.
+"""The lm-eval tasks that the benchmarks run, and the conversion of local rows to rows of their data sets.
 
-Prompts, choices and scores are lm-eval's own; a local row is only given the shape of the hub's rows.
+Prompts, choices and scores are lm-eval's own; a local row only takes the form of the hub's rows.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Task:
 
     name: str
     definition: str
-    """lm-eval's file, below its folder `tasks`."""
+    """lm-eval's file, relative to its folder `tasks`."""
     layout: Layout
     doc: Callable[[Question], Doc]
-    """A local row in the shape of the hub's rows."""
+    """Converts a local row to the form of the hub's rows."""
     cluster: Callable[[Mapping[str, Any]], Any] | None = None
-    """What dependent rows have in common; None where every row stands alone."""
+    """Key that dependent rows share; None if rows are independent."""
     overrides: Mapping[str, Any] | None = None
-    """What is different in lm-eval's definition for local rows."""
+    """Changes of lm-eval's definition for local rows."""
     shots: str | None = None
-    """Split that worked examples come from; None where the task is zero-shot only."""
+    """Split of worked examples; None if the task is zero-shot only."""
 
     def group(self, doc: Mapping[str, Any]) -> str:
-        """The cluster of a row, as a short name."""
+        """Return the cluster of a row as a short name; empty if rows are independent."""
         return fingerprint(self.cluster(doc)) if self.cluster else ""
 
 
@@ -42,7 +42,7 @@ def _lettered(question: Question) -> Doc:
 
 
 def _labelled(question: Question) -> Doc:
-    labels = [chr(ord("A") + place) for place in range(len(question.choices))]
+    labels = [chr(ord("A") + index) for index in range(len(question.choices))]
     return {"choices": {"text": list(question.choices), "label": labels}, "answerKey": labels[question.answer]}
 
 
@@ -90,7 +90,7 @@ GENERAL = {
             "hellaswag/hellaswag.yaml",
             Layout("hellaswag", num_choices=4),
             _hellaswag,
-            # Local rows hold the text that this step makes of the hub's columns.
+            # Local rows already contain the text that this step builds from the hub's columns.
             overrides={"process_docs": None},
             shots="train",
         ),
@@ -107,17 +107,17 @@ GENERAL = {
             "winogrande/default.yaml",
             Layout("winogrande", num_choices=2, blank=True),
             _winogrande,
-            # Sentences come in twins that share their two options.
+            # Sentences form pairs that share their two options.
             cluster=lambda doc: sorted((doc["option1"], doc["option2"])),
             shots="train",
         ),
     )
 }
-"""Common knowledge and common sense: what a model should keep."""
+"""Common knowledge and common sense."""
 
 
 def mmlu_task(subject: str) -> Task:
-    """One subject of MMLU."""
+    """Return the task of one subject of MMLU."""
     return Task(
         f"mmlu_{subject}",
         f"mmlu/default/mmlu_{subject}.yaml",
@@ -129,5 +129,5 @@ def mmlu_task(subject: str) -> Task:
 
 
 def wmdp_task(topic: str) -> Task:
-    """One topic of WMDP."""
+    """Return the task of one topic of WMDP."""
     return Task(f"wmdp_{topic}", f"wmdp/wmdp_{topic}.yaml", Layout(f"wmdp/{topic}", num_choices=4), _lettered)

@@ -73,11 +73,11 @@ def people() -> dict[str, list[Any]]:
 def memorise(rows: list[Any], tokenizer: Any, folder: Path) -> None:
     """Train a small model on encoded rows until it knows them by heart, and save it in `folder`/model."""
     from expunge.config.recipe import Scratch, Train
+    from expunge.methods.base import Objective
     from expunge.modeling.load import build_scratch
     from expunge.runs.models import fine_tuning
     from expunge.training.batching import BatchPlan
     from expunge.training.job import Job
-    from expunge.methods.base import Objective
     from expunge.training.trainer import train
 
     scratch = Scratch(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, vocab_size=500, max_length=128)

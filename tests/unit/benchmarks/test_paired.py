@@ -9,7 +9,10 @@ from expunge.records import Value
 
 def rows(scores, name="s", groups=None):
     groups = groups or [""] * len(scores)
-    return [{**row(name, i, score=score), "group": group} for i, (score, group) in enumerate(zip(scores, groups))]
+    return [
+        {**row(name, i, score=score), "group": group}
+        for i, (score, group) in enumerate(zip(scores, groups, strict=True))
+    ]
 
 
 def interval(low, high, point=None, n=100):

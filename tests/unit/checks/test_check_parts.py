@@ -38,7 +38,7 @@ def test_a_method_without_its_retain_set(tmp_path):
 
 
 def test_selection_needs_retain_model_and_benchmark():
-    for override, part in (("retain_model=null", "forget_quality needs a retain model"), ("evaluate.benchmarks=[]", "is empty")):
+    for override, part in (("retain_model=null", "there is none"), ("evaluate.benchmarks=[]", "is empty")):
         report = check_settings(load_recipe("quickstart", [override]))
         assert [item.name for item in report.failed] == ["selection"]
         assert part in report.failed[0].detail

@@ -1,5 +1,7 @@
 """The judgement of user-defined data: against a retain model, or else against holdout rows."""
 
+import re
+
 import pytest
 from measurements import measurement, p_value, row, value
 
@@ -48,10 +50,10 @@ def test_forget_rows_like_holdout_rows():
     assert (judgement.forgetting.outcome, judgement.utility.outcome) == ("yes", "yes")
     assert judgement.forgetting.phrase == "Forgotten as far as a comparison with holdout rows can see"
     assert "no retain model" in judgement.reasons[0]
-    assert any(
-        reason.startswith("Extraction strength, forget minus holdout rows: 0.0100 [") and reason.endswith(": alike.")
-        for reason in judgement.reasons
-    )
+    (reason,) = (reason for reason in judgement.reasons if reason.startswith("Extraction strength"))
+    match = re.match(r"Extraction strength, forget minus holdout rows: 0.0100 \[(.*), (.*)\], before 0.860", reason)
+    assert 0 < float(match[1]) < 0.01 < float(match[2]) < 0.02
+    assert reason.endswith("(alike means within 0.1 of 0): alike.")
     assert "within 0.1 of 0.5" in " ".join(judgement.rules)
     assert judgement.metrics == (
         "knowledge of the forget set 0.0500, before 0.900; membership AUC 0.500, before 0.990; knowledge of the retain "
@@ -69,6 +71,7 @@ def test_forget_rows_like_holdout_rows():
             "no",
             "Unlearned too far (forget rows look less known than holdout rows)",
         ),
+        (measured(forget=0.2, holdout=0.5, auc=0.9), "no", "Not forgotten"),
         (measured(auc=0.8), "partly", "Partly forgotten (unlike holdout rows in membership AUC)"),
         (measured(exact=0.7), "partly", "Partly forgotten (unlike holdout rows in exact memorisation)"),
         (measured(half=0.2), "inconclusive", "Whether it forgot cannot be said"),

@@ -126,6 +126,9 @@ def test_parts_that_were_not_measured():
     assert "C2, knowledge memorisation: not measured, needs the part knowmem." in judgement.reasons
     assert "C3, privacy leakage: not measured, needs the part privleak." in judgement.reasons
     assert judge(measured(0.4, None, None), parts=["verbmem"]).forgetting.outcome == "no"
+    knowledge = judge(measured(None, 0.32, 0.54), parts=["knowmem"])
+    assert "C1, verbatim memorisation: not measured, needs the part verbmem." in knowledge.reasons
+    assert knowledge.utility.outcome == "yes"
 
 
 def test_a_single_group_has_no_interval():

@@ -200,28 +200,27 @@ def _weights(folder: Path, model: Any) -> str:
 
 
 def _method_places(recipe: Recipe, model: Any) -> list[str]:
-    """Check what the method would train, and its settings that are called layer, layers or modules."""
+    """Check what the method would train, and the layers and modules that it declares in `needs`."""
     method, found = recipe.method, list[str]()
     chosen = method.trainable(model)
     if chosen is not None:
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         found.append(f"{len(chosen)} tensors of {sum(sizes[name] for name in chosen):,} parameters are trained")
-    layers = model.config.get_text_config().num_hidden_layers
-    for field in ("layer", "layers"):
-        value = getattr(method, field, None)
-        for layer in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(layer, int) and not -layers <= layer < layers:
-                raise IncompatibleError(
-                    f"method.{field}: {layer} is outside the model, which has layers 0 to {layers - 1}."
-                )
-        if value is not None:
-            found.append(f"method.{field} is inside the model")
-    names = {name for name, _ in model.named_modules() if name}
-    modules = getattr(method, "modules", None) or []
-    for module in modules:
-        if not any(name == module or name.endswith(f".{module}") for name in names):
-            raise UserError(
-                f"method.modules: no module of this model is called '{module}'.",
-                fix=nearest(module, {name.rsplit(".", 1)[-1] for name in names}),
+    needs, layers = method.needs(), model.config.get_text_config().num_hidden_layers
+    for setting, indices in needs.layers.items():
+        outside = [index for index in indices if not -layers <= index < layers]
+        if outside:
+            raise IncompatibleError(
+                f"method.{setting}: {outside[0]} is outside the model, which has layers 0 to {layers - 1}."
             )
-    return [*found, *(["method.modules are in the model"] if modules else [])]
+        found.append(f"method.{setting} is inside the model")
+    names = {name for name, _ in model.named_modules() if name}
+    for setting, modules in needs.modules.items():
+        for module in modules:
+            if not any(name == module or name.endswith(f".{module}") for name in names):
+                raise UserError(
+                    f"method.{setting}: no module of this model is called '{module}'.",
+                    fix=nearest(module, {name.rsplit(".", 1)[-1] for name in names}),
+                )
+        found.append(f"method.{setting} is inside the model")
+    return found

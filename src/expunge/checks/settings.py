@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def check_settings(recipe: Recipe, here: bool = True) -> CheckReport:
         ("selection", lambda: _selection(recipe)),
         ("start model's copy", lambda: _frozen(recipe)),
     ]
-    for section in ("train", "target", "retain_model"):
-        train = getattr(recipe, section)
+    trainings = {name: getattr(recipe, name) for name in ("train", "target", "retain_model")}
+    trainings |= {f"method.{name}": tuning.train for name, tuning in recipe.method.needs().trainings.items()}
+    for section, train in trainings.items():
         if train is not None:
-            checks.append((f"{section} arguments", _training(recipe, section, train)))
+            checks.append((f"{section} arguments", functools.partial(check_training, recipe, section, train)))
     return CheckReport(recipe=recipe.name, items=run_checks(checks, here))
 
 
@@ -126,10 +128,6 @@ def _selection(recipe: Recipe) -> str:
 def _near(name: str, options: Sequence[str]) -> str:
     longer = [option for option in options if option.startswith(name)]
     return f"Allowed: {', '.join(longer)}." if longer else nearest(name, options)
-
-
-def _training(recipe: Recipe, section: str, train: Train) -> Callable[[], str]:
-    return lambda: check_training(recipe, section, train)
 
 
 def check_training(recipe: Recipe, section: str, train: Train) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,10 +15,41 @@ from expunge.config.members import Member
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.config.recipe import Train
     from expunge.data.sets import RowSet, Sets
     from expunge.data.templates import Encoded, Template
     from expunge.modeling.batch import TensorBatch
     from expunge.modeling.step import LossTerms, Step
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How the loss runs the model at each step; the defaults describe one joint pass through all layers."""
+
+    last_layer: int | None = None
+    """Highest decoder layer that is run, counted from 0; None for all layers and the output layer."""
+    padded: bool = False
+    """Whether padding positions are computed; otherwise rows are packed where the model allows it."""
+    joint: bool = True
+    """Whether all sets go through the model in one pass; otherwise each set has its own."""
+    compared: tuple[str, ...] = ()
+    """Sets whose hidden states at `last_layer` are compared with those of the reference at every step. A frozen copy
+    of the trained weights is then kept."""
+    stored: tuple[str, ...] = ()
+    """Sets whose hidden states are stored in CPU memory, from a row's first visit to its last."""
+    store_bytes: int = 0
+    """Most CPU memory per process for stored hidden states."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A fine-tuning of the target that a method runs before it unlearns (`Preparation.fine_tune`)."""
+
+    train: Train
+    """Its settings."""
+    block_tokens: int | None = None
+    """Tokens per row, for a method that cuts the forget text into blocks; None for the rows of the forget set, which
+    have at most `train.max_length` tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,14 @@ class Needs:
     adapter_parts: bool = False
     """Whether LoRA's matrices start from parts of the weights (`Method.adapter_parts`). What is left of the weights is
     frozen, so that with the adapter off there is no start model to compare with at every step."""
+    forward: Forward = Forward()
+    """How the loss runs the model, from which memory and time are estimated."""
+    trainings: Mapping[str, FineTuning] = field(default_factory=dict)
+    """Fine-tunings that the method runs, by the name of the setting that configures them."""
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Decoder layers that settings name, by setting; `check` verifies that the model has them."""
+    modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Modules that settings name, by setting; `check` verifies that the model has them."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +231,11 @@ class RetainMethod(Method):
         if self.retain_weight == 0:
             return Needs(sets=("forget",))
         at = ("retain",) if self.kl_positions == "labels" else True
-        return Needs(sets=("forget", "retain"), reference=at if self.retain == "kl" else False)
+        return Needs(
+            sets=("forget", "retain"),
+            reference=at if self.retain == "kl" else False,
+            forward=Forward(padded=self.kl_positions == "all"),
+        )
 
     def forget_loss(self, step: Step) -> Tensor:
         """The unweighted forget term of one step."""

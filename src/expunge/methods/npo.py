@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -33,8 +34,7 @@ class NPO(RetainMethod):
 
     def needs(self) -> Needs:
         """Forget scalars under the start model, besides what the retain term needs."""
-        base = super().needs()
-        return Needs(sets=base.sets, reference_logp=("forget",), reference=base.reference)
+        return replace(super().needs(), reference_logp=("forget",))
 
     def forget_loss(self, step: Step) -> Tensor:
         """Mean over rows of the NPO loss."""

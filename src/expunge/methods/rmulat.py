@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from expunge.distributed import refuse_fsdp
 from expunge.errors import IncompatibleError
-from expunge.methods.base import Objective, Start
+from expunge.methods.base import Needs, Objective, Start
 from expunge.methods.bases.steering import FixedLength, FixedLengthObjective
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ class RMULAT(FixedLength):
     inner_lr: float = Field(default=5e-2, gt=0)
     """Adam's rate for the attacker."""
 
-    def stored_sets(self, first: int) -> list[str]:
-        """Retain rows only: the attack runs forget rows through all layers anyway, all of a micro-batch at once."""
-        return ["retain"]
+    def needs(self) -> Needs:
+        """Declare what RMU needs, with all layers and the padding that the attack runs through."""
+        base = super().needs()
+        # The attack changes the states that enter the steered layer, so those of forget rows cannot be stored.
+        return replace(base, forward=replace(base.forward, last_layer=None, padded=True, stored=("retain",)))
 
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
         """RMU's objective with the attacker in it."""

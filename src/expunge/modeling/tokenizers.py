@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
+from expunge.config.recipe import FilesData, Model, Recipe, Scratch
 from expunge.console import is_main_process
 from expunge.data.sets import Sets, _named, data_hashes
 from expunge.data.templates import Template
@@ -24,9 +24,10 @@ def make_template(recipe: Recipe, tokenizer: Any) -> Template:
 
 def max_length_of(recipe: Recipe) -> int:
     """Longest row that every training of a recipe takes, in tokens."""
-    own = getattr(recipe.method, "train", None)
-    parts = (recipe.train, recipe.target, recipe.retain_model, own)
-    lengths = [part.max_length for part in parts if isinstance(part, Train)]
+    trainings = [train for train in (recipe.train, recipe.target, recipe.retain_model) if train is not None]
+    # Blocks that a method cuts itself are not encoded as rows.
+    trainings += [tuning.train for tuning in recipe.method.needs().trainings.values() if tuning.block_tokens is None]
+    lengths = [train.max_length for train in trainings]
     if recipe.model.scratch is not None:
         lengths.append(recipe.model.scratch.max_length)
     return min(lengths) if lengths else 512

@@ -92,7 +92,6 @@ def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gp
     weights = 4 * shape.num_parameters
     if shape.trained == "adapter":
         weights = (2 if half else 4) * shape.num_parameters + 4 * shape.num_trainable
-    steered = train is recipe.train and shape.last < shape.layers - 1
     return {
         "weights": weights // num_gpus,
         "gradients": 4 * shape.num_trainable // num_gpus,
@@ -104,7 +103,7 @@ def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gp
             half=(recipe.model.frozen_dtype or recipe.model.dtype) != "float32",
             elsewhere=recipe.model.frozen_device not in {None, "cuda:0", recipe.model.device},
         )
-        + 4 * shape.num_steered,
+        + 4 * shape.num_copied,
         "autocast": _copies(shape, half, num_gpus, recipe.model.gradient_checkpointing),
         "activations": activation_bytes(
             shape,
@@ -113,7 +112,7 @@ def _parts(recipe: Recipe, shape: Shape, train: Train, batch: MicroBatch, num_gp
             checkpointing=recipe.model.gradient_checkpointing,
             eager=recipe.model.attention == "eager",
         ),
-        "logits": 0 if steered else logits_bytes(shape, batch.answers, compared=bool(compared)),
+        "logits": 0 if shape.last < shape.layers - 1 else logits_bytes(shape, batch.answers, compared=bool(compared)),
         "runtime": RUNTIME_BYTES,
     }
 

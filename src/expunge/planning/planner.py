@@ -53,7 +53,7 @@ class PlanReport(Record):
 
     recipe: str
     trainings: dict[str, TrainingCost]
-    """'target', 'retain_model', 'train', and 'method.train' for a fine-tuning that the method makes."""
+    """'target', 'retain_model', 'train', and 'method.NAME' for a fine-tuning that the method declares."""
     assumptions: list[str]
     """What the numbers rest on."""
 
@@ -195,7 +195,9 @@ class Planner:
                     [*self._of_one_process(least, section, num_gpus), f"{section}.optimizer=adamw_torch_8bit"],
                     num_gpus,
                 )
-        if section == "train" and self.recipe.model.lora is None and not self._shape(section, self.recipe).num_steered:
+        shape = self._shape(section, self.recipe)
+        # An adapter replaces training of all weights; a method that trains some of them names those itself.
+        if section == "train" and shape.trained != "adapter" and shape.num_trainable == shape.num_parameters:
             yield ["model.lora={rank: 8}"], 1
             yield [*least, "model.lora={rank: 8}"], 1
 
@@ -206,17 +208,17 @@ class Planner:
         return [each for each in changes if not each.startswith(prefix) or int(each.removeprefix(prefix)) <= rows]
 
     def _shape(self, section: str, recipe: Recipe) -> Shape:
-        key = f"{section == 'train'} {recipe.model.lora}"
+        key = f"{section} {recipe.model.lora}"
         if key not in self._shapes:
-            self._shapes[key] = shape_of(recipe, self.model, unlearning=section == "train")
+            self._shapes[key] = shape_of(recipe, self.model, section)
         return self._shapes[key]
 
 
 def sections(recipe: Recipe) -> dict[str, Train]:
     """The trainings of a recipe by the place of their settings."""
-    named = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
-    named["method.train"] = getattr(recipe.method, "train", None)
-    return {name: train for name, train in named.items() if isinstance(train, Train)}
+    named = {"target": recipe.target, "retain_model": recipe.retain_model, "train": recipe.train}
+    named |= {f"method.{name}": tuning.train for name, tuning in recipe.method.needs().trainings.items()}
+    return {name: train for name, train in named.items() if train is not None}
 
 
 def on_card(memory: MemoryEstimate) -> int:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from expunge.config.recipe import Recipe
 from expunge.data.templates import Encoded
+from expunge.methods.base import Forward
 from expunge.modeling.adapters import add_lora
+from expunge.modeling.hidden.trace import check_layers
 from expunge.modeling.packing import choose
 from expunge.records import Record
 
@@ -38,8 +40,8 @@ class Shape:
     """Lowest layer with a trained weight: nothing is kept for the backward pass below it."""
     last: int
     """Highest layer that is run."""
-    num_steered: int
-    """Trained weights of which a method that steers hidden states keeps a copy as they were."""
+    num_copied: int
+    """Trained weights of which a frozen copy is kept, to compare hidden states (`Forward.compared`)."""
 
     @property
     def head(self) -> int:
@@ -64,24 +66,30 @@ class MicroBatch(Record):
     """Answer tokens, set by set."""
 
 
-def shape_of(recipe: Recipe, model: Any, *, unlearning: bool) -> Shape:
+def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
     """Count a model on the meta device; it is left as it was.
 
     Args:
         recipe: The recipe.
         model: The model without weights.
-        unlearning: Whether it is the method that trains; target and retain model train all weights.
+        section: The training: 'train', 'target', 'retain_model' or 'method.NAME'. Target and retain model train all
+            weights, also where the recipe has an adapter.
     """
     config = model.config.get_text_config()
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     layers = int(config.num_hidden_layers)
-    lora = recipe.model.lora if unlearning else None
+    unlearning = section == "train"
+    lora = None if section in {"target", "retain_model"} else recipe.model.lora
     chosen = recipe.method.trainable(model) if unlearning and lora is None else None
     num_trainable, first, last = sum(sizes[name] for name in (sizes if chosen is None else chosen)), 0, layers - 1
+    forward = recipe.method.needs().forward if unlearning else Forward()
+    if forward.last_layer is not None:
+        check_layers(model, "needs().forward.last_layer", [forward.last_layer])
+        last = forward.last_layer
     if chosen is not None:
-        first = min((_layer_number(name) for name in chosen), default=0)
-        last = int(getattr(recipe.method, "layer", last))
+        # Weights outside of layers have no number; embeddings lie below layer 0.
+        first = max(0, min((_layer_number(name) for name in chosen), default=0))
     if lora is not None:
         adapted = add_lora(model, lora, recipe.seed)
         num_trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
@@ -104,23 +112,23 @@ def shape_of(recipe: Recipe, model: Any, *, unlearning: bool) -> Shape:
         rank=0 if lora is None else lora.rank,
         first=first,
         last=last,
-        num_steered=num_trainable if chosen is not None else 0,
+        num_copied=num_trainable if forward.compared else 0,
     )
 
 
 def micro_batch(
-    rows: Mapping[str, Sequence[Encoded]], hidden: int, *, together: bool = True, packed: bool = True
+    rows: Mapping[str, Sequence[Encoded]], hidden: int, *, joint: bool = True, packed: bool = True
 ) -> MicroBatch:
     """What some rows come to when they are run.
 
     Args:
         rows: Rows by set.
         hidden: Width of the model, which decides how rows are packed.
-        together: Whether all sets go through the model in one forward pass.
+        joint: Whether all sets go through the model in one forward pass.
         packed: Whether they go without their padding.
     """
     lengths = [[len(row.ids) for row in part] for part in rows.values()]
-    passes = [[length for part in lengths for length in part]] if together else lengths
+    passes = [[length for part in lengths for length in part]] if joint else lengths
     positions, width = 0, 0
     for one in passes:
         bins = choose(one, hidden) if packed else [[index] for index in range(len(one))]

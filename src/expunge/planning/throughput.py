@@ -33,8 +33,9 @@ def step_flops(
     pass takes twice that, half of it for the gradients of weights, which frozen ones do not have: 6 P N in all, or
     about 4 P N with LoRA. Gradient checkpointing adds a forward pass, as does a frozen reference.
 
-    A method that steers layer l runs layers 0 to l, with those from the first trained layer f on once more for half
-    of the rows with the start's weights, and goes backward through l - f layers.
+    A method that stops at layer l runs layers 0 to l without the output layer, and goes backward through those from
+    the first trained layer f on. Where it compares hidden states, it runs these once more for half of the rows, with
+    the frozen weights.
 
     Args:
         shape: Counts of the model.
@@ -45,20 +46,19 @@ def step_flops(
         compared: 'copy' for a reference that is run at every step, 'stored' for hidden states of it, '' for none.
     """
     layer = positions * (2 * shape.per_layer + 4 * shape.queries * width)
-    head = 2 * shape.head * answers
     reach = shape.last - shape.first + 1
     weight_gradients = 2 * shape.num_trainable * positions
-    if shape.num_steered:
+    if shape.num_copied:
         forward = (shape.last + 1 + reach / 2) * layer
         return forward + reach * layer + weight_gradients
-    # The part of a matrix that is looked up and not multiplied.
-    embedded = 0 if shape.tied else shape.head
-    if shape.trained == "all":
-        in_layers = 2 * positions * (shape.num_parameters - shape.head - embedded)
-        weight_gradients = in_layers + head
+    head = 2 * shape.head * answers if shape.last == shape.layers - 1 else 0
+    if shape.num_trainable == shape.num_parameters:
+        # Embeddings are looked up, not multiplied; tied ones are multiplied as the output layer.
+        embedded = 0 if shape.tied else shape.head
+        weight_gradients = 2 * positions * (shape.num_parameters - shape.head - embedded) + head
     chunked = answers * shape.vocab > CHUNK_ELEMENTS
-    total = 2 * (shape.layers * layer + head) + weight_gradients
-    total += (shape.layers * layer if checkpointing else 0) + (head if chunked else 0)
+    total = ((shape.last + 1) * layer + head) + (reach * layer + head) + weight_gradients
+    total += (reach * layer if checkpointing else 0) + (head if chunked else 0)
     if compared:
         total += head + (shape.layers * layer if compared == "copy" else 0)
     return total

@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.config.recipe import FilesData, Recipe, TofuData, Train
 from expunge.data.prepare import is_local, prepare_sets
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Encoded
 from expunge.data.tofu import NUM_ROWS
-from expunge.modeling.hidden.row_store import GIB, store_bytes
+from expunge.methods.base import Forward, Needs
+from expunge.modeling.hidden.row_store import store_bytes
 from expunge.modeling.tokenizers import make_template, max_length_of, tokenizer_of
 from expunge.planning.shape import MicroBatch, Shape, micro_batch
 from expunge.records import Record
@@ -96,9 +96,12 @@ def training_rows(recipe: Recipe, section: str, found: Material) -> Rows:
         return {"train": [*found.sets["forget"], *kept]}
     if section == "retain_model":
         return {"train": kept}
-    if section != "train":
-        return {"train": found.sets["forget"]}
     needs = recipe.method.needs()
+    if section != "train":
+        block = needs.trainings[section.removeprefix("method.")].block_tokens
+        num_tokens = sum(len(row.ids) for row in found.sets["forget"])
+        blocks = [Encoded((0,) * block, 1)] * max(1, num_tokens // block) if block else found.sets["forget"]
+        return {"train": blocks}
     return {name: found.sets.get(name) or found.sets["forget"] for name in needs.sets}
 
 
@@ -110,8 +113,8 @@ def workload(
     Raises:
         UserError: The batch cannot be shared by so many GPUs.
     """
-    needs = recipe.method.needs()
     unlearning = section == "train"
+    needs = recipe.method.needs() if unlearning else Needs()
     plan = BatchPlan(
         rows,
         pad_id=0,
@@ -123,12 +126,10 @@ def workload(
         seed=recipe.seed,
         pairing=train.retain_pairing,
         normalize=train.normalize,
-        aligned=tuple(name for name in needs.aligned if name in rows) if unlearning else (),
+        aligned=needs.aligned,
         order=train.order,
-        by_topic=unlearning and needs.by_topic,
+        by_topic=needs.by_topic,
     )
-    steered = unlearning and hasattr(recipe.method, "update_layers")
-    padded = steered and getattr(recipe.method, "positions", "") == "all"
     count = plan.accumulation * plan.world_size
     batches = []
     for step in range(min(plan.steps, _LOOKED_AT)):
@@ -138,8 +139,8 @@ def workload(
                 micro_batch(
                     {name: _part(rows[name], indices, part, count) for name, indices in chosen.items()},
                     shape.hidden,
-                    together=not steered,
-                    packed=not padded,
+                    joint=needs.forward.joint,
+                    packed=not needs.forward.padded,
                 )
             )
     return Workload(
@@ -150,23 +151,24 @@ def workload(
         accumulation=plan.accumulation,
         steps=plan.steps if counted or train.steps is not None else None,
         num_scored=sum(len(row.ids) for row in rows.get("forget", [])),
-        stored_bytes=_stored(recipe, plan, rows, shape) if steered and num_gpus == 1 else 0,
+        stored_bytes=_stored(needs.forward, plan, rows, shape) if num_gpus == 1 else 0,
         file_bytes=_filed(recipe, plan, rows, shape) if unlearning and counted else None if unlearning else 0,
     )
 
 
-def _stored(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
-    method: Any = recipe.method
-    kept = method.stored_sets(shape.first)
-    visits = {name: counts for name, counts in plan.visits().items() if name in kept}
+def _stored(forward: Forward, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
+    if not forward.stored:
+        return 0
+    visits = {name: counts for name, counts in plan.visits().items() if name in forward.stored}
     return store_bytes(
         {name: [len(row.ids) for row in found] for name, found in rows.items()},
         map(plan.rows_of, range(plan.steps)),
         visits,
         hidden_size=shape.hidden,
         first=shape.first,
-        num_bytes=method.store_gib * GIB,
-        padding=method.positions == "all",
+        num_bytes=forward.store_bytes,
+        padding=forward.padded,
+        compared=forward.compared,
     )
 
 

@@ -60,11 +60,24 @@ def test_an_unknown_hub_model_is_not_checked_where_the_hub_is_out_of_reach():
     assert report.num_checks == len(report.items) - sum(s == "not checked" for s in statuses(report).values())
 
 
-def test_layers_outside_the_model(tmp_path):
-    (tmp_path / "steer.py").write_text(
-        "from expunge.methods.base import RetainMethod\n"
-        "class Steer(RetainMethod):\n    '''x'''\n    layer: int = 7\n    modules: list[str] = ['down_proj']\n"
-    )
+STEER = """
+from dataclasses import replace
+from expunge.methods.base import RetainMethod
+
+class Steer(RetainMethod):
+    '''x'''
+    layer: int = 7
+    modules: list[str] = ["down_proj"]
+    depth: int = 99
+
+    def needs(self):
+        return replace(super().needs(), layers={"layer": [self.layer]}, modules={"modules": self.modules})
+"""
+
+
+def test_declared_layers_and_modules_are_in_the_model(tmp_path):
+    """Settings that `needs` declares are verified; others, such as `depth`, mean nothing to `check`."""
+    (tmp_path / "steer.py").write_text(STEER)
     recipe = f"method={{name: {tmp_path / 'steer.py'}, layer: 9}}"
     items = {item.name: item for item in check("tofu-forget10-npo", [recipe, "method.layer=28"]).items}
     assert "28 is outside the model, which has layers 0 to 27" in items["modules"].detail
@@ -72,6 +85,15 @@ def test_layers_outside_the_model(tmp_path):
     assert "Did you mean 'down_proj'?" in items["modules"].detail
     items = {item.name: item for item in check("tofu-forget10-npo", [recipe]).items}
     assert items["modules"].status == "ok"
+    assert items["modules"].detail == "method.layer is inside the model; method.modules is inside the model"
+
+
+def test_declared_trainings_are_checked():
+    """A method's own fine-tuning has an optimizer too, which is named by its full path where it is wrong."""
+    items = {item.name: item for item in check_settings(load_recipe("tofu-forget10-taskvector")).items}
+    assert items["method.train arguments"].status == "ok"
+    wrong = check_settings(load_recipe("tofu-forget10-taskvector", ["method.train.optimizer=adamm"]))
+    assert "method.train.optimizer: transformers knows no 'adamm'" in wrong.failed[0].detail
 
 
 def test_one_failure_does_not_stop_the_others():

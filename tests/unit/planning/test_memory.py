@@ -36,7 +36,7 @@ SHAPE = Shape(
     rank=0,
     first=0,
     last=LAYERS - 1,
-    num_steered=0,
+    num_copied=0,
 )
 BATCH = MicroBatch(rows=4, positions=400, width=200, answers=[10, 10])
 KINDS = {
@@ -121,12 +121,12 @@ def test_a_reference_is_a_copy_or_an_output_layer():
 def test_known_models_have_their_published_sizes(part, count):
     name = next(name for name in known_models() if part in name)
     recipe = load_recipe("tofu-forget10-npo", [f"model.name={name}"])
-    assert shape_of(recipe, meta_model(recipe.model, online=False), unlearning=True).num_parameters == count
+    assert shape_of(recipe, meta_model(recipe.model, online=False)).num_parameters == count
 
 
 def estimate(overrides: list[str], *, num_gpus: int = 1, batch: MicroBatch = BATCH):
     recipe = load_recipe("quickstart", overrides)
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shape = shape_of(recipe, meta_model(recipe.model))
     return memory_estimate(recipe, shape, recipe.train, batch, num_gpus=num_gpus)
 
 
@@ -185,7 +185,7 @@ def test_several_gpus_gather_two_layers_and_what_is_outside_of_layers():
     A frozen copy of 4 P is shared as the model is, 4 P / 4, with its own V h whole.
     """
     recipe = load_recipe("quickstart", [])
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shape = shape_of(recipe, meta_model(recipe.model))
     shared = estimate([], num_gpus=4)
     outside = 4 * shape.head * (1 if shape.tied else 2)
     gathered = 8 * shape.per_layer + outside
@@ -204,7 +204,7 @@ def test_checkpointing_keeps_half_precision_copies_of_one_layer_with_several_gpu
     low, checked = ["model.dtype=bfloat16"], ["model.dtype=bfloat16", "model.gradient_checkpointing=true"]
     kept, fewer = (estimate(each, num_gpus=4) for each in (low, checked))
     recipe = load_recipe("quickstart", low)
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shape = shape_of(recipe, meta_model(recipe.model))
     assert kept.parts["autocast"] - fewer.parts["autocast"] == 2 * (shape.layers - 1) * shape.per_layer
     assert estimate(low).parts["autocast"] == estimate(checked).parts["autocast"]
 

@@ -22,7 +22,7 @@ SHAPE = Shape(
     rank=0,
     first=0,
     last=3,
-    num_steered=0,
+    num_copied=0,
 )
 
 
@@ -52,7 +52,7 @@ def test_frozen_weights_have_no_gradient():
 
 def test_steering_runs_what_it_needs():
     """Layer 2 steered, 1 and 2 trained: 3 layers forward, 2 once more for half of the rows, 2 backward."""
-    steered = dataclasses.replace(SHAPE, trained="some", num_trainable=400, num_steered=400, first=1, last=2)
+    steered = dataclasses.replace(SHAPE, trained="some", num_trainable=400, num_copied=400, first=1, last=2)
     assert flops(steered) == (3 + 1 + 2) * 2 * 1000 * 100 + 2 * 400 * 100
 
 

@@ -35,6 +35,7 @@ class PreferenceMethod(RetainMethod):
             reference=base.reference,
             aligned=(PREFERRED,),
             made=(PREFERRED,),
+            forward=base.forward,
         )
 
     def forget_loss(self, step: Step) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from expunge.config.defaults import changed
 from expunge.errors import IncompatibleError, nearest
-from expunge.methods.base import Method, Needs, Objective, Start
+from expunge.methods.base import Forward, Method, Needs, Objective, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +47,22 @@ class SteeringMethod(Method):
         return self
 
     def needs(self) -> Needs:
-        """Forget rows of one topic at a time, and retain rows."""
-        return Needs(sets=("forget", "retain"), by_topic=True)
+        """Declare forget rows of one topic per batch, retain rows, and a pass up to `layer` for each set."""
+        # Below layer 0 there is no frozen layer whose output could be stored for rows without a comparison.
+        stored = ("forget", "retain") if min(self.update_layers) > 0 else ("retain",)
+        return Needs(
+            sets=("forget", "retain"),
+            by_topic=True,
+            forward=Forward(
+                last_layer=self.layer,
+                padded=self.positions == "all",
+                joint=False,
+                compared=("retain",),
+                stored=stored,
+                store_bytes=int(self.store_gib * 2**30),
+            ),
+            layers={"layer": [self.layer], "update_layers": self.update_layers},
+        )
 
     def trainable(self, model: Any) -> list[str]:
         """Names of the parameters that `update_layers` and `update_modules` point at.
@@ -80,15 +94,6 @@ class SteeringMethod(Method):
                     )
                 chosen += [f"{prefix}.{index}.{name}" for name in found]
         return list(dict.fromkeys(chosen))
-
-    def stored_sets(self, first: int) -> list[str]:
-        """Sets whose rows' hidden states are kept for their next visit.
-
-        Args:
-            first: The lowest trained layer. Below layer 0 there is nothing to keep of rows that are not compared with
-                the start model.
-        """
-        return ["forget", "retain"] if first > 0 else ["retain"]
 
     @staticmethod
     def layer_in(count: int) -> str:
@@ -154,8 +159,8 @@ class SteeringObjective(Objective):
         method, padding = self.method, self.method.positions == "all"
         if method.store_gib == 0:
             return None
-        names = method.stored_sets(self.frozen.first)
-        visits = {name: counts for name, counts in start.visits().items() if name in names}
+        stored = method.needs().forward.stored
+        visits = {name: counts for name, counts in start.visits().items() if name in stored}
         useless = ""
         if not any(count > 1 for counts in visits.values() for count in counts.values()):
             useless = "no row of which something could be kept comes twice in this training"

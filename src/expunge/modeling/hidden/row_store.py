@@ -171,7 +171,7 @@ def store_bytes(
     first: int,
     num_bytes: float,
     padding: bool,
-    compared: str = "retain",
+    compared: Sequence[str] = ("retain",),
 ) -> int:
     """The most main memory that a store comes to take: 4 D bytes for each token, twice for rows that are compared.
 
@@ -183,9 +183,9 @@ def store_bytes(
         first: The lowest trained layer; 0 has nothing below it.
         num_bytes: Room.
         padding: Whether padding's states count too.
-        compared: The set that is compared with the start model.
+        compared: Sets that are compared with the start model.
     """
-    kinds = {name: (first > 0) + (name == compared) for name in visits}
+    kinds = {name: (first > 0) + (name in compared) for name in visits}
     left = {name: dict(counts) for name, counts in visits.items()}
     held = most = 0
 

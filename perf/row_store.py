@@ -105,8 +105,8 @@ def measure(name: str, again: str, shape: Shape, rows: Any, batch_size: int, ste
     for number in range(plan.steps):
         for training in (kept, computed) if number % 2 else (computed, kept):
             seconds[training].append(training.step(number))
-        if kept.objective.store is not None:
-            least = min(least, kept.objective.store.room)
+        if kept.objective.steering.store is not None:
+            least = min(least, kept.objective.steering.store.room)
 
     def ratio(part: slice) -> float:
         return statistics.median(seconds[computed][part]) / statistics.median(seconds[kept][part])

@@ -35,7 +35,7 @@ def test_equal_losses_and_gradients(name):
         sets,
         lr=0.0,
         batch_size=5,
-        target=objective.targets[""] if isinstance(method, RMU) else None,
+        target=objective.control_vectors[""] if isinstance(method, RMU) else None,
     )
     for each, parameter in model.named_parameters():
         if each in chosen:

@@ -58,7 +58,7 @@ def run(folder: Path, method: SteeringMethod, plan: dict[str, Any], model: Any =
         "lines": tiny.log_lines(folder / "train.jsonl"),
         "weights": {name: value.clone() for name, value in model.named_parameters() if name in names},
         "ran": ran,
-        "store": objective.store,
+        "store": objective.steering.store,
     }
 
 
@@ -168,13 +168,13 @@ def test_half_precision(tmp_path, monkeypatch):
 def test_training_without_a_second_visit_keeps_nothing(tmp_path, monkeypatch):
     once = {"steps": 2, "batch_size": 4, "device_batch_size": 4}
     assert run(tmp_path / "default", RMU(**STEERED), once)["store"] is None
-    with pytest.raises(IncompatibleError, match=r"method.store_gib has no effect: no row .* comes twice"):
+    with pytest.raises(IncompatibleError, match=r"method.store_gib has no effect: no row .* visited twice"):
         run(tmp_path / "set", RMU(**STEERED, store_gib=3), once)
     # Eight forget rows twice, as many of 16 retain rows once; below layer 0 forget rows have no states.
     lowest = {**STEERED, "update_layers": [0]}
     monkeypatch.setitem(SETS, "retain", tiny.rows(16, seed=2))
     assert run(tmp_path / "lowest", RMU(**lowest), {**OTHERS, "steps": 4})["store"] is None
-    with pytest.raises(IncompatibleError, match=r"another state each time"):
+    with pytest.raises(IncompatibleError, match=r"different hidden states each time"):
         run(tmp_path / "dropout", RMU(**STEERED, store_gib=3), OTHERS, build(attention_dropout=0.5))
 
 

@@ -20,8 +20,7 @@ from expunge.losses.divergence import kl_divergence
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.batch import TensorBatch, join
 from expunge.modeling.forward import decode, head_of
-from expunge.modeling.hidden.row_store import RowStore, stored_layer
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.steering_pass import SteeringPass
 from expunge.modeling.logprobs import in_chunks, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
 
@@ -214,21 +213,18 @@ class Step:
         """Mean over the positions of this micro-batch, padding included; micro-batches are weighted by their rows."""
         return values.mean() * self.share(name)
 
-    def layer(
-        self, name: str, layer: int, frozen: FrozenLayers | None = None, store: RowStore | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, L, D) output of a decoder layer, and, given the start's layers, the same with the start's weights.
+    def layer(self, name: str, steering: SteeringPass) -> Tensor:
+        """Return the (B, L, D) output of the steered decoder layer for a set.
 
-        Nothing above that layer is run, nothing below the first trained layer is run twice, and nothing is run that
-        the store knows. Only the answers' own tokens mean something, unless the step keeps its padding.
+        Only hidden states of answer tokens are defined, unless the step keeps its padding.
         """
-        if store is not None and name in self._row_ids:
-            rows = self._row_ids[name].tolist()
-            return stored_layer(self._model, store, name, rows, self.batches[name], layer, frozen, self.packed)
-        trace = layer_trace(
-            self._model, self.batches[name], layer, None if frozen is None else frozen.first, self.packed
-        )
-        return trace.hidden, None if frozen is None else frozen.hidden(self._model, trace)
+        rows = self._row_ids[name].tolist() if name in self._row_ids else None
+        return steering.hidden(self.batches[name], self.packed, name, rows)
+
+    def layer_and_frozen(self, name: str, steering: SteeringPass) -> tuple[Tensor, Tensor]:
+        """Return what `layer` does, and the same under the frozen weights."""
+        rows = self._row_ids[name].tolist() if name in self._row_ids else None
+        return steering.hidden_and_frozen(self.batches[name], self.packed, name, rows)
 
     def answer_mean(self, values: Tensor, name: str) -> Tensor:
         """Mean of a (B, L) value per position over the answers' own tokens (in a text, all tokens but the first)."""

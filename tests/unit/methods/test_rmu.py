@@ -19,7 +19,8 @@ from expunge.methods.base import Method, Objective, Start
 from expunge.methods.rmu import RMU
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.steering_pass import SteeringPass
+from expunge.modeling.hidden.trace import layer_trace
 from expunge.modeling.step import Counts, LossTerms, Step
 from expunge.training.batching import BatchPlan
 from expunge.training.job import Job
@@ -167,30 +168,29 @@ def test_frozen_layers_equal_a_frozen_copy_and_forget_nothing() -> None:
     """Only the trained tensors are kept, and what they give is bit for bit what a second model would give."""
     model = small()
     names = freeze(model, RMU(**SETTINGS))
-    frozen, reference = FrozenLayers(model), copy.deepcopy(model)
-    kept = {f"model.layers.{index}.{name}" for index, part in frozen._tensors.items() for name in part}
-    assert kept == set(names)
+    steering, reference = SteeringPass(model, 2), copy.deepcopy(model)
+    copied = {f"model.layers.{index}.{name}" for index, tensors in steering._frozen.items() for name in tensors}
+    assert copied == set(names)
     for name, parameter in model.named_parameters():
         if name in names:
             parameter.data += torch.randn_like(parameter)
     batch = tensors(RETAIN)
     with torch.no_grad():
-        trace = layer_trace(model, batch, 2, keep_from=frozen.first)
+        hidden, frozen = steering.hidden_and_frozen(batch)
         expected = layer_trace(reference, batch, 2).hidden
-    assert not torch.allclose(trace.hidden, expected)
-    assert torch.equal(frozen.hidden(model, trace), expected)
+    assert not torch.allclose(hidden, expected)
+    assert torch.equal(frozen, expected)
 
 
 def test_frozen_layers_have_no_dropout() -> None:
     """The model trains with dropout from layer 0 on; what it is compared with must not be random."""
     model = small(attention_dropout=0.5).train()
     freeze(model, RMU(**{**SETTINGS, "update_layers": [0, 1, 2]}))
-    frozen, batch = FrozenLayers(model), tensors(RETAIN)
-    trace = layer_trace(model, batch, 2, keep_from=frozen.first)
-    found = frozen.hidden(model, trace)
+    batch = tensors(RETAIN)
+    hidden, frozen = SteeringPass(model, 2).hidden_and_frozen(batch)
     assert model.model.layers[0].training
-    assert not torch.allclose(found, trace.hidden)
-    torch.testing.assert_close(found, layer_trace(model.eval(), batch, 2).hidden.detach())
+    assert not torch.allclose(frozen, hidden)
+    torch.testing.assert_close(frozen, layer_trace(model.eval(), batch, 2).hidden.detach())
 
 
 def test_forward_stops_at_the_layer_and_leaves_the_model_whole() -> None:
@@ -242,14 +242,14 @@ def test_control_vectors_are_drawn_once_per_topic_in_order() -> None:
     generator = torch.Generator().manual_seed(1)
     for topic, c in (("bio", 3.0), ("cyber", 5.0)):
         expected = control_vector(8, c, generator)
-        assert torch.equal(one.targets[topic], expected)
-        assert torch.equal(one.targets[topic], again.targets[topic])
+        assert torch.equal(one.control_vectors[topic], expected)
+        assert torch.equal(one.control_vectors[topic], again.control_vectors[topic])
         assert float(expected.norm()) == pytest.approx(c)
         assert bool((expected >= 0).all())
     first, second = (one(step_of(model, FORGET, RETAIN, topic=topic)) for topic in ("bio", "cyber"))
     assert first.terms["forget"] != second.terms["forget"]
     other = started(method, model, ("bio", "cyber"), seed=2)
-    assert not torch.equal(other.targets["bio"], one.targets["bio"])
+    assert not torch.equal(other.control_vectors["bio"], one.control_vectors["bio"])
 
 
 def test_metrics_leave_the_first_token_out() -> None:
@@ -259,7 +259,7 @@ def test_metrics_leave_the_first_token_out() -> None:
     freeze(model, method)
     objective = started(method, model)
     terms = objective(step_of(model, FORGET, RETAIN))
-    hidden, target = hidden_of(model, tensors(FORGET), 2).detach(), objective.targets[""].double()
+    hidden, target = hidden_of(model, tensors(FORGET), 2).detach(), objective.control_vectors[""].double()
     cosines = [
         float(hidden[b, t] @ target / (hidden[b, t].norm() * target.norm()))
         for b, row in enumerate(FORGET)
@@ -286,7 +286,7 @@ def test_adaptive_length_is_the_mean_norm_on_the_topics_first_batch() -> None:
     assert asked == [("forget", 0), ("forget", 1)]
     for topic, rows in (("one", FORGET), ("two", RETAIN)):
         norms = layer_trace(model, tensors(rows), 2).hidden.square().sum(-1).sqrt()
-        assert float(objective.targets[topic].norm()) == pytest.approx(5 * norms.mean().item(), rel=1e-6)
+        assert float(objective.control_vectors[topic].norm()) == pytest.approx(5 * norms.mean().item(), rel=1e-6)
 
 
 def test_training_changes_the_named_tensors_and_nothing_else(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.modeling.batch import TensorBatch, take
 from expunge.modeling.capabilities import can_store
-from expunge.modeling.hidden.row_store import RowStore, store_bytes, stored_layer, widest_padding
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.row_store import RowStore, store_bytes, widest_padding
+from expunge.modeling.hidden.steering_pass import SteeringPass
+from expunge.modeling.hidden.trace import layer_trace
 
 ROWS = [Encoded((1, 5, 6, 7, 8, 2), 1), Encoded((1, 9, 10, 2), 1), Encoded((1, 11, 2), 2)]
 EVERY = {"forget": {0: 2, 1: 2, 2: 2}}
@@ -55,25 +56,25 @@ def test_rows_are_read_as_they_were_kept_in_other_company() -> None:
 
 def test_a_row_without_padding_is_not_known_where_it_needs_some() -> None:
     store, first = RowStore(1, 1e6, EVERY, padding=True), batch(0, 1)
-    assert store.known("forget", [0, 1], first) == [False, False]
+    assert store.contains("forget", [0, 1], first) == [False, False]
     store.keep("forget", [0, 1], first, [states(first)])
-    assert store.known("forget", [0, 1], first) == [True, True]
-    assert store.known("retain", [0, 1], first) == [False, False]
+    assert store.contains("forget", [0, 1], first) == [True, True]
+    assert store.contains("retain", [0, 1], first) == [False, False]
     wider = batch(0, 1, extra=1)
-    assert store.known("forget", [0, 1], wider) == [False, True]
+    assert store.contains("forget", [0, 1], wider) == [False, True]
     store.keep("forget", [0], take(wider, [0]), [states(wider)[:1]])
-    assert store.known("forget", [0, 1], wider) == [True, True]
+    assert store.contains("forget", [0, 1], wider) == [True, True]
     without = RowStore(1, 1e6, EVERY, padding=False)
     without.keep("forget", [0, 1], first, [states(first)])
-    assert without.known("forget", [0, 1], wider) == [True, True]
+    assert without.contains("forget", [0, 1], wider) == [True, True]
 
 
 def test_padding_beyond_a_window_is_not_known() -> None:
     """With a window of 6 columns a padding state of 5 says nothing of the seventh."""
     store, first = RowStore(1, 1e6, EVERY, padding=True, widest=6), batch(1, extra=1)
     store.keep("forget", [1], first, [states(first)])
-    assert store.known("forget", [1], batch(1, extra=2)) == [True]
-    assert store.known("forget", [1], batch(1, extra=3)) == [False]
+    assert store.contains("forget", [1], batch(1, extra=2)) == [True]
+    assert store.contains("forget", [1], batch(1, extra=3)) == [False]
     assert widest_padding(model("mistral", sliding_window=6)) == 6
     assert widest_padding(model()) is None
 
@@ -83,11 +84,11 @@ def test_rows_are_kept_while_there_is_room() -> None:
     made = batch(0, 1, 2)
     store = RowStore(1, 150, EVERY, padding=False)
     store.keep("forget", [0, 1, 2], made, [states(made), states(made)])
-    assert store.known("forget", [0, 1, 2], made) == [True, False, True]
+    assert store.contains("forget", [0, 1, 2], made) == [True, False, True]
     assert store.room == 6
     whole = RowStore(1, 208, EVERY, padding=False)
     whole.keep("forget", [0, 1, 2], made, [states(made), states(made)])
-    assert whole.known("forget", [0, 1, 2], made) == [True, True, True]
+    assert whole.contains("forget", [0, 1, 2], made) == [True, True, True]
 
 
 def test_what_is_learnt_later_replaces_what_was_kept() -> None:
@@ -97,7 +98,7 @@ def test_what_is_learnt_later_replaces_what_was_kept() -> None:
     assert store.room == 12
     store.keep("forget", [0], wide, [states(wide)])
     assert store.room == 4
-    assert store.known("forget", [0], wide) == [True]
+    assert store.contains("forget", [0], wide) == [True]
 
 
 def test_rows_stay_from_their_first_visit_to_their_last() -> None:
@@ -105,12 +106,12 @@ def test_rows_stay_from_their_first_visit_to_their_last() -> None:
     made, store = batch(0, 1), RowStore(1, 1000, {"forget": {0: 1, 1: 3}}, padding=False)
     for visit, (before, after) in enumerate([(968, 968), (968, 968), (968, 1000)]):
         store.keep("forget", [0, 1], made, [states(made)])
-        assert store.known("forget", [0, 1], made) == [False, True], visit
+        assert store.contains("forget", [0, 1], made) == [False, True], visit
         assert store.room == before
-        store.leave("forget", [0, 1])
+        store.count_visit("forget", [0, 1])
         assert store.room == after
     store.keep("forget", [0, 1], made, [states(made)])
-    assert store.known("forget", [0, 1], made) == [False, False]
+    assert store.contains("forget", [0, 1], made) == [False, False]
 
 
 def test_bytes_foretold_are_bytes_taken() -> None:
@@ -131,7 +132,7 @@ def test_bytes_foretold_are_bytes_taken() -> None:
                 made = batch(*rows, extra=1)
                 store.keep(name, rows, made, [states(made)] * (1 + (name == "retain")))
                 least = min(least, store.room)
-                store.leave(name, rows)
+                store.count_visit(name, rows)
         assert 1e6 - least == expected
         assert store_bytes(lengths, steps, visits, first=1, padding=padding, **settings) == expected
         assert store.room == 1e6
@@ -168,17 +169,18 @@ def test_known_and_new_rows_come_back_in_their_places() -> None:
     built, whole = model().eval(), batch(0, 1, 2, extra=1)
     for name, parameter in built.named_parameters():
         parameter.requires_grad_(name == "model.layers.1.mlp.down_proj.weight")
-    frozen, store = FrozenLayers(built), RowStore(1, 1e6, EVERY, padding=True)
-    stored_layer(built, store, "forget", [1, 2], batch(1, 2, extra=3), 2, frozen)
+    plain, storing = SteeringPass(built, 2), SteeringPass(built, 2)
+    assert storing.store_rows(EVERY, 1e6, padding=True) == ""
+    storing.hidden_and_frozen(batch(1, 2, extra=3), name="forget", rows=[1, 2])
     with torch.no_grad():
         built.model.layers[1].mlp.down_proj.weight.mul_(2)
-    assert store.known("forget", [0, 1, 2], whole) == [False, True, True]
-    hidden, start = stored_layer(built, store, "forget", [0, 1, 2], whole, 2, frozen)
-    trace = layer_trace(built, whole, 2, keep_from=1)
-    torch.testing.assert_close(hidden, trace.hidden)
-    torch.testing.assert_close(start, frozen.hidden(built, trace))
+    assert storing.store.contains("forget", [0, 1, 2], whole) == [False, True, True]
+    hidden, frozen = storing.hidden_and_frozen(whole, name="forget", rows=[0, 1, 2])
+    expected, expected_frozen = plain.hidden_and_frozen(whole)
+    torch.testing.assert_close(hidden, expected)
+    torch.testing.assert_close(frozen, expected_frozen)
     assert hidden.requires_grad
-    assert not torch.allclose(hidden, start)
+    assert not torch.allclose(hidden, frozen)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "phi", "gpt_neox", "olmo2"])

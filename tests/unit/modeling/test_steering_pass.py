@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.hidden.partial import mlp_at, record_outputs, replay_outputs
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.steering_pass import SteeringPass, mlp_at, record_outputs, replay_outputs
+from expunge.modeling.hidden.trace import layer_trace
 
 
 def llama(trained: str, **settings):
@@ -51,6 +51,13 @@ def positions(monkeypatch) -> dict[nn.Module, list[int]]:
     return found
 
 
+def recorded_in_layer_1(built: transformers.LlamaForCausalLM) -> dict[str, object]:
+    """What `record_outputs` records in layer 1 in a forward pass, by submodule."""
+    with record_outputs(built.model.layers[1]) as outputs:
+        layer_trace(built, batch(), 1)
+    return outputs
+
+
 FRONT = ["self_attn", "mlp.gate_proj", "mlp.up_proj", "input_layernorm", "post_attention_layernorm"]
 
 
@@ -64,51 +71,52 @@ FRONT = ["self_attn", "mlp.gate_proj", "mlp.up_proj", "input_layernorm", "post_a
     ],
 )
 def test_what_comes_before_the_first_trained_weight_is_kept(trained, expected):
-    built = llama(trained)
-    trace = layer_trace(built, batch(), 1, keep_from=1)
-    assert set(trace.unchanged) == set(expected)
-    assert not any(tensor.requires_grad for tensor in trace.unchanged.values() if isinstance(tensor, torch.Tensor))
+    outputs = recorded_in_layer_1(llama(trained))
+    assert set(outputs) == set(expected)
+    assert not any(tensor.requires_grad for tensor in outputs.values() if isinstance(tensor, torch.Tensor))
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_start_runs_only_what_can_have_changed(positions, packed):
     """Its down_proj, at the four answer tokens where these alone matter; the result is that of the whole layer."""
     built = llama("mlp.down_proj.weight")
-    frozen = FrozenLayers(built)
+    steering = SteeringPass(built, 1)
     expected = layer_trace(built, batch(), 1).hidden.detach()
     with torch.no_grad():
         built.model.layers[1].mlp.down_proj.weight.mul_(-20)
     mlp = built.model.layers[1].mlp
     positions.clear()
-    trace = layer_trace(built, batch(), 1, keep_from=1, packed=packed)
-    assert positions[mlp.up_proj] == positions[mlp.down_proj] == [4 if packed else 10]
+    steering.hidden(batch(), packed)
+    count = 4 if packed else 10
+    assert positions[mlp.up_proj] == positions[mlp.down_proj] == [count]
+    alone = dict(positions)
     positions.clear()
-    found = frozen.hidden(built, trace)
-    assert positions == {mlp.down_proj: [4 if packed else 10]}
+    hidden, frozen = steering.hidden_and_frozen(batch(), packed)
+    assert positions == {**alone, mlp.down_proj: [count, count]}
     at = (batch().rows, batch().positions + 1) if packed else ...
-    torch.testing.assert_close(found[at], expected[at], rtol=0, atol=1e-6)
-    assert (trace.hidden[at] - expected[at]).abs().max() > 1e-3, "the model has moved"
+    torch.testing.assert_close(frozen[at], expected[at], rtol=0, atol=1e-6)
+    assert (hidden[at] - expected[at]).abs().max() > 1e-3, "the model has moved"
 
 
 def test_with_gradient_checkpointing_the_start_is_run_as_the_model_was():
     """The checkpointed pass computes the MLP everywhere; so does the start, from what was recorded there."""
     built = llama("mlp.down_proj.weight")
-    frozen = FrozenLayers(built)
+    steering = SteeringPass(built, 1)
     expected = layer_trace(built, batch(), 1).hidden.detach()
     built.gradient_checkpointing_enable({"use_reentrant": False})
-    trace = layer_trace(built, batch(), 1, keep_from=1, packed=True)
-    assert trace.unchanged
+    assert recorded_in_layer_1(built)
     at = batch().rows, batch().positions + 1
-    torch.testing.assert_close(frozen.hidden(built, trace)[at], expected[at], rtol=0, atol=1e-6)
+    _, frozen = steering.hidden_and_frozen(batch(), packed=True)
+    torch.testing.assert_close(frozen[at], expected[at], rtol=0, atol=1e-6)
 
 
 def test_a_layer_with_dropout_keeps_nothing():
     """Whether attention drops by a number or a layer by one of its own, as OPT's does."""
-    assert layer_trace(llama("mlp.down_proj.weight", attention_dropout=0.5), batch(), 1, keep_from=1).unchanged == {}
+    assert recorded_in_layer_1(llama("mlp.down_proj.weight", attention_dropout=0.5)) == {}
     built = llama("mlp.down_proj.weight")
     built.model.layers[1].dropout = 0.1
-    assert layer_trace(built, batch(), 1, keep_from=1).unchanged == {}
-    assert layer_trace(built.eval(), batch(), 1, keep_from=1).unchanged != {}
+    assert recorded_in_layer_1(built) == {}
+    assert recorded_in_layer_1(built.eval()) != {}
 
 
 class Layer(nn.Module):

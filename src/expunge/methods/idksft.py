@@ -27,7 +27,7 @@ class IdkSFT(Method):
 
     def needs(self) -> Needs:
         """Refused forget questions and retain rows."""
-        return Needs(sets=("refusal", "retain"), made=("refusal",))
+        return Needs(sets=("refusal", "retain"), created=("refusal",))
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
         """Answer every forget question with a refusal."""

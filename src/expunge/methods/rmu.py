@@ -80,16 +80,16 @@ class RMUObjective(Objective):
             step.keep_padding()
             mean = step.position_mean
         control, alpha = self.control_vectors[step.topic], self.alphas[step.topic]
-        forget = self.forget_hidden(step)
-        retain, frozen = step.layer_and_frozen("retain", self.steering)
+        h_forget = self.forget_hidden(step)
+        h_retain, h_frozen = step.layer_and_frozen("retain", self.steering)
         terms = {
-            "forget": mean(squared_distance(forget, control), "forget"),
-            "retain": alpha * mean(squared_distance(retain, frozen), "retain"),
+            "forget": mean(squared_distance(h_forget, control), "forget"),
+            "retain": alpha * mean(squared_distance(h_retain, h_frozen), "retain"),
         }
         # Answer tokens leave out a row's first token, whose long hidden state would hide all others.
         metrics = {
-            "forget_cosine": step.answer_mean(cosine(forget.detach(), control), "forget"),
-            "retain_distance": step.answer_mean(relative_distance(retain.detach(), frozen), "retain"),
+            "forget_cosine": step.answer_mean(cosine(h_forget.detach(), control), "forget"),
+            "retain_distance": step.answer_mean(relative_distance(h_retain.detach(), h_frozen), "retain"),
         }
         return LossTerms(terms, metrics)
 

@@ -87,7 +87,7 @@ def test_workload_cuts_rows_as_the_training_does():
 def test_target_and_retain_model_take_their_own_rows():
     """The target learns all rows, the retain model all but the forget set; both fine-tune every weight."""
     planner = Planner(load_recipe("quickstart"))
-    rows = {part: training_rows(planner.recipe, part, planner.material) for part in planner.sections}
+    rows = {part: training_rows(planner.recipe, part, planner.rows) for part in planner.sections}
     forget = len(rows["train"]["forget"])
     assert len(rows["target"]["train"]) == forget + len(rows["retain_model"]["train"])
     memory = planner.case("target").memory
@@ -111,7 +111,7 @@ def test_a_store_is_planned_where_rows_come_again(room):
     settings = ["method.positions=all", f"method.store_gib={room}", "method.update_layers=[5,6,7]", "train.epochs=5"]
     planner = Planner(load_recipe("tofu-forget10-rmu", settings))
     case = planner.case("train")
-    rows = training_rows(planner.recipe, "train", planner.material)
+    rows = training_rows(planner.recipe, "train", planner.rows)
     tokens = sum(len(row.ids) + 1 for row in rows["forget"])
     assert case.work.stored_bytes == min(4 * case.shape.hidden * tokens, int(room * 2**30))
 
@@ -123,7 +123,7 @@ def test_the_start_models_states_are_planned_on_disk(retain, name):
     """4 bytes x width x the answer tokens of the retain rows of one pass: 400 of TOFU's 3,600."""
     settings = [f"method={retain.replace('{', '{name: graddiff, ')}", "train={epochs: 1, lr: 1e-5, batch_size: 8}"]
     planner = Planner(load_recipe("tofu-forget10-graddiff", settings))
-    case, rows = planner.case("train"), training_rows(planner.recipe, "train", planner.material)
+    case, rows = planner.case("train"), training_rows(planner.recipe, "train", planner.rows)
     few = 400 * min(row.num_answer for row in rows["retain"])
     many = 400 * max(row.num_answer for row in rows["retain"])
     assert (

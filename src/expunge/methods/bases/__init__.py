@@ -1,1 +1,1 @@
-"""Base classes that several methods share."""
+"""Base classes of several methods."""

@@ -1,4 +1,4 @@
-"""What methods share that prefer another answer over the forget answer."""
+"""DPO-like methods: prefer another answer over the forget answer."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from expunge.modeling.step import Step
 
 PREFERRED = "preferred"
-"""Name of the set that such a method makes: row i answers the question of forget row i in another way."""
+"""Name of the set that such a method creates: row i is another answer to the question of forget row i."""
 
 
 class PreferenceMethod(RetainMethod):
-    """DPO with the forget answer as the rejected one; subclasses make the preferred answers in `prepare`."""
+    """DPO with the forget answer as the rejected one; subclasses create the preferred answers in `prepare`."""
 
     beta: float = Field(default=0.1, gt=0)
     """Inverse temperature."""
     two_over_beta: bool = True
-    """Scale the loss by 2 / beta, as NPO's and later code does; off for TOFU's code."""
+    """Scale the loss by 2 / beta, as in NPO's and later code; off for TOFU's code."""
 
     def needs(self) -> Needs:
-        """Forget and preferred rows side by side, their scalars under the start model, and the retain rows."""
+        """Declare pairs of forget and preferred rows, their scalars under the reference, and the retain rows."""
         base, pair = super().needs(), ("forget", PREFERRED)
         return Needs(
             sets=(*pair, *base.sets[1:]),
             reference_logp=pair,
             reference=base.reference,
             aligned=(PREFERRED,),
-            made=(PREFERRED,),
+            created=(PREFERRED,),
             forward=base.forward,
         )
 
     def forget_loss(self, step: Step) -> Tensor:
-        """Mean over rows of the DPO loss."""
+        """Return the mean over rows of the DPO loss."""
         losses = dpo(
             step.logp(PREFERRED),
             step.reference_logp(PREFERRED),

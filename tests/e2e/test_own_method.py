@@ -1,4 +1,4 @@
-"""The example of a user's own method is explained, checked and trained like a packaged one."""
+"""User-defined methods are shown, planned, checked and trained like packaged ones."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ UNRELATED_LAYER = """    layer: int = 1
     ],
 )
 def test_names_of_settings_mean_nothing_to_plan_and_check(cli, tmp_path, body):
-    """A method with fields called like those of other methods is planned like the equal method without them."""
+    """A method with fields named as in other methods is planned like the same method without these fields."""
     (tmp_path / "mine.py").write_text(COPY + body)
     expected = json.loads(cli("plan", "quickstart", "method={name: graddiff}", "--json").out)
     outcome = cli("plan", "quickstart", f"method={{name: {tmp_path / 'mine.py'}}}", "--json")
@@ -70,7 +70,7 @@ def test_names_of_settings_mean_nothing_to_plan_and_check(cli, tmp_path, body):
 
 
 def test_a_declared_layer_is_planned(cli, tmp_path):
-    """A method that stops at layer 1 of 4 and trains layer 1 alone needs no logits and a part of the activations."""
+    """A method that stops at layer 1 of 4 and trains layer 1 needs no logits and a quarter of the activations."""
     body = """    def needs(self):
         return replace(super().needs(), forward=Forward(last_layer=1))
 
@@ -79,9 +79,9 @@ def test_a_declared_layer_is_planned(cli, tmp_path):
 """
     imports = "from dataclasses import replace\nfrom expunge.methods.base import Forward\n"
     (tmp_path / "mine.py").write_text(imports + COPY + body)
-    whole = json.loads(cli("plan", "quickstart", "method={name: graddiff}", "--json").out)
-    found = json.loads(cli("plan", "quickstart", f"method={{name: {tmp_path / 'mine.py'}}}", "--json").out)
-    parts, all_parts = (plan["trainings"]["train"]["memory"]["parts"] for plan in (found, whole))
+    graddiff = json.loads(cli("plan", "quickstart", "method={name: graddiff}", "--json").out)
+    early = json.loads(cli("plan", "quickstart", f"method={{name: {tmp_path / 'mine.py'}}}", "--json").out)
+    parts, all_parts = (plan["trainings"]["train"]["memory"]["parts"] for plan in (early, graddiff))
     assert parts["activations"] == all_parts["activations"] // 4
     assert parts["logits"] == 0
     assert parts["reference"] == 0

@@ -97,15 +97,15 @@ def check_reference_copy(recipe: Recipe) -> str:
     from expunge.modeling.load import frozen_device
 
     model = recipe.model
-    given = changed(model, "frozen_dtype", "frozen_device")
+    custom = changed(model, "frozen_dtype", "frozen_device")
     reason = ""
     if recipe.train is None or recipe.method.needs().reference is not True:
         reason = f"{recipe.method.name} with these settings needs no copy of the target"
     elif model.lora is not None:
         reason = "with model.lora the reference is the model with its adapter off"
-    if given and (reason or fsdp_enabled()):
+    if custom and (reason or fsdp_enabled()):
         reason = reason or "with FSDP the copy is sharded like the model"
-        raise IncompatibleError(f"model.{given[0]} has no effect: {reason}.", fix="Leave it out.")
+        raise IncompatibleError(f"model.{custom[0]} has no effect: {reason}.", fix="Leave it out.")
     if model.frozen_device is not None and world_size() > 1:
         raise IncompatibleError(
             f"model.frozen_device: {world_size()} processes would all have their copy on {model.frozen_device}.",
@@ -113,7 +113,7 @@ def check_reference_copy(recipe: Recipe) -> str:
         )
     if model.attention == "flash_attention_2" and (model.frozen_dtype == "float32" or model.frozen_device == "cpu"):
         raise IncompatibleError(
-            f"model.{given[-1]}: flash attention, which the copy uses too, needs half precision and a GPU.",
+            f"model.{custom[-1]}: flash attention, which the copy uses too, needs half precision and a GPU.",
             fix="Leave it out, or set model.attention=sdpa.",
         )
     frozen_device(model)

@@ -54,7 +54,7 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Needs:
-    """Everything that others must know about a method; what is not declared is neither computed nor saved."""
+    """Declaration of all that a method uses; what is not declared is neither computed nor saved."""
 
     sets: tuple[str, ...] = ("forget",)
     """Sets in each batch."""
@@ -84,7 +84,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a method can use to create data before training: refusals, alternates, labels."""
+    """Inputs for a method that creates data before training: refusals, alternates, labels."""
 
     sets: Sets
     template: Template
@@ -103,7 +103,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Start:
-    """What an objective can use before the first step, also where a training is resumed."""
+    """Inputs for an objective before the first step, also when a training is resumed."""
 
     model: Any
     """The bare causal language model with the weights of the target, gradients left to the trained tensors."""
@@ -169,7 +169,7 @@ class Method(Member):
         raise NotImplementedError
 
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
-        """Return what the training minimises; a method without state needs only `loss`.
+        """Return the objective that the training minimises; a method without state needs only `loss`.
 
         Args:
             plan_steps: Optimiser steps of the training.

@@ -28,8 +28,8 @@ class RMU(SteeringMethod):
     stops at layer l. The layers above receive hidden states unlike any in training, so the answers become random.
 
     Published settings: layer 7 of 32, down_proj of layers 5 to 7, constant rate, no decay, no clipping. In a correct
-    run the forget term hardly falls: the first token of a row has a hidden state some hundred times longer than the
-    others' and outweighs them. Watch forget_cosine and retain_distance in train.jsonl, which leave it out.
+    run the forget term hardly falls: the first token of a row has a hidden state about a hundred times longer than
+    the others' and outweighs them. Watch forget_cosine and retain_distance in train.jsonl, which leave it out.
 
     It fails if c is small compared with the length of the hidden states (nothing is forgotten; deeper layers need a
     larger one, see adaptivermu), and if alpha is small (everything is forgotten). A little fine-tuning can often bring

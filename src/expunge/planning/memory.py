@@ -100,7 +100,7 @@ def memory_estimate(
     }
     moments = _moments(parts, shape, train, batch, half, scored_positions, num_gpus)
     if num_gpus > 1:
-        resident = sum(parts[part] for part in ("weights", "optimizer", "reference", "runtime"))
+        resident = sum(parts[name] for name in ("weights", "optimizer", "reference", "runtime"))
         moments["measured"] = resident + _scoring_bytes(shape, half, recipe.evaluate.batch_tokens, num_gpus)
     return MemoryEstimate(
         num_parameters=shape.num_parameters,

@@ -33,7 +33,7 @@ class Fit(Record):
     total_bytes: int
     """Memory of each card, with the changes."""
     changes: list[str]
-    """Settings with which it fits, the mildest that were found; empty if it fits as it is."""
+    """Settings with which it fits, the mildest that are enough; empty if it fits as it is."""
     num_gpus: int | None
     """Cards that share weights, gradients and optimiser (FSDP); None if no change is enough."""
     seconds_per_step: float | None
@@ -91,7 +91,7 @@ class Planner:
         return _sections(self.recipe)
 
     def case(self, section: str, changes: Sequence[str] = (), num_gpus: int = 1) -> _Case:
-        """Return a training's memory and work on each GPU, with some settings changed."""
+        """Return a training's memory and work on each GPU, with changed settings."""
         key = (section, tuple(changes), num_gpus)
         if key not in self._cases:
             recipe = self.recipe
@@ -185,15 +185,15 @@ class Planner:
         yield from ((change, 1) for change in mild[1:])
         smallest = mild[-1]
         # Without accumulation, gradients are allocated only after activations are freed.
-        whole = [f"{size_setting}{train.batch_size}", "model.gradient_checkpointing=true"]
+        unaccumulated = [f"{size_setting}{train.batch_size}", "model.gradient_checkpointing=true"]
         if train.batch_size > train.device_batch_size and train.normalize == "batch":
-            yield whole, 1
+            yield unaccumulated, 1
         adamw = train.optimizer.startswith("adamw")
         if adamw:
             eight_bit = f"{section}.optimizer=adamw_bnb_8bit"
             yield [eight_bit], 1
             yield [*smallest, eight_bit], 1
-            yield [*whole, eight_bit], 1
+            yield [*unaccumulated, eight_bit], 1
         shared: list[tuple[list[str], int]] = []
         for num_gpus in (count for count in _GPUS if count <= train.batch_size):
             # More rows at a time than a process's share of the batch have no effect.

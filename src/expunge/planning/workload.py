@@ -41,13 +41,13 @@ class Workload(Record):
     """Columns of the rows that the model is run on."""
     accumulation: int
     steps: int | None
-    """None where the number of rows is not known."""
+    """None if the number of rows is unknown."""
     num_scored: int
     """Tokens of the forget set, for scores that are computed once."""
     stored_bytes: int
     """Most CPU memory for stored hidden states (`Forward.stored`)."""
     file_bytes: int | None
-    """Disk space, per process, for hidden states of the reference; None where the number of rows is not known."""
+    """Disk space, per process, for hidden states of the reference; None if the number of rows is unknown."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class PlanRows:
     sets: Rows
     counted: bool
     """Whether the number of rows is that of the data."""
-    how: str
-    """How the rows were found, for the plan's assumptions."""
+    source: str
+    """Where the rows are from, for the plan's assumptions."""
 
 
 def plan_rows(recipe: Recipe) -> PlanRows:
@@ -67,12 +67,13 @@ def plan_rows(recipe: Recipe) -> PlanRows:
     Raises:
         DataError: Local data cannot be used.
     """
+    max_length = max_length_of(recipe)
 
     def estimated_row(question: int, answer: int, topic: str = "") -> Encoded:
         """Return a placeholder for a row of so many characters."""
         template = _CHAT_TOKENS if question and recipe.prompt.style == "chat" else 3
         start = template + question // _CHARACTERS_PER_TOKEN
-        length = min(start + answer // _CHARACTERS_PER_TOKEN + 2, max_length_of(recipe))
+        length = min(start + answer // _CHARACTERS_PER_TOKEN + 2, max_length)
         return Encoded((0,) * length, min(start, length - 1), topic=topic)
 
     if is_local(recipe):
@@ -98,10 +99,9 @@ def plan_rows(recipe: Recipe) -> PlanRows:
             for name, count in {"forget": num_forget, "retain": NUM_ROWS - num_forget}.items()
         }
         return PlanRows(estimated, True, f"rows as long as TOFU's, at {_CHARACTERS_PER_TOKEN} characters per token")
-    length = max_length_of(recipe)
     assert isinstance(recipe.data, FilesData)
-    longest = [Encoded((0,) * length, 1)] * 64
-    return PlanRows({"forget": longest, "retain": longest}, False, f"rows of {length} tokens, the longest allowed")
+    longest = [Encoded((0,) * max_length, 1)] * 64
+    return PlanRows({"forget": longest, "retain": longest}, False, f"rows of {max_length} tokens, the longest allowed")
 
 
 def training_rows(recipe: Recipe, section: str, rows: PlanRows) -> Rows:

@@ -39,10 +39,10 @@ def test_a_method_without_its_retain_set(tmp_path):
 
 
 def test_selection_needs_retain_model_and_benchmark():
-    for override, part in (("retain_model=null", "there is none"), ("evaluate.benchmarks=[]", "is empty")):
+    for override, message in (("retain_model=null", "the recipe has none"), ("evaluate.benchmarks=[]", "is empty")):
         report = check_settings(load_recipe("quickstart", [override]))
         assert [item.name for item in report.failed] == ["selection"]
-        assert part in report.failed[0].detail
+        assert message in report.failed[0].detail
 
 
 def test_rows_longer_than_the_model_allows():

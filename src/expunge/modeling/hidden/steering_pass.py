@@ -117,7 +117,7 @@ class SteeringPass:
     def _run(
         self, batch: TensorBatch, packed: bool, name: str, rows: Sequence[int] | None, *, frozen: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Read the rows that are stored, compute the others, and return both in the batch's order."""
+        """Read the rows that are stored, compute all other rows, and return both in the batch's order."""
         store = self.store
         if store is None or rows is None:
             return self._compute(batch, packed, frozen=frozen)[:2]
@@ -129,19 +129,20 @@ class SteeringPass:
             if not chosen:
                 continue
             chosen_rows = [rows[index] for index in chosen]
-            part = batch if len(chosen) == len(rows) else take(batch, chosen)
+            chosen_batch = batch if len(chosen) == len(rows) else take(batch, chosen)
             if reading:
-                states = store.read(name, chosen_rows, part)
+                states = store.read(name, chosen_rows, chosen_batch)
                 entering = states[0] if self.first else None
-                hidden = self._trained(part, packed, first=self.first, entering=entering).hidden
+                hidden = self._trained(chosen_batch, packed, first=self.first, entering=entering).hidden
                 results.append((hidden, states[-1] if frozen else None))
             else:
                 again = any(store.visited_again(name, row) for row in chosen_rows)
                 hidden, reference, entering = self._compute(
-                    part, packed, frozen=frozen, first=self.first if again else 0
+                    chosen_batch, packed, frozen=frozen, first=self.first if again else 0
                 )
                 if again:
-                    store.keep(name, chosen_rows, part, [x for x in (entering, reference) if x is not None])
+                    states = [tensor for tensor in (entering, reference) if tensor is not None]
+                    store.keep(name, chosen_rows, chosen_batch, states)
                 results.append((hidden, reference))
             indices += chosen
         store.count_visit(name, rows)
@@ -292,7 +293,7 @@ def replay_outputs(layer: nn.Module, outputs: Mapping[str, Any]) -> contextlib.A
 
 @contextlib.contextmanager
 def mlp_at(layer: nn.Module, positions: Tensor | None) -> Iterator[bool]:
-    """Compute a layer's MLP at some positions only; it adds nothing at the others.
+    """Compute a layer's MLP at given positions only; it adds nothing elsewhere.
 
     The layer is unchanged if its MLP is not known to treat each position by itself.
 

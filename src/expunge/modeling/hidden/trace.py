@@ -22,7 +22,7 @@ class Trace:
     hidden: Tensor
     """(B, L, D) output of the last layer that was run."""
     entering: Tensor | None
-    """(B, L, D) input of the layer that was asked for, detached; None if none was."""
+    """(B, L, D) input of layer `first`, detached; None if `first` is 0 or its input was given."""
 
 
 def layer_list(model: Any) -> tuple[str, nn.ModuleList]:
@@ -79,7 +79,7 @@ def layer_trace(
         batch: B rows of L tokens.
         layer: Last layer that is run, counted from 0.
         packing: How to run the rows without padding (`packing_of`); hidden states of padding are then undefined.
-        first: Layer whose input is returned too; 0 returns none.
+        first: Layer whose input is returned too; 0 for none.
         entering: (B, L, D) input of layer `first`, if it is known: the layers below are then not run.
 
     Returns:

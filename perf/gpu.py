@@ -142,7 +142,7 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
     cuda = not small
     recipe = recipe_of(case)
     with torch.device("meta"):
-        shape = shape_of(recipe, model(size), unlearning=True)
+        shape = shape_of(recipe, model(size))
     reset_peak()
     before = resident_peak()
     with torch.device("cuda" if cuda else "cpu"):
@@ -165,7 +165,7 @@ def measure(name: str, steps: int, small: bool) -> OnGpu:
         with contextlib.suppress(Done):
             train(replace(job, config=config, bf16=True, gradient_checkpointing=case.checkpointing))
     first_batch = {set_name: encoded[: case.batch_size] for set_name, encoded in rows.items()}
-    batch = micro_batch(first_batch, size.hidden_size, together=not isinstance(case.method, RMU))
+    batch = micro_batch(first_batch, size.hidden_size, joint=case.method.needs().forward.joint)
     flops = step_flops(
         shape,
         positions=batch.positions,

@@ -121,8 +121,8 @@ def measure(name: str, repeated: str, shape: Shape, rows: Any, batch_size: int, 
     for index in range(plan.steps):
         for training in (cached, computed) if index % 2 else (computed, cached):
             seconds[training].append(training.step(index))
-        if cached.objective.store is not None:
-            least_room = min(least_room, cached.objective.store.room)
+        if cached.objective.steering.store is not None:
+            least_room = min(least_room, cached.objective.steering.store.room)
 
     def ratio(window: slice) -> float:
         return statistics.median(seconds[computed][window]) / statistics.median(seconds[cached][window])

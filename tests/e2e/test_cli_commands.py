@@ -39,7 +39,7 @@ def test_check_reads_rows_and_weights(cli, recipe_file):
     items = {item["name"]: item for item in json.loads(cli("check", recipe_file, "--json").out)["items"]}
     assert items["data"]["detail"].startswith("1 forget, 1 retain")
     assert items["rows"]["status"] == "ok"
-    assert "1 whole file" in items["weights"]["detail"]
+    assert "1 complete file" in items["weights"]["detail"]
 
 
 def test_dry_run(cli):

@@ -53,7 +53,7 @@ def test_a_key_given_twice_is_refused(cli, tmp_path):
         ("train.trainer_extra.learning_rate=1", ["already set by the recipe"]),
         ("train.optimizer=adamm", ["train.optimizer", "adamm"]),
         ("train.report_to=[wandbb]", ["train.report_to", "Did you mean 'wandb'?"]),
-        ("model.frozen_dtype=bfloat16", ["model.frozen_dtype has no effect", "keeps no copy of the start model"]),
+        ("model.frozen_dtype=bfloat16", ["model.frozen_dtype has no effect", "needs no copy of the target"]),
     ],
 )
 def test_training_arguments_are_refused_before_anything_is_trained(cli, recipe_file, override, expected):

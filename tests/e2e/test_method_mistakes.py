@@ -38,7 +38,7 @@ def refused(outcome, *words):
         (["data.retain=null", "method=idksft"], ["idksft needs the set retain"]),
         (["data.retain=null", RMU], ["rmu needs the set retain"]),
         ([FILA], ["starts a LoRA adapter", "Set model.lora={rank: 8}, or method.fila=false"]),
-        ([FILA, "model.lora={rank: 2}", "method.retain=kl"], ["the start model is not at hand", "method.retain=nll"]),
+        ([FILA, "model.lora={rank: 2}", "method.retain=kl"], ["the target is not available", "method.retain=nll"]),
     ],
     ids=[
         "layer",

@@ -1,4 +1,4 @@
-"""What `plan` predicts is what trainings take: peaks of processes of their own, and the GPU benchmark's logic."""
+"""Memory predicted by `plan` against measured peaks of separate processes, and the logic of the GPU benchmark."""
 
 import sys
 from pathlib import Path
@@ -14,21 +14,21 @@ from perf.plan import compare
 @pytest.mark.parametrize("case", ["full", "kl", "rmu"])
 def test_prediction_is_within_15_per_cent_of_the_measured_peak(case):
     """NPO on 34 million weights, GradDiff with KL on 13 million, RMU on three matrices of 34 million."""
-    found = compare(case)
-    assert 0.85 < found.ratio < 1.15, found
+    comparison = compare(case)
+    assert 0.85 < comparison.ratio < 1.15, comparison
 
 
 @pytest.mark.parametrize("case", ["npo-8b-lora", "rmu-8b"])
 def test_gpu_benchmark_runs_its_cases_on_tiny_models(case):
-    found = measure(case, steps=1, small=True)
-    assert len(found.all_seconds) == 2
-    assert found.seconds_per_step > 0
-    assert found.flops_per_step > 0
-    assert 0 < found.num_trainable < found.num_parameters
-    assert found.peak_share is None
+    result = measure(case, steps=1, small=True)
+    assert len(result.all_seconds) == 2
+    assert result.seconds_per_step > 0
+    assert result.flops_per_step > 0
+    assert 0 < result.num_trainable < result.num_parameters
+    assert result.peak_share is None
 
 
-def test_cards_are_found_by_their_drivers_names():
+def test_cards_by_driver_name():
     names = {
         "NVIDIA A100-SXM4-40GB": "A100-40",
         "NVIDIA A100-SXM4-80GB": "A100-80",

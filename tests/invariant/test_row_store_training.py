@@ -1,4 +1,4 @@
-"""Trainings that read hidden states of rows that come again: the same numbers as when all of them are computed."""
+"""Trainings with stored hidden states have the same losses and weights as trainings that compute all of them."""
 
 from collections import Counter
 from pathlib import Path
@@ -21,9 +21,9 @@ from expunge.training.trainer import train
 
 SETS = {"forget": tiny.rows(8, seed=1), "retain": tiny.rows(8, seed=2)}
 STEERED = {"layer": 2, "update_layers": [1, 2], "alpha": [3.0]}
-SAME_COMPANY = {"order": "file", "retain_pairing": "modulo", "batch_size": 4, "device_batch_size": 4, "steps": 6}
-"""Six batches of which each of two comes three times."""
-OTHERS = {"batch_size": 4, "device_batch_size": 2, "steps": 5}
+SAME_BATCHES = {"order": "file", "retain_pairing": "modulo", "batch_size": 4, "device_batch_size": 4, "steps": 6}
+"""Six batches: two different ones, three times each."""
+RANDOM_BATCHES = {"batch_size": 4, "device_batch_size": 2, "steps": 5}
 
 
 def build(kind: str = "llama", **extra: Any) -> Any:
@@ -40,45 +40,45 @@ def build(kind: str = "llama", **extra: Any) -> Any:
 
 
 def run(folder: Path, method: SteeringMethod, plan: dict[str, Any], model: Any = None, **job: Any) -> dict[str, Any]:
-    """A training with steps of a size that shows: its lines, its weights, and how often each layer's MLP was run."""
+    """Train with a large learning rate; return log lines, weights, and how often each layer's MLP was run."""
     model = build() if model is None else model
     names, ran = method.trainable(model), Counter()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
-    made = tiny.plan(SETS, **plan)
-    objective = method.objective(made.steps, 2.0)
+    batches = tiny.plan(SETS, **plan)
+    objective = method.objective(batches.steps, 2.0)
     start = objective.start
-    # What is tried before the first step is not counted.
-    objective.start = lambda given: (start(given), ran.clear())
+    # `can_store` runs the layers too.
+    objective.start = lambda argument: (start(argument), ran.clear())
     for index, layer in enumerate(getattr(model.base_model, "layers", ())):
         layer.mlp.register_forward_hook(lambda *_, index=index: ran.update([index]))
-    config = Train(steps=made.steps, lr=1e-2, warmup_epochs=0, max_grad_norm=0, checkpoint_epochs=9)
-    train(Job("Test", model, made, objective, config, folder, seed=0, **job))
+    config = Train(steps=batches.steps, lr=1e-2, warmup_epochs=0, max_grad_norm=0, checkpoint_epochs=9)
+    train(Job("Test", model, batches, objective, config, folder, seed=0, **job))
     return {
         "lines": tiny.log_lines(folder / "train.jsonl"),
         "weights": {name: value.clone() for name, value in model.named_parameters() if name in names},
         "ran": ran,
-        "store": objective.store,
+        "store": objective.steering.store,
     }
 
 
-def same_numbers(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Equal to rounding in each logged number; AdamW turns rounding into up to a tenth of its steps."""
-    for line, expected in zip(one["lines"], other["lines"], strict=True):
+def assert_equal_runs(result: dict[str, Any], reference: dict[str, Any]) -> None:
+    """Losses are equal to rounding; AdamW amplifies rounding to up to a tenth of its steps."""
+    for line, expected in zip(result["lines"], reference["lines"], strict=True):
         assert line["terms"] == pytest.approx(expected["terms"], rel=1e-4, abs=1e-6)
-    for name, value in one["weights"].items():
-        torch.testing.assert_close(value, other["weights"][name], rtol=0, atol=1e-3)
+    for name, value in result["weights"].items():
+        torch.testing.assert_close(value, reference["weights"][name], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [RMU, AdaptiveRMU])
-def test_the_same_bits_in_the_same_company(tmp_path, kind):
-    """Packed batches that come again as they were: no bit of any number differs.
+def test_equal_bits_in_equal_batches(tmp_path, kind):
+    """Packed batches that are repeated unchanged: losses and weights are equal to the last bit.
 
-    The first layer runs for each set, in the first two of six steps with a store and in all without; the others for
-    forget, for retain, and, until that is known, for the start model. `can_pack` runs each twice beforehand.
+    The first layer runs once per set, in the first two of six steps with a store and in all without; the others once
+    for forget, once for retain, and once for the frozen pass until it is stored. `can_pack` runs each twice before.
     """
     plain, stored = (
-        run(tmp_path / str(room), kind(**STEERED, positions="labels", store_gib=room), SAME_COMPANY) for room in (0, 1)
+        run(tmp_path / str(gib), kind(**STEERED, positions="labels", store_gib=gib), SAME_BATCHES) for gib in (0, 1)
     )
     assert stored["lines"] == plain["lines"]
     assert tiny.weights_hash(stored["weights"]) == tiny.weights_hash(plain["weights"])
@@ -87,102 +87,101 @@ def test_the_same_bits_in_the_same_company(tmp_path, kind):
     assert stored["store"]._states == {}
 
 
-def test_padding_in_the_same_company(tmp_path):
-    """One state stands for all padding of a row, whose columns differ in their last bit, where kernels add otherwise.
+def test_padding_in_equal_batches(tmp_path):
+    """All padding of a row has one stored state, but its columns can differ in the last bit.
 
     A row without padding at one visit has none at the next either, so nothing is computed twice.
     """
     plain, stored = (
-        run(tmp_path / str(room), RMU(**STEERED, positions="all", store_gib=room), SAME_COMPANY) for room in (0, 1)
+        run(tmp_path / str(gib), RMU(**STEERED, positions="all", store_gib=gib), SAME_BATCHES) for gib in (0, 1)
     )
     for line, expected in zip(stored["lines"], plain["lines"], strict=True):
         assert line["terms"] == pytest.approx(expected["terms"], rel=1e-6, abs=1e-9)
-    same_numbers(stored, plain)
+    assert_equal_runs(stored, plain)
     assert dict(stored["ran"]) == {0: 4 + 2, 1: 14 + 2, 2: 14 + 2}
 
 
 @pytest.mark.parametrize("positions", ["all", "labels"])
-def test_other_company_and_little_room(tmp_path, positions):
-    """Random batches, cut in two, of which rows are partly known: some 3 KiB hold two or three rows only."""
+def test_random_batches_and_a_small_store(tmp_path, positions):
+    """Random batches in two micro-batches, with some rows stored: 3 KiB are enough for two or three rows only."""
     plain, little, much = (
-        run(tmp_path / str(room), RMU(**STEERED, positions=positions, store_gib=room), OTHERS) for room in (0, 3e-6, 1)
+        run(tmp_path / str(gib), RMU(**STEERED, positions=positions, store_gib=gib), RANDOM_BATCHES)
+        for gib in (0, 3e-6, 1)
     )
-    same_numbers(little, plain)
-    same_numbers(much, plain)
+    assert_equal_runs(little, plain)
+    assert_equal_runs(much, plain)
     assert much["ran"][0] < plain["ran"][0]
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gpt_neox"])
 def test_other_decoders(tmp_path, kind):
-    """Layers of two kinds in turn, whose masks are found by their number; norms in other places."""
+    """Alternating kinds of layers, whose masks are chosen by index, and different positions of norms."""
     extra = {"head_dim": 6, "sliding_window": 64} if kind == "gemma2" else {}
     method = {**STEERED, "update_modules": ["mlp.*.weight"]}
     plain, stored = (
-        run(tmp_path / str(room), RMU(**method, store_gib=room), OTHERS, build(kind, **extra)) for room in (0, 1)
+        run(tmp_path / str(gib), RMU(**method, store_gib=gib), RANDOM_BATCHES, build(kind, **extra)) for gib in (0, 1)
     )
     assert stored["store"] is not None
-    same_numbers(stored, plain)
+    assert_equal_runs(stored, plain)
 
 
 def test_lowest_layer_trained_and_gradient_checkpointing(tmp_path):
-    """Nothing lies below the lowest layer: only the start's states of retain rows are kept."""
+    """Layer 0 has nothing below it: only the frozen hidden states of retain rows are stored."""
     method = {**STEERED, "update_layers": [0, 2], "positions": "labels"}
-    plain, stored, again = (
-        run(tmp_path / str(number), RMU(**method, store_gib=room), SAME_COMPANY, gradient_checkpointing=number == 2)
-        for number, room in enumerate((0, 1, 1))
+    plain, stored, checkpointed = (
+        run(tmp_path / str(number), RMU(**method, store_gib=gib), SAME_BATCHES, gradient_checkpointing=number == 2)
+        for number, gib in enumerate((0, 1, 1))
     )
     assert dict(plain["ran"]) == {0: 18 + 2, 1: 18 + 2, 2: 18 + 2}
     assert dict(stored["ran"]) == {0: 14 + 2, 1: 14 + 2, 2: 14 + 2}
     assert stored["lines"] == plain["lines"]
-    same_numbers(again, plain)
+    assert_equal_runs(checkpointed, plain)
 
 
 def test_gradient_checkpointing_with_layers_below(tmp_path):
     plain, stored = (
-        run(tmp_path / str(room), RMU(**STEERED, store_gib=room), OTHERS, gradient_checkpointing=True)
-        for room in (0, 1)
+        run(tmp_path / str(gib), RMU(**STEERED, store_gib=gib), RANDOM_BATCHES, gradient_checkpointing=True)
+        for gib in (0, 1)
     )
-    same_numbers(stored, plain)
+    assert_equal_runs(stored, plain)
 
 
 def test_attacked_rows_are_computed(tmp_path):
-    """The attack has a vector for each row of the batch; only retain rows are kept."""
+    """The attack has a vector for each row of the batch, so only retain rows are stored."""
     method = {**STEERED, "inner_steps": 1}
-    plain, stored = (run(tmp_path / str(room), RMULAT(**method, store_gib=room), SAME_COMPANY) for room in (0, 1))
-    same_numbers(stored, plain)
+    plain, stored = (run(tmp_path / str(gib), RMULAT(**method, store_gib=gib), SAME_BATCHES) for gib in (0, 1))
+    assert_equal_runs(stored, plain)
     assert stored["ran"][0] == plain["ran"][0] - 4
 
 
 def test_half_precision(tmp_path, monkeypatch):
-    """The states between layers stay in float32 under autocast, and are kept so."""
-    kinds, keep = set(), RowStore.keep
-    monkeypatch.setattr(RowStore, "keep", lambda *args: (kinds.update(each.dtype for each in args[-1]), keep(*args)))
+    """Hidden states between layers stay in float32 under autocast, and are stored in it."""
+    dtypes, keep = set(), RowStore.keep
+    monkeypatch.setattr(RowStore, "keep", lambda *args: (dtypes.update(x.dtype for x in args[-1]), keep(*args)))
     method = {**STEERED, "positions": "labels"}
-    plain, stored = (
-        run(tmp_path / str(room), RMU(**method, store_gib=room), SAME_COMPANY, bf16=True) for room in (0, 1)
-    )
+    plain, stored = (run(tmp_path / str(gib), RMU(**method, store_gib=gib), SAME_BATCHES, bf16=True) for gib in (0, 1))
     assert stored["lines"] == plain["lines"]
-    assert kinds == {torch.float32}
+    assert dtypes == {torch.float32}
 
 
-def test_training_without_a_second_visit_keeps_nothing(tmp_path, monkeypatch):
+def test_training_without_a_second_visit_stores_nothing(tmp_path, monkeypatch):
     once = {"steps": 2, "batch_size": 4, "device_batch_size": 4}
     assert run(tmp_path / "default", RMU(**STEERED), once)["store"] is None
-    with pytest.raises(IncompatibleError, match=r"method.store_gib has no effect: no row .* comes twice"):
+    with pytest.raises(IncompatibleError, match=r"method.store_gib has no effect: no row .* visited twice"):
         run(tmp_path / "set", RMU(**STEERED, store_gib=3), once)
-    # Eight forget rows twice, as many of 16 retain rows once; below layer 0 forget rows have no states.
+    # Eight forget rows twice, 8 of 16 retain rows once; below layer 0 there is nothing to store for forget rows.
     lowest = {**STEERED, "update_layers": [0]}
     monkeypatch.setitem(SETS, "retain", tiny.rows(16, seed=2))
-    assert run(tmp_path / "lowest", RMU(**lowest), {**OTHERS, "steps": 4})["store"] is None
-    with pytest.raises(IncompatibleError, match=r"another state each time"):
-        run(tmp_path / "dropout", RMU(**STEERED, store_gib=3), OTHERS, build(attention_dropout=0.5))
+    assert run(tmp_path / "lowest", RMU(**lowest), {**RANDOM_BATCHES, "steps": 4})["store"] is None
+    with pytest.raises(IncompatibleError, match=r"different hidden states each time"):
+        run(tmp_path / "dropout", RMU(**STEERED, store_gib=3), RANDOM_BATCHES, build(attention_dropout=0.5))
 
 
 def test_visits_are_counted_over_the_whole_training():
-    """Of 8 rows in steps of 6: 18 places are two passes and a quarter."""
+    """Three steps of 6 from 8 rows are 18 visits: two passes and a quarter."""
     plan = tiny.plan(SETS, steps=3, batch_size=6)
-    counted = plan.visits()
-    assert sorted(counted["forget"].values()) == [2] * 6 + [3] * 2
-    seen = Counter(row for step in range(3) for row in plan.rows_of(step)["retain"])
-    assert counted["retain"] == dict(seen)
+    visits = plan.visits()
+    assert sorted(visits["forget"].values()) == [2] * 6 + [3] * 2
+    expected = Counter(row for step in range(3) for row in plan.rows_of(step)["retain"])
+    assert visits["retain"] == dict(expected)
     assert set(tiny.plan(SETS, steps=1, batch_size=5).visits()["forget"].values()) == {1}

@@ -1,1 +1,1 @@
-"""Checks of a recipe before it runs: settings and inputs."""
+"""Checks of a recipe before it runs, without loading weights."""

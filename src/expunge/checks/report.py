@@ -1,4 +1,4 @@
-"""Items of a check and the report that lists them."""
+"""Results of checks, and the report that lists them."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from expunge.records import Record
 
 
 class CheckItem(Record):
-    """One check and how it ended."""
+    """Result of one check."""
 
     name: str
     status: Literal["ok", "failed", "not checked"]
     detail: str
-    """What was found; for 'failed' what to do; for 'not checked' why not."""
+    """For 'ok' a summary; for 'failed' what to do; for 'not checked' the reason."""
 
 
 class CheckReport(Record):
-    """All checks of one recipe."""
+    """Results of all checks of one recipe."""
 
     recipe: str
     items: list[CheckItem]
 
     @property
     def failed(self) -> list[CheckItem]:
-        """The checks that found something wrong."""
+        """The failed checks."""
         return [item for item in self.items if item.status == "failed"]
 
     @property
     def num_checks(self) -> int:
-        """Checks that were really made."""
+        """Number of checks that were possible."""
         return sum(item.status != "not checked" for item in self.items)
 
     def raise_failed(self) -> None:
-        """Raise one error that lists everything that failed, if anything did.
+        """Raise one error that lists all failed checks.
 
         Raises:
             ConfigError: At least one check failed.
@@ -45,11 +45,16 @@ class CheckReport(Record):
 
 
 class NotChecked(Exception):
-    """A check cannot be made here, and why."""
+    """Raised by a check that is impossible here, with the reason."""
 
 
 def run_checks(checks: Sequence[tuple[str, Callable[[], str]]], here: bool = True) -> list[CheckItem]:
-    """Make each check; a failure does not stop the others."""
+    """Run all checks; a failure does not stop the others.
+
+    Args:
+        checks: Name of each check, and a function that returns a summary or raises.
+        here: Whether the recipe will run on this machine; otherwise what is missing here is 'not checked'.
+    """
     items = []
     for name, function in checks:
         try:

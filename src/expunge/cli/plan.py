@@ -42,9 +42,7 @@ def _print(name: str, cost: TrainingCost) -> None:
     rows = [[part, format_bytes(size)] for part, size in memory.parts.items() if size]
     print_columns(["Memory", ""], [*rows, [f"widest moment ({widest})", format_bytes(memory.total_bytes)]])
     if work.stored_bytes:
-        print_result(
-            f"Beside it, in main memory: {format_bytes(work.stored_bytes)} of hidden states (method.store_gib)"
-        )
+        print_result(f"Beside it, in main memory: {format_bytes(work.stored_bytes)} of hidden states")
     if work.file_bytes:
         print_result(
             f"In a file of the run's folder: {format_bytes(work.file_bytes)} of the start model's hidden states"

@@ -33,7 +33,7 @@ def plan(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> PlanRepo
         recipe=recipe.name,
         trainings={section: planner.cost(section) for section in planner.sections},
         assumptions=[
-            planner.material.how,
+            planner.rows.source,
             f"a training fits where it takes at most {USABLE:.0%} of a card's memory",
             f"seconds at {UTILISATION:.0%} of the card's dense bfloat16 peak, without what GPUs send to each other; "
             "small models and short rows are slower",

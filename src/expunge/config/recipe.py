@@ -345,7 +345,7 @@ class Recipe(Section):
             raise ValueError("retain_model: needs target: too, so that both models are trained in the same way")
         if self.evaluate.engine != "torch":
             raise ValueError("evaluate.engine: vllm has no effect in a run, whose models are in memory; use `evaluate`")
-        trains = bool(getattr(self.method, "trains", True))
+        trains = self.method.trains
         if trains and self.train is None:
             raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
         if not trains and self.train is not None:

@@ -13,7 +13,7 @@ from expunge.distributed import world_size
 from expunge.errors import IncompatibleError
 from expunge.losses.gradients import rectify
 from expunge.losses.preference import npo
-from expunge.methods.base import Method, Needs, Objective
+from expunge.methods.base import Forward, Method, Needs, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,11 @@ class GRU(Method):
 
     def needs(self) -> Needs:
         """Return forget and retain rows; for NPO also the forget rows' log-probability under the reference."""
-        return Needs(sets=("forget", "retain"), reference_logp=("forget",) if self.forget == "npo" else ())
+        return Needs(
+            sets=("forget", "retain"),
+            reference_logp=("forget",) if self.forget == "npo" else (),
+            forward=Forward(joint=False),
+        )
 
     def forget_loss(self, step: Step) -> Tensor:
         """Return minus the cross-entropy of the forget answers, or their mean NPO loss."""

@@ -28,7 +28,7 @@ class IdkSFT(Method):
 
     def needs(self) -> Needs:
         """Return refused forget questions and retain rows."""
-        return Needs(sets=("refusal", "retain"), made=("refusal",))
+        return Needs(sets=("refusal", "retain"), created=("refusal",))
 
     def prepare(self, preparation: Preparation) -> dict[str, RowSet | list[Encoded]]:
         """Return the forget questions with refusals as answers."""

@@ -1,15 +1,18 @@
-"""RMU with latent adversarial training: steer forget text even while its hidden states are pushed towards recall."""
+"""RMU with latent adversarial training: steer forget text while an attack pushes its hidden states towards recall."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import Field
 
 from expunge.distributed import refuse_fsdp
 from expunge.errors import IncompatibleError
-from expunge.methods.base import Objective, Start
-from expunge.methods.bases.steering import FixedLength, FixedLengthObjective
+from expunge.losses.representation import project
+from expunge.methods.base import Needs, Objective, Start
+from expunge.methods.rmu import RMU, RMUObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,18 +20,19 @@ if TYPE_CHECKING:
     from expunge.modeling.step import Step
 
 
-class RMULAT(FixedLength):
+class RMULAT(RMU):
     """RMU under a latent attack.
 
     delta* = argmin_{||delta_t|| <= epsilon} CE(x_f; h_{l-1} + delta),   then RMU's loss with h_l(h_{l-1} + delta*)
 
-    Before each step an attacker adds a vector to the residual stream that enters layer l, at every real token of
-    the forget rows, and improves it by `inner_steps` steps of Adam to make the forget text likely again; after each
-    step every vector is cut back to length epsilon. RMU's forget term is then taken under that attack; the retain
-    term never is. It makes what was forgotten harder to bring back, at `inner_steps` full passes per step.
+    Before each step an attacker adds a vector to the residual stream that enters layer l, at every real token of the
+    forget rows, and improves it by `inner_steps` steps of Adam to make the forget text likely again; after each of
+    them every vector is shortened to length epsilon if it is longer. RMU's forget term is then taken under that
+    attack; the retain term never is. The knowledge becomes harder to bring back, at the cost of `inner_steps` full
+    passes per step.
 
-    Differs from the published code: one model update per attack (there 4 on the same batch). Others report that
-    the published setting costs far more utility than the paper says; watch the retain side.
+    Differs from the published code: one model update per attack (4 on the same batch there). Others report that the
+    published setting costs far more utility than the paper states; watch the retain side.
     """
 
     paper: ClassVar[str] = "Sheshadri et al. 2024, arXiv:2407.15549, sec. 4"
@@ -38,26 +42,28 @@ class RMULAT(FixedLength):
     inner_steps: int = Field(default=16, ge=1)
     """Steps of the attacker per step of the model."""
     inner_lr: float = Field(default=5e-2, gt=0)
-    """Adam's rate for the attacker."""
+    """The attacker's learning rate."""
 
-    def stored_sets(self, first: int) -> list[str]:
-        """Retain rows only: the attack runs forget rows through all layers anyway, all of a micro-batch at once."""
-        return ["retain"]
+    def needs(self) -> Needs:
+        """Declare what RMU needs, and that the attack runs all layers, padding included."""
+        base = super().needs()
+        # The attack adds a vector for each row of a batch, so forget rows cannot be stored one by one.
+        return replace(base, forward=replace(base.forward, last_layer=None, padded=True, stored=("retain",)))
 
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
-        """RMU's objective with the attacker in it."""
-        return _Objective(self)
+        """Return RMU's loss under attack."""
+        return _AttackedObjective(self)
 
 
-class _Objective(FixedLengthObjective):
+class _AttackedObjective(RMUObjective):
     method: RMULAT
 
     def start(self, start: Start) -> None:
-        """Remember which model is attacked.
+        """Prepare RMU's loss, and keep the model that is attacked.
 
         Raises:
             IncompatibleError: Gradient checkpointing is on, which would repeat forward passes without the attack; or
-                FSDP, whose shards would be let go in the middle of a step.
+                FSDP, which would reshard the weights in the middle of a step.
         """
         if any(getattr(module, "gradient_checkpointing", False) for module in start.model.modules()):
             raise IncompatibleError(
@@ -68,19 +74,16 @@ class _Objective(FixedLengthObjective):
         super().start(start)
         self._model: Any = start.model
 
-    def steered(self, step: Step) -> Tensor:
-        """Hidden states of the forget rows under the attack, which has a vector for each padded position."""
-        step.keep_padding()
+    def forget_hidden(self, step: Step) -> Tensor:
+        """Return the hidden states of the forget rows under the attack, which has a vector for each padded position."""
         from expunge.modeling.hidden.trace import add_to_residual
 
+        step.keep_padding()
         with add_to_residual(self._model, self.method.layer, self.attack(step)):
-            return super().steered(step)
+            return super().forget_hidden(step)
 
     def attack(self, step: Step) -> Tensor:
-        """(B, L, D) what the attacker adds: zero on padding, at most epsilon long elsewhere."""
-        import torch
-
-        from expunge.losses.representation import project
+        """Return the attacker's (B, L, D) vectors: zero on padding, at most epsilon long elsewhere."""
         from expunge.modeling.hidden.trace import add_to_residual
 
         mask = step.batches["forget"].attention_mask[..., None]

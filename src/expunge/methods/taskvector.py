@@ -8,7 +8,7 @@ from pydantic import Field
 
 from expunge.config.recipe import Train
 from expunge.errors import NumericalError
-from expunge.methods.base import Method, Preparation
+from expunge.methods.base import FineTuning, Method, Needs, Preparation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,10 @@ class TaskVector(Method):
     """Factor on the subtracted change; 5 in MUSE's scripts."""
     train: Train = Train(epochs=10, lr=1e-5, batch_size=32, schedule="cosine", warmup_epochs=0)
     """Fine-tuning on the forget set; the default is MUSE's."""
+
+    def needs(self) -> Needs:
+        """Declare the forget set and the fine-tuning on it."""
+        return Needs(trainings={"train": FineTuning(self.train)})
 
     def apply(self, model: Any, preparation: Preparation) -> None:
         """Fine-tune a copy on the forget set, or load it from the cache, and edit the model's weights in place.

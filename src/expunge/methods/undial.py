@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from expunge.losses.distillation import undial
-from expunge.methods.base import Needs, RetainMethod
+from expunge.methods.base import Forward, Needs, RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +42,8 @@ class UNDIAL(RetainMethod):
         """Return the needs of the retain term, and the reference's logits on the forget rows."""
         base = super().needs()
         if self.positions == "all" or base.reference is True:
-            return Needs(sets=base.sets, reference=True)
-        return Needs(sets=base.sets, reference=("forget", *(base.reference or ())))
+            return replace(base, reference=True, forward=Forward(padded=True))
+        return replace(base, reference=("forget", *(base.reference or ())))
 
     def forget_loss(self, step: Step) -> Tensor:
         """Return the mean cross-entropy to the reference's adjusted prediction."""

@@ -18,8 +18,7 @@ from expunge.losses.divergence import kl_divergence
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.batch import TensorBatch, join
 from expunge.modeling.forward import decode, head_of
-from expunge.modeling.hidden.row_store import RowStore, stored_layer
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.steering_pass import SteeringPass
 from expunge.modeling.logprobs import in_chunks, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
 from expunge.modeling.types import CausalLM
@@ -215,27 +214,18 @@ class Step:
         """Return the mean over all positions, padding included, weighted by this micro-batch's share of rows."""
         return values.mean() * self.share(name)
 
-    def layer(
-        self, name: str, layer: int, frozen: FrozenLayers | None = None, store: RowStore | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the output of a decoder layer, (B, L, D), and, with `frozen`, the same under the initial weights.
+    def layer(self, name: str, steering: SteeringPass) -> Tensor:
+        """Return the (B, L, D) output of the steered decoder layer for a set.
 
-        Layers above it are not run, layers below the first trained one are run once for both, and states in `store`
-        are not computed again. Only the states of answer tokens are defined, unless the step keeps padding.
-
-        Args:
-            name: The set.
-            layer: The layer, counted from 0.
-            frozen: The initial weights of the trained layers.
-            store: Hidden states by row, read and extended.
+        Only hidden states of answer tokens are defined, unless the step keeps its padding.
         """
-        if store is not None and name in self._row_ids:
-            rows = self._row_ids[name].tolist()
-            return stored_layer(self._model, store, name, rows, self.batches[name], layer, frozen, self.packed)
-        trace = layer_trace(
-            self._model, self.batches[name], layer, None if frozen is None else frozen.first, self.packed
-        )
-        return trace.hidden, None if frozen is None else frozen.hidden(self._model, trace)
+        rows = self._row_ids[name].tolist() if name in self._row_ids else None
+        return steering.hidden(self.batches[name], self.packed, name, rows)
+
+    def layer_and_frozen(self, name: str, steering: SteeringPass) -> tuple[Tensor, Tensor]:
+        """Return what `layer` does, and the same under the frozen weights."""
+        rows = self._row_ids[name].tolist() if name in self._row_ids else None
+        return steering.hidden_and_frozen(self.batches[name], self.packed, name, rows)
 
     def answer_mean(self, values: Tensor, name: str) -> Tensor:
         """Return the mean of (B, L) values over the positions of answer tokens (in a text, all but the first token)."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from expunge.config.recipe import FilesData, Model, Recipe, Scratch, Train
+from expunge.config.recipe import FilesData, Model, Recipe, Scratch
 from expunge.console import is_main_process
 from expunge.data.sets import Sets, data_hashes, named_sets
 from expunge.data.templates import Template
@@ -24,9 +24,10 @@ def make_template(recipe: Recipe, tokenizer: Tokenizer) -> Template:
 
 def max_length_of(recipe: Recipe) -> int:
     """Return the longest row, in tokens, that every training of a recipe accepts."""
-    method_train = getattr(recipe.method, "train", None)
-    trainings = (recipe.train, recipe.target, recipe.retain_model, method_train)
-    lengths = [training.max_length for training in trainings if isinstance(training, Train)]
+    trainings = [train for train in (recipe.train, recipe.target, recipe.retain_model) if train is not None]
+    # Blocks that a method cuts itself are not encoded as rows.
+    trainings += [tuning.train for tuning in recipe.method.needs().trainings.values() if tuning.block_tokens is None]
+    lengths = [train.max_length for train in trainings]
     if recipe.model.scratch is not None:
         lengths.append(recipe.model.scratch.max_length)
     return min(lengths) if lengths else 512

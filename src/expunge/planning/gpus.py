@@ -1,4 +1,4 @@
-"""What GPUs can do, from their vendors' data sheets."""
+"""GPUs that plans are made for, with figures from their vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from expunge.records import Record
 
 USABLE = 0.95
-"""Share of a card's memory that a plan fills; the rest is left to the CUDA context and to gaps between blocks."""
+"""Share of a card's memory that a plan fills; the rest is left for the CUDA context and fragmentation."""
 
 
 class Gpu(Record):
@@ -16,21 +16,21 @@ class Gpu(Record):
 
     name: str
     memory_gb: float
-    """In 10^9 bytes, as data sheets count; what a driver reports is a few per cent more or less."""
+    """In 10^9 bytes, as in data sheets; drivers report a few per cent more or less."""
     bf16_tflops: float
     """Peak rate of bfloat16 matrix products, in 10^12 floating-point operations per second."""
     bandwidth_gb_per_second: float
-    """Peak rate of reading and writing its memory, in 10^9 bytes per second."""
+    """Peak memory bandwidth, in 10^9 bytes per second."""
     source: str
 
     @property
     def usable_bytes(self) -> int:
-        """What a training may take."""
+        """Memory available to a training."""
         return int(USABLE * self.memory_gb * 1e9)
 
 
 def gpus() -> list[Gpu]:
-    """The cards that plans are made for.
+    """Return the cards that plans are made for.
 
     Example:
         >>> [gpu.name for gpu in gpus()][:2]

@@ -1,4 +1,4 @@
-"""What a recipe's trainings will take: memory part by part, seconds per step on named GPUs, and what to change."""
+"""Memory and time of a recipe's trainings, on which GPUs they fit, and which settings to change if they do not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from expunge.config.load import override, parse_recipe
 from expunge.config.recipe import Recipe, Train
 from expunge.errors import UserError
+from expunge.methods.base import Needs
 from expunge.modeling.architectures import bundled_configs, meta_model
 from expunge.modeling.batch import INFERENCE_TOKENS
 from expunge.planning.gpus import Gpu, gpus
 from expunge.planning.memory import RUNTIME_BYTES, MemoryEstimate, memory_estimate
 from expunge.planning.shape import Shape, shape_of
 from expunge.planning.throughput import step_flops, step_seconds
-from expunge.planning.workload import Material, Rows, Workload, material, training_rows, workload
+from expunge.planning.workload import Workload, plan_rows, training_rows, workload
 from expunge.records import Record
 from expunge.services.hub import hub_reachable
 
@@ -24,23 +25,23 @@ _GPUS = (2, 4, 8, 16)
 
 
 class Fit(Record):
-    """One training on one kind of GPU."""
+    """Whether and how one training fits on one kind of GPU."""
 
     gpu: str
     fits: bool
-    """On one card, with the recipe's settings."""
+    """Whether it fits on one card with the recipe's settings."""
     total_bytes: int
-    """With the changes, on each card."""
+    """Memory of each card, with the changes."""
     changes: list[str]
-    """Settings with which it fits, the fewest that were found; empty where it fits as it is."""
+    """Settings with which it fits, the mildest that are enough; empty if it fits as it is."""
     num_gpus: int | None
-    """Cards that share weights, gradients and optimiser (FSDP); None where no change that was tried is enough."""
+    """Cards that share weights, gradients and optimiser (FSDP); None if no change is enough."""
     seconds_per_step: float | None
-    """With the changes; None where it does not fit."""
+    """With the changes; None if it does not fit."""
 
 
 class TrainingCost(Record):
-    """One training of a recipe."""
+    """Memory and time of one training."""
 
     memory: MemoryEstimate
     workload: Workload
@@ -49,18 +50,18 @@ class TrainingCost(Record):
 
 
 class PlanReport(Record):
-    """What a recipe's trainings will take."""
+    """Memory and time of a recipe's trainings."""
 
     recipe: str
     trainings: dict[str, TrainingCost]
-    """'target', 'retain_model', 'train', and 'method.train' for a fine-tuning that the method makes."""
+    """'target', 'retain_model', 'train', and 'method.NAME' for a fine-tuning that the method declares."""
     assumptions: list[str]
-    """What the numbers rest on."""
+    """Assumptions behind the estimates."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A training under some settings on some GPUs."""
+    """A training with certain settings on a number of GPUs."""
 
     memory: MemoryEstimate
     work: Workload
@@ -69,7 +70,7 @@ class _Case:
 
 
 class Planner:
-    """Derives a recipe's costs; model and rows are read once, whatever settings are tried.
+    """Estimates memory and time of a recipe's trainings; model and rows are read once for all settings tried.
 
     Raises:
         UserError: The model's config or the local data cannot be read.
@@ -80,38 +81,45 @@ class Planner:
         unknown = name is not None and not Path(name).exists() and name not in bundled_configs()
         self.recipe = recipe
         self.model: Any = meta_model(recipe.model, online=unknown and hub_reachable())
-        self.material: Material = material(recipe)
+        self.rows = plan_rows(recipe)
         self._shapes: dict[str, Shape] = {}
         self._cases: dict[tuple[str, tuple[str, ...], int], _Case] = {}
 
     @property
     def sections(self) -> dict[str, Train]:
-        """The recipe's trainings."""
-        return sections(self.recipe)
+        """The recipe's trainings by section, such as 'train' or 'method.train'."""
+        return _sections(self.recipe)
 
     def case(self, section: str, changes: Sequence[str] = (), num_gpus: int = 1) -> _Case:
-        """What a training takes on each GPU, with some settings changed."""
+        """Return a training's memory and work on each GPU, with changed settings."""
         key = (section, tuple(changes), num_gpus)
         if key not in self._cases:
-            self._cases[key] = self._derive(section, _changed(self.recipe, changes), num_gpus)
+            recipe = self.recipe
+            if changes:
+                data = recipe.resolved()
+                override(data, changes)
+                try:
+                    recipe = parse_recipe(data, source=recipe.name)
+                except UserError as error:
+                    raise AssertionError(f"a plan tries only valid settings: {changes}") from error
+            self._cases[key] = self._estimate(section, recipe, num_gpus)
         return self._cases[key]
 
-    def _derive(self, section: str, recipe: Recipe, num_gpus: int) -> _Case:
-        train, shape = sections(recipe)[section], self._shape(section, recipe)
-        rows: Rows = training_rows(recipe, section, self.material)
-        counted = self.material.counted
-        work = workload(recipe, section, train, rows, shape, counted=counted, num_gpus=num_gpus)
-        needs = recipe.method.needs()
-        compared = needs.reference if section == "train" else False
-        tokens = INFERENCE_TOKENS if compared or needs.reference_logp else 0
+    def _estimate(self, section: str, recipe: Recipe, num_gpus: int) -> _Case:
+        train, shape = _sections(recipe)[section], self._shape(section, recipe)
+        rows = training_rows(recipe, section, self.rows)
+        work = workload(recipe, section, train, rows, shape, counted=self.rows.counted, num_gpus=num_gpus)
+        needs = recipe.method.needs() if section == "train" else Needs()
+        compared = needs.reference
         memory = memory_estimate(
             recipe,
             shape,
             train,
             work.widest,
-            scored_positions=min(tokens, work.num_scored) if section == "train" else 0,
+            scored_positions=min(INFERENCE_TOKENS, work.num_scored) if compared or needs.reference_logp else 0,
             num_gpus=num_gpus,
         )
+        # With an adapter the reference is run at every step, whatever positions are needed.
         copied = compared is True or (bool(compared) and shape.trained == "adapter")
         flops = step_flops(
             shape,
@@ -124,7 +132,7 @@ class Planner:
         return _Case(memory, work, flops, shape)
 
     def cost(self, section: str) -> TrainingCost:
-        """A training as the recipe has it, and on each GPU."""
+        """Return a training's memory and time with the recipe's settings, and its fit on each GPU."""
         case = self.case(section)
         fits = [self._fit(section, gpu, case) for gpu in gpus()]
         return TrainingCost(memory=case.memory, workload=case.work, flops_per_step=case.flops, gpus=fits)
@@ -160,76 +168,67 @@ class Planner:
         )
 
     def _ladder(self, section: str) -> Iterator[tuple[list[str], int]]:
-        """Changes from the mildest to the most far-reaching: the first that fits is the advice.
+        """Yield changes and numbers of GPUs, from the mildest to the most far-reaching: the first that fits is advised.
 
         Fewer rows at a time, checkpointing, an 8-bit optimiser, more GPUs; an adapter last, because it trains
         something else.
         """
         train = self.sections[section]
+        size_setting = f"{section}.device_batch_size="
         mild: list[list[str]] = [[]]
         if train.normalize == "batch":
             sizes = [2**k for k in range(12, -1, -1) if 2**k < min(train.device_batch_size, train.batch_size)]
-            mild += [[f"{section}.device_batch_size={size}"] for size in sizes]
-        slower = [[*change, "model.gradient_checkpointing=true"] for change in (mild[0], mild[-1])]
+            mild += [[f"{size_setting}{size}"] for size in sizes]
+        checkpointed = [[*change, "model.gradient_checkpointing=true"] for change in (mild[0], mild[-1])]
         if not self.recipe.model.gradient_checkpointing:
-            mild += slower
+            mild += checkpointed
         yield from ((change, 1) for change in mild[1:])
-        least = mild[-1]
-        # Not accumulated, gradients are not there before activations have gone.
-        whole = [f"{section}.device_batch_size={train.batch_size}", "model.gradient_checkpointing=true"]
+        smallest = mild[-1]
+        # Without accumulation, gradients are allocated only after activations are freed.
+        unaccumulated = [f"{size_setting}{train.batch_size}", "model.gradient_checkpointing=true"]
         if train.batch_size > train.device_batch_size and train.normalize == "batch":
-            yield whole, 1
-        eight = f"{section}.optimizer=adamw_bnb_8bit"
-        if train.optimizer.startswith("adamw"):
-            yield [eight], 1
-            yield [*least, eight], 1
-            yield [*whole, eight], 1
-        for num_gpus in _GPUS:
-            if num_gpus <= train.batch_size:
-                yield [], num_gpus
-                yield self._of_one_process(least, section, num_gpus), num_gpus
-        if train.optimizer.startswith("adamw"):
-            # Bitsandbytes' optimisers do not know of shards; torchao's do.
-            for num_gpus in (count for count in _GPUS if count <= train.batch_size):
-                yield (
-                    [*self._of_one_process(least, section, num_gpus), f"{section}.optimizer=adamw_torch_8bit"],
-                    num_gpus,
-                )
-        if section == "train" and self.recipe.model.lora is None and not self._shape(section, self.recipe).num_steered:
+            yield unaccumulated, 1
+        adamw = train.optimizer.startswith("adamw")
+        if adamw:
+            eight_bit = f"{section}.optimizer=adamw_bnb_8bit"
+            yield [eight_bit], 1
+            yield [*smallest, eight_bit], 1
+            yield [*unaccumulated, eight_bit], 1
+        shared: list[tuple[list[str], int]] = []
+        for num_gpus in (count for count in _GPUS if count <= train.batch_size):
+            # More rows at a time than a process's share of the batch have no effect.
+            limit = max(1, train.batch_size // num_gpus)
+            fitting = [
+                setting
+                for setting in smallest
+                if not setting.startswith(size_setting) or int(setting.removeprefix(size_setting)) <= limit
+            ]
+            shared.append((fitting, num_gpus))
+            yield [], num_gpus
+            yield fitting, num_gpus
+        if adamw:
+            # Bitsandbytes' optimisers do not support FSDP2's shards; torchao's do.
+            for fitting, num_gpus in shared:
+                yield [*fitting, f"{section}.optimizer=adamw_torch_8bit"], num_gpus
+        shape = self._shape(section, self.recipe)
+        # An adapter replaces the training of all weights, not that of weights which a method chooses itself.
+        if section == "train" and shape.trained != "adapter" and shape.num_trainable == shape.num_parameters:
             yield ["model.lora={rank: 8}"], 1
-            yield [*least, "model.lora={rank: 8}"], 1
-
-    def _of_one_process(self, changes: list[str], section: str, num_gpus: int) -> list[str]:
-        """Without a number of rows that would leave some processes without any."""
-        prefix = f"{section}.device_batch_size="
-        rows = max(1, self.sections[section].batch_size // num_gpus)
-        return [each for each in changes if not each.startswith(prefix) or int(each.removeprefix(prefix)) <= rows]
+            yield [*smallest, "model.lora={rank: 8}"], 1
 
     def _shape(self, section: str, recipe: Recipe) -> Shape:
-        key = f"{section == 'train'} {recipe.model.lora}"
+        key = f"{section} {recipe.model.lora}"
         if key not in self._shapes:
-            self._shapes[key] = shape_of(recipe, self.model, unlearning=section == "train")
+            self._shapes[key] = shape_of(recipe, self.model, section)
         return self._shapes[key]
 
 
-def sections(recipe: Recipe) -> dict[str, Train]:
-    """The trainings of a recipe by the place of their settings."""
-    named = {name: getattr(recipe, name) for name in ("target", "retain_model", "train")}
-    named["method.train"] = getattr(recipe.method, "train", None)
-    return {name: train for name, train in named.items() if isinstance(train, Train)}
+def _sections(recipe: Recipe) -> dict[str, Train]:
+    named = {"target": recipe.target, "retain_model": recipe.retain_model, "train": recipe.train}
+    named |= {f"method.{name}": tuning.train for name, tuning in recipe.method.needs().trainings.items()}
+    return {name: train for name, train in named.items() if train is not None}
 
 
 def on_card(memory: MemoryEstimate) -> int:
-    """Bytes on a GPU, where the libraries' share is part of the margin that a plan leaves free."""
+    """Return the bytes on a GPU: without the libraries' memory, which is in the share that `USABLE` leaves free."""
     return memory.total_bytes - RUNTIME_BYTES
-
-
-def _changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    if not changes:
-        return recipe
-    data = recipe.resolved()
-    override(data, changes)
-    try:
-        return parse_recipe(data, source=recipe.name)
-    except UserError as error:
-        raise AssertionError(f"a plan tries only settings that hold: {changes}") from error

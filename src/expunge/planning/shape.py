@@ -1,4 +1,4 @@
-"""The counts that a training's memory and time follow from: of the model, of what is trained, of a micro-batch."""
+"""Counts that a training's memory and time follow from: of the model, its trained weights, and a micro-batch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from expunge.config.recipe import Recipe
 from expunge.data.templates import Encoded
+from expunge.methods.base import Forward
 from expunge.modeling.adapters import add_lora
+from expunge.modeling.hidden.trace import check_layers
 from expunge.modeling.packing import choose_bins
 from expunge.records import Record
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and the part of it that is trained."""
+    """Counts of a model and of its trained weights."""
 
     hidden: int
     """Width of a hidden state, h."""
@@ -31,15 +33,15 @@ class Shape:
     num_parameters: int
     num_trainable: int
     trained: Literal["all", "adapter", "some"]
-    """All weights (or nearly all of the layers that are run), a LoRA adapter, or a few modules."""
+    """All weights (or most of those in the layers that are run), a LoRA adapter, or a few modules."""
     rank: int
-    """Of the adapter; 0 without one."""
+    """Rank of the adapter; 0 without one."""
     first: int
-    """Lowest layer with a trained weight: nothing is kept for the backward pass below it."""
+    """Lowest layer with a trained weight; nothing below it is saved for the backward pass."""
     last: int
     """Highest layer that is run."""
-    num_steered: int
-    """Trained weights of which a method that steers hidden states keeps a copy as they were."""
+    num_copied: int
+    """Trained weights with a frozen copy, for comparing hidden states (`Forward.compared`)."""
 
     @property
     def head(self) -> int:
@@ -53,43 +55,53 @@ class Shape:
 
 
 class MicroBatch(Record):
-    """What a device has in hand at a time."""
+    """Rows that a device runs at a time."""
 
     rows: int
     positions: int
-    """Tokens that the model is run on, with what packing leaves empty."""
+    """Tokens that the model is run on, including empty positions of packed rows."""
     width: int
     """Columns of the (packed) rows: the attention mask has positions x width values."""
     answers: list[int]
-    """Answer tokens, set by set."""
+    """Answer tokens of each set."""
 
 
-def shape_of(recipe: Recipe, model: Any, *, unlearning: bool) -> Shape:
-    """Count a model on the meta device; it is left as it was.
+def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
+    """Count a model on the meta device, and what one of its trainings trains; the model is unchanged.
 
     Args:
         recipe: The recipe.
         model: The model without weights.
-        unlearning: Whether it is the method that trains; target and retain model train all weights.
+        section: Name of the training: 'train', 'target', 'retain_model' or 'method.NAME'. Target and retain model train
+            all weights, even if the recipe has an adapter.
     """
     config = model.config.get_text_config()
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    hidden, heads, layers = (
+        int(value) for value in (config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
+    )
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    layers = int(config.num_hidden_layers)
-    lora = recipe.model.lora if unlearning else None
+    # Weights outside of layers have no layer number.
+    numbers = {name: next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in sizes}
+    unlearning = section == "train"
+    lora = None if section in {"target", "retain_model"} else recipe.model.lora
     chosen = recipe.method.trainable(model) if unlearning and lora is None else None
-    num_trainable, first, last = sum(sizes[name] for name in (sizes if chosen is None else chosen)), 0, layers - 1
+    forward = recipe.method.needs().forward if unlearning else Forward()
+    first, last = 0, layers - 1
+    if forward.last_layer is not None:
+        check_layers(model, "needs().forward.last_layer", [forward.last_layer])
+        last = forward.last_layer
+    num_trainable = sum(sizes[name] for name in (sizes if chosen is None else chosen))
+    kind: Literal["all", "adapter", "some"] = "all"
     if chosen is not None:
-        first = min((_layer_number(name) for name in chosen), default=0)
-        last = int(getattr(recipe.method, "layer", last))
+        # Embeddings are below layer 0; assume the same of other weights outside of layers.
+        first = max(0, min((numbers[name] for name in chosen), default=0))
+        in_reach = sum(size for name, size in sizes.items() if first <= numbers[name] <= last)
+        kind = "some" if 2 * num_trainable < in_reach else "all"
     if lora is not None:
         adapted = add_lora(model, lora, recipe.seed)
-        num_trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
         adapted.unload()
-    kind: Literal["all", "adapter", "some"] = "all" if lora is None else "adapter"
-    in_reach = sum(size for name, size in sizes.items() if first <= _layer_number(name) <= last)
-    if chosen is not None and 2 * num_trainable < in_reach:
-        kind = "some"
+        kind = "adapter"
     return Shape(
         hidden=hidden,
         queries=heads * int(getattr(config, "head_dim", None) or hidden // heads),
@@ -104,36 +116,31 @@ def shape_of(recipe: Recipe, model: Any, *, unlearning: bool) -> Shape:
         rank=0 if lora is None else lora.rank,
         first=first,
         last=last,
-        num_steered=num_trainable if chosen is not None else 0,
+        num_copied=num_trainable if forward.compared else 0,
     )
 
 
 def micro_batch(
-    rows: Mapping[str, Sequence[Encoded]], hidden: int, *, together: bool = True, packed: bool = True
+    rows: Mapping[str, Sequence[Encoded]], hidden: int, *, joint: bool = True, packed: bool = True
 ) -> MicroBatch:
-    """What some rows come to when they are run.
+    """Return the positions and answer tokens of a micro-batch.
 
     Args:
         rows: Rows by set.
         hidden: Width of the model, which decides how rows are packed.
-        together: Whether all sets go through the model in one forward pass.
-        packed: Whether they go without their padding.
+        joint: Whether all sets go through the model in one forward pass.
+        packed: Whether rows are run without their padding.
     """
-    lengths = [[len(row.ids) for row in part] for part in rows.values()]
-    passes = [[length for part in lengths for length in part]] if together else lengths
+    lengths = [[len(row.ids) for row in encoded] for encoded in rows.values()]
+    passes = [[length for set_lengths in lengths for length in set_lengths]] if joint else lengths
     positions, width = 0, 0
-    for one in passes:
-        bins = choose_bins(one, hidden) if packed else [[index] for index in range(len(one))]
-        columns = max(sum(one[row] for row in members) for members in bins)
+    for pass_lengths in passes:
+        bins = choose_bins(pass_lengths, hidden) if packed else [[index] for index in range(len(pass_lengths))]
+        columns = max(sum(pass_lengths[row] for row in members) for members in bins)
         positions, width = positions + len(bins) * columns, max(width, columns)
     return MicroBatch(
         rows=sum(map(len, lengths)),
         positions=positions,
         width=width,
-        answers=[sum(row.num_answer for row in part) for part in rows.values()],
+        answers=[sum(row.num_answer for row in encoded) for encoded in rows.values()],
     )
-
-
-def _layer_number(parameter: str) -> int:
-    """The layer that a parameter belongs to; -1 for one that belongs to none."""
-    return next((int(part) for part in parameter.split(".") if part.isdigit()), -1)

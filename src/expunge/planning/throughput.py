@@ -1,6 +1,6 @@
-"""How long an optimiser step will take on a GPU: its arithmetic at a share of the card's peak, and its traffic.
+"""Seconds of an optimiser step on a GPU, from its arithmetic and its memory traffic.
 
-Rough by nature. The counts are exact to a few per cent; the utilisation is an assumption that is stated.
+A rough estimate: the counts are exact to a few per cent, but the utilisation is an assumption.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from expunge.planning.gpus import Gpu
 from expunge.planning.shape import Shape
 
 UTILISATION = 0.4
-"""Share of a card's peak that a training of long rows reaches; small models and short rows reach less."""
+"""Share of a card's peak that a training with long rows reaches; small models and short rows reach less."""
 _ADAM_BYTES = 28
-"""Read and written per trained parameter: weight, gradient and two moments in, weight and two moments out."""
+"""Bytes per trained parameter: weight, gradient and two moments are read, weight and two moments written."""
 _CAST_BYTES = 6
-"""Read in float32 and written in half precision, per weight and forward pass."""
+"""Bytes per weight and forward pass: read in float32, written in half precision."""
 
 
 def step_flops(
@@ -26,56 +26,58 @@ def step_flops(
     checkpointing: bool = False,
     compared: str = "",
 ) -> float:
-    """Floating-point operations of one optimiser step.
+    """Return the floating-point operations of one optimiser step.
 
-    A forward pass takes 2 operations per weight and position: 2 P_l N in the P_l weights of the layers, 2 V h in the
-    output layer for each answer token, and 4 q w in attention, for N positions in rows of w columns. The backward
-    pass takes twice that, half of it for the gradients of weights, which frozen ones do not have: 6 P N in all, or
-    about 4 P N with LoRA. Gradient checkpointing adds a forward pass, as does a frozen reference.
+    With P weights, P_l of them in decoder layers, a vocabulary of V, hidden size h and query width q, a forward pass
+    takes 2 operations per weight and position: 2 P_l N in the layers, 2 V h in the output layer for each answer
+    token, and 4 q w in attention, for N positions in rows of w columns. The backward pass takes twice that, half of
+    it for the gradients of trained weights: 6 P N in all, or about 4 P N with LoRA. Gradient checkpointing adds a
+    forward pass, as does a frozen reference.
 
-    A method that steers layer l runs layers 0 to l, with those from the first trained layer f on once more for half
-    of the rows with the start's weights, and goes backward through l - f layers.
+    A method that stops at layer l runs layers 0 to l without the output layer, and its backward pass reaches the lowest
+    trained layer f. If it compares hidden states, it runs layers f to l again with the frozen weights, for half of
+    the rows.
 
     Args:
         shape: Counts of the model.
-        positions: N, of all micro-batches of the step.
+        positions: N, over all micro-batches of the step.
         answers: Answer tokens among them.
         width: w.
-        checkpointing: Whether activations are computed again.
-        compared: 'copy' for a reference that is run at every step, 'stored' for hidden states of it, '' for none.
+        checkpointing: Whether activations are recomputed in the backward pass.
+        compared: 'copy' for a reference that is run at every step, 'stored' for its stored hidden states, '' for none.
     """
     layer = positions * (2 * shape.per_layer + 4 * shape.queries * width)
-    head = 2 * shape.head * answers
     reach = shape.last - shape.first + 1
     weight_gradients = 2 * shape.num_trainable * positions
-    if shape.num_steered:
+    if shape.num_copied:
         forward = (shape.last + 1 + reach / 2) * layer
         return forward + reach * layer + weight_gradients
-    # The part of a matrix that is looked up and not multiplied.
-    embedded = 0 if shape.tied else shape.head
-    if shape.trained == "all":
-        in_layers = 2 * positions * (shape.num_parameters - shape.head - embedded)
-        weight_gradients = in_layers + head
+    head = 2 * shape.head * answers if shape.last == shape.layers - 1 else 0
+    if shape.num_trainable == shape.num_parameters:
+        # Embeddings are looked up, not multiplied; tied ones are multiplied as the output layer.
+        embedded = 0 if shape.tied else shape.head
+        weight_gradients = 2 * positions * (shape.num_parameters - shape.head - embedded) + head
     chunked = answers * shape.vocab > CHUNK_ELEMENTS
-    total = 2 * (shape.layers * layer + head) + weight_gradients
-    total += (shape.layers * layer if checkpointing else 0) + (head if chunked else 0)
+    total = ((shape.last + 1) * layer + head) + (reach * layer + head) + weight_gradients
+    total += (reach * layer if checkpointing else 0) + (head if chunked else 0)
     if compared:
         total += head + (shape.layers * layer if compared == "copy" else 0)
     return total
 
 
 def step_seconds(gpu: Gpu, shape: Shape, flops: float, *, micro_batches: int, half: bool, num_gpus: int = 1) -> float:
-    """Seconds of one optimiser step.
+    """Return the seconds of one optimiser step.
 
-    flops / (utilisation * peak) + (6 P * micro-batches + 28 T / k) / bandwidth, with flops of one of k GPUs
+    flops / (utilisation * peak) + (6 P * micro-batches + 28 T / k) / bandwidth, with the flops of one of k GPUs
 
-    The traffic is that of casting weights to half precision and of Adam. What GPUs send to each other is left out.
+    The traffic is that of casting P weights to half precision, and of Adam on T trained weights. Communication between
+    GPUs is left out.
 
     Args:
         gpu: The card.
         shape: Counts of the model.
-        flops: Of the whole step, on all GPUs.
-        micro_batches: Per process and step.
+        flops: Operations of the step on all GPUs.
+        micro_batches: Micro-batches per process and step.
         half: Whether weights are cast for each forward pass; the peak is that of bfloat16 in any case.
         num_gpus: k.
     """

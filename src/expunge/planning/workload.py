@@ -1,133 +1,179 @@
-"""What the trainings of a recipe have in hand at a time and per step: from its rows where they can be read here."""
+"""Rows, micro-batches and stored bytes of a recipe's trainings: from local data where possible, else estimated."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.config.recipe import FilesData, Recipe, TofuData, Train
 from expunge.data.prepare import is_local, prepare_sets
-from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import Encoded
 from expunge.data.tofu import NUM_ROWS
-from expunge.modeling.hidden.row_store import GIB, store_bytes
+from expunge.methods.base import Needs
+from expunge.modeling.hidden.row_store import store_bytes
 from expunge.modeling.tokenizers import make_template, max_length_of, tokenizer_of
 from expunge.planning.shape import MicroBatch, Shape, micro_batch
 from expunge.records import Record
 from expunge.training.batching import BatchPlan
 
 Rows = dict[str, list[Encoded]]
-_LOOKED_AT = 40
-"""Optimiser steps whose micro-batches are looked at; later ones are alike."""
+"""Encoded rows by set."""
+_SAMPLED_STEPS = 40
+"""Optimiser steps whose micro-batches are counted; later ones have the same distribution."""
 _CHARACTERS_PER_TOKEN = 4
 _CHAT_TOKENS = 45
-"""Of a chat template with a system message and a date."""
+"""Tokens of a chat template with a system message and a date."""
 _TOFU_CHARACTERS = (49, 134, 168, 196, 217, 236, 257, 278, 303, 335, 499)
-"""Question and answer together, at every tenth of TOFU's rows; 0.3 of it is the question."""
+"""Deciles of the characters in TOFU's rows, question and answer together; 0.3 of them are the question's."""
 
 
 class Workload(Record):
-    """One training as its devices see it."""
+    """Micro-batches of one training."""
 
     widest: MicroBatch
     """The micro-batch with the most positions."""
     positions_per_step: float
-    """Mean over all micro-batches and processes of an optimiser step."""
+    """Mean over optimiser steps, for all micro-batches and processes together."""
     answers_per_step: float
     mean_width: float
     """Columns of the rows that the model is run on."""
     accumulation: int
     steps: int | None
-    """None where the number of rows is not known."""
+    """None if the number of rows is unknown."""
     num_scored: int
     """Tokens of the forget set, for scores that are computed once."""
     stored_bytes: int
-    """Main memory for hidden states of rows that come again (`method.store_gib`), at most."""
+    """Most CPU memory for stored hidden states (`Forward.stored`)."""
     file_bytes: int | None
-    """On disk, per process, for hidden states of the start model; None where the number of rows is not known."""
+    """Disk space, per process, for hidden states of the reference; None if the number of rows is unknown."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """The rows of all sets, or what stands for them."""
+class PlanRows:
+    """The rows that a plan is made for, by set: read from the data, or placeholders of a likely length."""
 
     sets: Rows
     counted: bool
-    """Whether there are as many rows as the data has."""
-    how: str
+    """Whether the number of rows is that of the data."""
+    source: str
+    """Where the rows are from, for the plan's assumptions."""
 
 
-def material(recipe: Recipe) -> Material:
-    """The rows that a recipe trains on: read and encoded, or, where tokenizer or data are on the hub, assumed.
+def plan_rows(recipe: Recipe) -> PlanRows:
+    """Return the rows of a recipe, encoded if tokenizer and data are local, otherwise of estimated length.
 
     Raises:
         DataError: Local data cannot be used.
     """
-    local_tokenizer = recipe.model.scratch is not None or Path(str(recipe.model.name)).is_dir()
+    max_length = max_length_of(recipe)
+
+    def estimated_row(question: int, answer: int, topic: str = "") -> Encoded:
+        """Return a placeholder for a row of so many characters."""
+        template = _CHAT_TOKENS if question and recipe.prompt.style == "chat" else 3
+        start = template + question // _CHARACTERS_PER_TOKEN
+        length = min(start + answer // _CHARACTERS_PER_TOKEN + 2, max_length)
+        return Encoded((0,) * length, min(start, length - 1), topic=topic)
+
     if is_local(recipe):
         sets = prepare_sets(recipe.data)
-        if local_tokenizer:
-            return Material(_encoded(recipe, sets), True, "rows as they are")
-        how = f"rows as they are, at {_CHARACTERS_PER_TOKEN} characters a token"
-        return Material({name: _guessed(recipe, rows) for name, rows in _parts(sets).items()}, True, how)
+        named = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
+        row_sets = {name: rows for name, rows in named.items() if rows is not None}
+        if recipe.model.scratch is not None or Path(str(recipe.model.name)).is_dir():
+            with tempfile.TemporaryDirectory() as folder:
+                template = make_template(recipe, tokenizer_of(recipe, sets, Path(folder)))
+            return PlanRows(
+                {name: template.encode_set(rows) for name, rows in row_sets.items()}, True, "rows of the data"
+            )
+        estimated = {
+            name: [estimated_row(len(row.question), len(row.answer), row.topic) for row in rows]
+            for name, rows in row_sets.items()
+        }
+        return PlanRows(estimated, True, f"rows of the data, at {_CHARACTERS_PER_TOKEN} characters per token")
     if isinstance(recipe.data, TofuData):
         num_forget = NUM_ROWS * int(recipe.data.split.removeprefix("forget")) // 100
-        kinds = {"forget": num_forget, "retain": NUM_ROWS - num_forget}
-        made = {name: _tofu_like(recipe, number) for name, number in kinds.items()}
-        how = f"rows as long as TOFU's, at {_CHARACTERS_PER_TOKEN} characters a token"
-        return Material(made, True, how)
-    length = max_length_of(recipe)
+        typical = [estimated_row(round(0.3 * count), round(0.7 * count)) for count in _TOFU_CHARACTERS]
+        estimated = {
+            name: [typical[index % len(typical)] for index in range(count)]
+            for name, count in {"forget": num_forget, "retain": NUM_ROWS - num_forget}.items()
+        }
+        return PlanRows(estimated, True, f"rows as long as TOFU's, at {_CHARACTERS_PER_TOKEN} characters per token")
     assert isinstance(recipe.data, FilesData)
-    whole = [Encoded((0,) * length, 1)] * 64
-    return Material({"forget": whole, "retain": whole}, False, f"rows of {length} tokens, the most there can be")
+    longest = [Encoded((0,) * max_length, 1)] * 64
+    return PlanRows({"forget": longest, "retain": longest}, False, f"rows of {max_length} tokens, the longest allowed")
 
 
-def training_rows(recipe: Recipe, section: str, found: Material) -> Rows:
-    """The sets that go into the micro-batches of one training.
+def training_rows(recipe: Recipe, section: str, rows: PlanRows) -> Rows:
+    """Return the sets in the micro-batches of one training.
 
-    What the method makes itself is taken to be as long as the forget set.
+    Sets that the method creates itself are assumed to be as long as the forget set.
     """
-    kept = [*found.sets.get("retain", []), *found.sets.get("always", [])]
+    forget = rows.sets["forget"]
+    retain = [*rows.sets.get("retain", []), *rows.sets.get("always", [])]
     if section == "target":
-        return {"train": [*found.sets["forget"], *kept]}
+        return {"train": [*forget, *retain]}
     if section == "retain_model":
-        return {"train": kept}
-    if section != "train":
-        return {"train": found.sets["forget"]}
+        return {"train": retain}
     needs = recipe.method.needs()
-    return {name: found.sets.get(name) or found.sets["forget"] for name in needs.sets}
+    if section == "train":
+        return {name: rows.sets.get(name) or forget for name in needs.sets}
+    block = needs.trainings[section.removeprefix("method.")].block_tokens
+    if block is None:
+        return {"train": forget}
+    num_blocks = max(1, sum(len(row.ids) for row in forget) // block)
+    return {"train": [Encoded((0,) * block, 1)] * num_blocks}
 
 
 def workload(
     recipe: Recipe, section: str, train: Train, rows: Rows, shape: Shape, *, counted: bool = True, num_gpus: int = 1
 ) -> Workload:
-    """Cut a training into micro-batches, without running anything.
+    """Return the micro-batches of a training, without running anything.
+
+    Args:
+        recipe: The recipe.
+        section: Name of the training, such as 'train' (see `Planner.sections`).
+        train: Its settings.
+        rows: Its rows by set.
+        shape: Counts of the model.
+        counted: Whether the number of rows is that of the data.
+        num_gpus: Processes that share each batch.
 
     Raises:
         UserError: The batch cannot be shared by so many GPUs.
     """
-    needs = recipe.method.needs()
     unlearning = section == "train"
-    plan = BatchPlan.of(train, rows, needs if unlearning else None, pad_id=0, world_size=num_gpus, seed=recipe.seed)
-    steered = unlearning and hasattr(recipe.method, "update_layers")
-    padded = steered and getattr(recipe.method, "positions", "") == "all"
+    needs = recipe.method.needs() if unlearning else Needs()
+    forward = needs.forward
+    plan = BatchPlan.of(train, rows, needs, pad_id=0, world_size=num_gpus, seed=recipe.seed)
     count = plan.accumulation * plan.world_size
     batches = []
-    for step in range(min(plan.steps, _LOOKED_AT)):
+    for step in range(min(plan.steps, _SAMPLED_STEPS)):
         chosen = plan.rows_of(step)
-        for part in range(count):
-            batches.append(
-                micro_batch(
-                    {name: _part(rows[name], indices, part, count) for name, indices in chosen.items()},
-                    shape.hidden,
-                    together=not steered,
-                    packed=not padded,
-                )
-            )
+        for index in range(count):
+            parts: Rows = {}
+            for name, indices in chosen.items():
+                # Cut as `BatchPlan` does: the first micro-batches have one row more.
+                size, longer = divmod(len(indices), count)
+                start = index * size + min(index, longer)
+                parts[name] = [rows[name][row] for row in indices[start : start + size + (index < longer)]]
+            batches.append(micro_batch(parts, shape.hidden, joint=forward.joint, packed=not forward.padded))
+    compared = () if isinstance(needs.reference, bool) or shape.trained == "adapter" else needs.reference
+    visits = plan.visits() if forward.stored or compared else {}
+    stored_bytes = 0
+    if forward.stored and num_gpus == 1:
+        stored_bytes = store_bytes(
+            {name: [len(row.ids) for row in encoded] for name, encoded in rows.items()},
+            map(plan.rows_of, range(plan.steps)),
+            {name: counts for name, counts in visits.items() if name in forward.stored},
+            hidden_size=shape.hidden,
+            first=shape.first,
+            num_bytes=forward.store_bytes,
+            padding=forward.padded,
+            compared=forward.compared,
+        )
+    # Of rows that are compared with the reference, its float32 hidden states at answer tokens are in a file.
+    num_compared = sum(rows[name][row].num_answer for name in compared for row in visits[name])
     return Workload(
         widest=max(batches, key=lambda batch: batch.positions),
         positions_per_step=statistics.fmean(batch.positions for batch in batches) * count,
@@ -136,68 +182,6 @@ def workload(
         accumulation=plan.accumulation,
         steps=plan.steps if counted or train.steps is not None else None,
         num_scored=sum(len(row.ids) for row in rows.get("forget", [])),
-        stored_bytes=_stored(recipe, plan, rows, shape) if steered and num_gpus == 1 else 0,
-        file_bytes=_filed(recipe, plan, rows, shape) if unlearning and counted else None if unlearning else 0,
+        stored_bytes=stored_bytes,
+        file_bytes=None if unlearning and not counted else 4 * shape.hidden * num_compared,
     )
-
-
-def _stored(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
-    method: Any = recipe.method
-    kept = method.stored_sets(shape.first)
-    visits = {name: counts for name, counts in plan.visits().items() if name in kept}
-    return store_bytes(
-        {name: [len(row.ids) for row in found] for name, found in rows.items()},
-        map(plan.rows_of, range(plan.steps)),
-        visits,
-        hidden_size=shape.hidden,
-        first=shape.first,
-        num_bytes=method.store_gib * GIB,
-        padding=method.positions == "all",
-    )
-
-
-def _filed(recipe: Recipe, plan: BatchPlan, rows: Rows, shape: Shape) -> int:
-    """4 bytes x width x answer tokens of the rows that are compared with the start model."""
-    compared = recipe.method.needs().reference
-    if isinstance(compared, bool) or not compared or shape.trained == "adapter":
-        return 0
-    visits = plan.visits()
-    return 4 * shape.hidden * sum(rows[name][row].num_answer for name in compared for row in visits[name])
-
-
-def _part(rows: Sequence[Encoded], indices: Sequence[int], part: int, count: int) -> list[Encoded]:
-    """The rows of one micro-batch, cut as `BatchPlan` cuts them: the first ones are one longer."""
-    size, longer = divmod(len(indices), count)
-    start = part * size + min(part, longer)
-    return [rows[index] for index in indices[start : start + size + (part < longer)]]
-
-
-def _parts(sets: Sets) -> Mapping[str, RowSet]:
-    named = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
-    return {name: rows for name, rows in named.items() if rows is not None}
-
-
-def _encoded(recipe: Recipe, sets: Sets) -> Rows:
-    with tempfile.TemporaryDirectory() as folder:
-        template = make_template(recipe, tokenizer_of(recipe, sets, Path(folder)))
-    return {name: template.encode_set(rows) for name, rows in _parts(sets).items()}
-
-
-def _guessed(recipe: Recipe, rows: RowSet) -> list[Encoded]:
-    return [_like(recipe, len(row.question), len(row.answer), row) for row in rows]
-
-
-def _tofu_like(recipe: Recipe, number: int) -> list[Encoded]:
-    found = []
-    for index in range(number):
-        characters = _TOFU_CHARACTERS[index % len(_TOFU_CHARACTERS)]
-        found.append(_like(recipe, round(0.3 * characters), round(0.7 * characters)))
-    return found
-
-
-def _like(recipe: Recipe, question: int, answer: int, row: Row | None = None) -> Encoded:
-    """A row of as many tokens as so many characters are likely to make."""
-    around = _CHAT_TOKENS if question and recipe.prompt.style == "chat" else 3
-    start = around + question // _CHARACTERS_PER_TOKEN
-    length = min(start + answer // _CHARACTERS_PER_TOKEN + 2, max_length_of(recipe))
-    return Encoded((0,) * length, min(start, length - 1), topic=row.topic if row else "")

@@ -1,4 +1,4 @@
-"""Single checks: what they refuse and what they leave to others."""
+"""Single checks: what they accept, reject and skip."""
 
 import json
 
@@ -23,6 +23,7 @@ def offline(monkeypatch):
 
 
 def statuses(report):
+    """Status of each check by name."""
     return {item.name: item.status for item in report.items}
 
 
@@ -55,7 +56,7 @@ def test_rows_longer_than_the_model_allows():
     assert "20" in failed["rows"]
 
 
-def test_an_unknown_hub_model_is_not_checked_where_the_hub_is_out_of_reach():
+def test_an_unknown_hub_model_is_not_checked_without_the_hub():
     report = check("tofu-forget10-npo", ["model.name=nobody/nothing"])
     items = {item.name: item for item in report.items}
     assert items["model"].status == "not checked"
@@ -64,11 +65,24 @@ def test_an_unknown_hub_model_is_not_checked_where_the_hub_is_out_of_reach():
     assert report.num_checks == len(report.items) - sum(s == "not checked" for s in statuses(report).values())
 
 
-def test_layers_outside_the_model(tmp_path):
-    (tmp_path / "steer.py").write_text(
-        "from expunge.methods.base import RetainMethod\n"
-        "class Steer(RetainMethod):\n    '''x'''\n    layer: int = 7\n    modules: list[str] = ['down_proj']\n"
-    )
+STEER = """
+from dataclasses import replace
+from expunge.methods.base import RetainMethod
+
+class Steer(RetainMethod):
+    '''x'''
+    layer: int = 7
+    modules: list[str] = ["down_proj"]
+    depth: int = 99
+
+    def needs(self):
+        return replace(super().needs(), layers={"layer": [self.layer]}, modules={"modules": self.modules})
+"""
+
+
+def test_declared_layers_and_modules_are_in_the_model(tmp_path):
+    """Settings that `needs` declares are verified; others, such as `depth`, mean nothing to `check`."""
+    (tmp_path / "steer.py").write_text(STEER)
     recipe = f"method={{name: {tmp_path / 'steer.py'}, layer: 9}}"
     items = {item.name: item for item in check("tofu-forget10-npo", [recipe, "method.layer=28"]).items}
     assert "28 is outside the model, which has layers 0 to 27" in items["modules"].detail
@@ -76,6 +90,15 @@ def test_layers_outside_the_model(tmp_path):
     assert "Did you mean 'down_proj'?" in items["modules"].detail
     items = {item.name: item for item in check("tofu-forget10-npo", [recipe]).items}
     assert items["modules"].status == "ok"
+    assert items["modules"].detail == "method.layer is inside the model; method.modules is inside the model"
+
+
+def test_declared_trainings_are_checked():
+    """A method's own fine-tuning has an optimizer too, which is named by its full path where it is wrong."""
+    items = {item.name: item for item in check_settings(load_recipe("tofu-forget10-taskvector")).items}
+    assert items["method.train arguments"].status == "ok"
+    wrong = check_settings(load_recipe("tofu-forget10-taskvector", ["method.train.optimizer=adamm"]))
+    assert "method.train.optimizer: transformers has no optimizer 'adamm'" in wrong.failed[0].detail
 
 
 def test_one_failure_does_not_stop_the_others():
@@ -95,12 +118,12 @@ COPIED = "method={name: graddiff, retain: kl, kl_positions: all}"
 
 
 def item(settings: list[str], here: bool = True):
-    """What is said of the start model's copy."""
+    """Result of the check of the reference copy."""
     report = check_settings(load_recipe("quickstart", settings), here)
-    return next(each for each in report.items if each.name == "start model's copy")
+    return next(result for result in report.items if result.name == "reference copy")
 
 
-def test_precision_and_device_of_the_start_models_copy():
+def test_precision_and_device_of_the_reference_copy():
     assert item([COPIED]).detail == "in float32"
     assert item([COPIED, "model.dtype=bfloat16"]).detail == "in bfloat16"
     assert item([COPIED, "model.frozen_dtype=bfloat16", "model.frozen_device=cpu"]).detail == "in bfloat16"
@@ -110,19 +133,19 @@ def test_precision_and_device_of_the_start_models_copy():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["method={name: graddiff, retain: kl}"], "graddiff, with these settings, keeps no copy"),
-        ([COPIED, "model.lora={rank: 2}"], "with model.lora the start model is the model with its adapter off"),
+        (["method={name: graddiff, retain: kl}"], "graddiff with these settings needs no copy"),
+        ([COPIED, "model.lora={rank: 2}"], "with model.lora the reference is the model with its adapter off"),
     ],
 )
-def test_settings_of_a_copy_that_is_not_there_are_refused(settings, reason):
+def test_settings_of_a_copy_that_is_not_needed_are_rejected(settings, reason):
     for setting in ("frozen_dtype=float16", "frozen_device=cpu"):
-        found = item([*settings, f"model.{setting}"])
-        assert found.status == "failed"
-        assert f"model.{setting.split('=')[0]} has no effect: {reason}" in found.detail
+        result = item([*settings, f"model.{setting}"])
+        assert result.status == "failed"
+        assert f"model.{setting.split('=')[0]} has no effect: {reason}" in result.detail
 
 
 def test_a_device_that_is_not_here():
-    """An error here; for a plan of another machine, something that cannot be told."""
+    """An error here; unknown in a plan for another machine."""
     settings = [COPIED, "model.frozen_device=cuda:99"]
     assert item(settings).status == "failed"
     assert "model.frozen_device is 'cuda:99', but there is no such device here" in item(settings).detail
@@ -130,25 +153,25 @@ def test_a_device_that_is_not_here():
     assert item(settings, here=False).status == "not checked"
 
 
-def test_a_copy_beside_flash_attention():
+def test_a_copy_with_flash_attention():
     device, flash = "model.frozen_device=cpu", "model.attention=flash_attention_2"
     for settings in ([COPIED, flash, device], [COPIED, flash, "model.dtype=bfloat16", "model.frozen_dtype=float32"]):
-        assert "flash attention runs in half precision on a GPU only" in item(settings).detail
+        assert "flash attention, which the copy uses too, needs half precision and a GPU" in item(settings).detail
 
 
-def test_a_copy_beside_several_processes(monkeypatch):
-    """Asked alone: transformers would remember for good how many processes it was told of."""
-    alone, beside = (load_recipe("quickstart", [COPIED, *more]) for more in ([], ["model.frozen_device=cpu"]))
+def test_a_copy_with_several_processes(monkeypatch):
+    """Called directly, because transformers caches the number of processes for the rest of the test session."""
+    default, on_cpu = (load_recipe("quickstart", [COPIED, *more]) for more in ([], ["model.frozen_device=cpu"]))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(IncompatibleError, match="2 processes would all keep their copy on cpu"):
-        checks._frozen(beside)
+    with pytest.raises(IncompatibleError, match="2 processes would all have their copy on cpu"):
+        checks.check_reference_copy(on_cpu)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert checks._frozen(alone) == "in float32, in shards"
+    assert checks.check_reference_copy(default) == "in float32, sharded"
     with pytest.raises(IncompatibleError, match=r"model.frozen_device has no effect: with FSDP"):
-        checks._frozen(beside)
+        checks.check_reference_copy(on_cpu)
 
 
-def test_where_the_copy_is_makes_no_other_run():
+def test_the_device_of_the_copy_does_not_change_the_fingerprint():
     first, device, dtype = (
         load_recipe("quickstart", [COPIED, *more])
         for more in ([], ["model.frozen_device=cpu"], ["model.frozen_dtype=bfloat16"])

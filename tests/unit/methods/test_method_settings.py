@@ -68,5 +68,5 @@ def test_undial_needs_the_reference_and_retain_rows_only_with_a_weight():
 def test_preferred_rows_are_aligned_with_forget_rows(name):
     needs = registry.get("method", name)(retain_weight=0).needs()
     assert needs.sets == ("forget", "preferred")
-    assert needs.aligned == needs.made == ("preferred",)
+    assert needs.aligned == needs.created == ("preferred",)
     assert needs.reference_logp == ("forget", "preferred")

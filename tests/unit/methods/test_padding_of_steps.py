@@ -1,4 +1,4 @@
-"""Padding changes nothing for methods with an objective of their own: the RMU family and GRU."""
+"""Padding changes nothing for methods with an objective of their own: the RMU family and the rectified gradient."""
 
 import pytest
 import torch
@@ -18,17 +18,17 @@ LAYOUTS = {
     "left+5": {"side": "left", "extra_padding": 5},
     "pad is end": {"extra_padding": 5, "pad_id": 2},
 }
-PLACE = {"layer": 1, "update_layers": [0, 1], "alpha": [10.0]}
+LAYERS = {"layer": 1, "update_layers": [0, 1], "alpha": [10.0]}
 STEERING = {
-    "rmu": RMU(**PLACE, c=[3.0], positions="labels"),
-    "adaptivermu": AdaptiveRMU(**PLACE, positions="labels"),
-    "rmulat": RMULAT(**PLACE, c=[3.0], positions="labels", epsilon=0.5, inner_steps=3),
+    "rmu": RMU(**LAYERS, c=[3.0], positions="labels"),
+    "adaptivermu": AdaptiveRMU(**LAYERS, positions="labels"),
+    "rmulat": RMULAT(**LAYERS, c=[3.0], positions="labels", epsilon=0.5, inner_steps=3),
 }
 GRADIENT = {"gru": GRU(), "gru npo": GRU(forget="npo")}
 
 
 def steering_step(method, **layout):
-    """Return value and gradient of the loss, at weights that have moved away from the start."""
+    """Value and gradient of the loss, at weights that differ from the target's."""
     model, start = trained_pair()
     moved = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.load_state_dict(start.state_dict())
@@ -47,7 +47,7 @@ def steering_step(method, **layout):
 
 
 def rectified_step(method, **layout):
-    """Return the forget loss and the gradient of the optimiser."""
+    """Value of the forget loss, and the gradient that is passed to the optimiser."""
     model, start = trained_pair()
     objective = method.objective(10, 2)
     loss = objective(make_step(method, model, start, **layout)).total
@@ -61,14 +61,14 @@ def rectified_step(method, **layout):
 def test_padding_changes_nothing(name, layout):
     method, run = (STEERING[name], steering_step) if name in STEERING else (GRADIENT[name], rectified_step)
     expected, expected_gradient = run(method)
-    got, gradient = run(method, **LAYOUTS[layout])
-    assert got == pytest.approx(expected, rel=1e-5)
+    value, gradient = run(method, **LAYOUTS[layout])
+    assert value == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=2e-6)
     assert expected_gradient.abs().max() > 1e-3  # a comparison of zeros would prove nothing
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_the_published_means_include_padding(name):
+def test_published_means_include_padding(name):
     method = STEERING[name].model_copy(update={"positions": "all"})
     narrow, _ = steering_step(method)
     wide, _ = steering_step(method, extra_padding=5)

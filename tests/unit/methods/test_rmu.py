@@ -1,4 +1,4 @@
-"""RMU against plain loops, a full frozen copy, and everything that a recipe can get wrong."""
+"""RMU against plain loops and a full frozen copy, and its error messages."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,8 @@ from expunge.methods.base import Method, Objective, Start
 from expunge.methods.rmu import RMU
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.hidden.trace import FrozenLayers, layer_trace
+from expunge.modeling.hidden.steering_pass import SteeringPass
+from expunge.modeling.hidden.trace import layer_trace
 from expunge.modeling.step import Counts, LossTerms, Step
 from expunge.training.batching import BatchPlan
 from expunge.training.job import Job
@@ -65,18 +66,18 @@ def step_of(
     model: Any, forget: list[Encoded], retain: list[Encoded], topic: str = "", whole: dict[str, Counts] | None = None
 ) -> Step:
     batches = {"forget": tensors(forget), "retain": tensors(retain)}
-    own = {
+    counts = {
         name: Counts(len(rows), sum(row.num_answer for row in rows))
         for name, rows in (("forget", forget), ("retain", retain))
     }
-    step = Step(batches, {**own, **(whole or {})}, topic=topic)
+    step = Step(batches, {**counts, **(whole or {})}, topic=topic)
     step.bind(model)
     return step
 
 
 def hidden_of(model: Any, batch: TensorBatch, layer: int) -> torch.Tensor:
-    """The slow way: the whole model, all hidden states, the one after `layer`."""
-    # Padding repeats the last position, which the published mean over all positions sees.
+    """Output of a layer from a full forward pass that returns all hidden states."""
+    # Padding repeats the last position id; its hidden states are part of the published mean.
     positions = batch.attention_mask.cumsum(1) - 1
     return model(
         input_ids=batch.input_ids,
@@ -88,21 +89,21 @@ def hidden_of(model: Any, batch: TensorBatch, layer: int) -> torch.Tensor:
 
 
 def plain_mean(hidden: torch.Tensor, target: torch.Tensor, rows: list[Encoded], positions: str) -> torch.Tensor:
-    """The mean of squares by counting: every (row, position) of the padded batch, or those of answer tokens."""
+    """Mean of squares in plain loops over every (row, position) of the padded batch, or over answer tokens."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for b in range(hidden.shape[0]):
         for position in range(hidden.shape[1]):
             if positions == "labels" and not rows[b].answer_start <= position < len(rows[b].ids):
                 continue
             for d in range(hidden.shape[2]):
-                goal = target[d] if target.dim() == 1 else target[b, position, d]
-                total, count = total + (hidden[b, position, d] - goal) ** 2, count + 1
+                expected = target[d] if target.dim() == 1 else target[b, position, d]
+                total, count = total + (hidden[b, position, d] - expected) ** 2, count + 1
     return total / count
 
 
 @pytest.mark.parametrize("positions", ["all", "labels"])
 def test_value_and_gradient_equal_plain_loops_on_the_whole_model(positions: str) -> None:
-    """L = mean (h - c u)^2 + alpha mean (h - h_frozen)^2, with u = r / |r| and r the generator's first draw."""
+    """L = mean (h - c u)^2 + alpha mean (h - h_frozen)^2, with u = r / |r| and r the generator's first sample."""
     model = small()
     method = RMU(**SETTINGS, positions=positions)
     names = freeze(model, method)
@@ -114,27 +115,27 @@ def test_value_and_gradient_equal_plain_loops_on_the_whole_model(positions: str)
 
     terms = objective(step_of(model, FORGET, RETAIN))
     terms.total.backward()
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    draw = torch.rand(8, generator=torch.Generator().manual_seed(1))
-    target = (3.0 * draw / draw.square().sum().sqrt()).double()
+    sample = torch.rand(8, generator=torch.Generator().manual_seed(1))
+    control = (3.0 * sample / sample.square().sum().sqrt()).double()
     model.zero_grad()
     forget, retain = tensors(FORGET), tensors(RETAIN)
-    expected_forget = plain_mean(hidden_of(model, forget, 2), target, FORGET, positions)
+    expected_forget = plain_mean(hidden_of(model, forget, 2), control, FORGET, positions)
     expected_retain = 10 * plain_mean(
         hidden_of(model, retain, 2), hidden_of(frozen, retain, 2).detach(), RETAIN, positions
     )
     (expected_forget + expected_retain).backward()
     assert terms.terms["forget"].item() == pytest.approx(expected_forget.item(), rel=1e-6)
     assert terms.terms["retain"].item() == pytest.approx(expected_retain.item(), rel=1e-6)
-    assert set(found) == set(names)
+    assert set(gradients) == set(names)
     for name, parameter in model.named_parameters():
         if name in names:
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-8)
 
 
-def test_labels_are_free_of_padding_and_all_are_not() -> None:
-    """A padding column adds positions to the published mean, and none to the mean over answer tokens."""
+def test_only_means_over_all_positions_depend_on_padding() -> None:
+    """Padding columns change the published mean, but not the mean over answer tokens."""
     model = small()
     for positions, same in (("labels", True), ("all", False)):
         method = RMU(**SETTINGS, positions=positions)
@@ -148,10 +149,10 @@ def test_labels_are_free_of_padding_and_all_are_not() -> None:
 
 
 def test_rows_of_different_length_do_not_mix() -> None:
-    """A division of (B,) by (B, 1) would weigh one row's error by another's length.
+    """Dividing (B,) by (B, 1) would weight one row's error by another's length.
 
-    With squared errors (10, 2) over (10, 2) tokens the mean per token is 12 / 12 = 1; the outer quotient's mean is
-    1.8. Ours is linear: the two rows' shares, taken alone with the common counts, add up to the whole.
+    With squared errors (10, 2) over (10, 2) tokens the mean per token is 12 / 12 = 1, but the mean of the broadcast
+    quotient is 1.8. The correct mean is additive: the losses of single rows with the joint counts sum to the total.
     """
     model = small()
     method = RMU(**SETTINGS, positions="labels")
@@ -163,37 +164,36 @@ def test_rows_of_different_length_do_not_mix() -> None:
     torch.testing.assert_close(sum(alone), everything)
 
 
-def test_frozen_layers_equal_a_frozen_copy_and_forget_nothing() -> None:
-    """Only the trained tensors are kept, and what they give is bit for bit what a second model would give."""
+def test_frozen_hidden_states_equal_those_of_a_frozen_copy() -> None:
+    """Only trained tensors are copied, and the frozen hidden states equal those of a second model bit for bit."""
     model = small()
     names = freeze(model, RMU(**SETTINGS))
-    frozen, reference = FrozenLayers(model), copy.deepcopy(model)
-    kept = {f"model.layers.{index}.{name}" for index, part in frozen._tensors.items() for name in part}
-    assert kept == set(names)
+    steering, reference = SteeringPass(model, 2), copy.deepcopy(model)
+    copied = {f"model.layers.{index}.{name}" for index, tensors in steering._frozen.items() for name in tensors}
+    assert copied == set(names)
     for name, parameter in model.named_parameters():
         if name in names:
             parameter.data += torch.randn_like(parameter)
     batch = tensors(RETAIN)
     with torch.no_grad():
-        trace = layer_trace(model, batch, 2, keep_from=frozen.first)
+        hidden, frozen = steering.hidden_and_frozen(batch)
         expected = layer_trace(reference, batch, 2).hidden
-    assert not torch.allclose(trace.hidden, expected)
-    assert torch.equal(frozen.hidden(model, trace), expected)
+    assert not torch.allclose(hidden, expected)
+    assert torch.equal(frozen, expected)
 
 
-def test_frozen_layers_have_no_dropout() -> None:
-    """The model trains with dropout from layer 0 on; what it is compared with must not be random."""
+def test_frozen_hidden_states_are_without_dropout() -> None:
+    """The model trains with dropout from layer 0 on, but the frozen hidden states must not be random."""
     model = small(attention_dropout=0.5).train()
     freeze(model, RMU(**{**SETTINGS, "update_layers": [0, 1, 2]}))
-    frozen, batch = FrozenLayers(model), tensors(RETAIN)
-    trace = layer_trace(model, batch, 2, keep_from=frozen.first)
-    found = frozen.hidden(model, trace)
+    batch = tensors(RETAIN)
+    hidden, frozen = SteeringPass(model, 2).hidden_and_frozen(batch)
     assert model.model.layers[0].training
-    assert not torch.allclose(found, trace.hidden)
-    torch.testing.assert_close(found, layer_trace(model.eval(), batch, 2).hidden.detach())
+    assert not torch.allclose(frozen, hidden)
+    torch.testing.assert_close(frozen, layer_trace(model.eval(), batch, 2).hidden.detach())
 
 
-def test_forward_stops_at_the_layer_and_leaves_the_model_whole() -> None:
+def test_forward_stops_at_the_layer_and_restores_the_model() -> None:
     model = small()
     ran: list[int] = []
     for index, layer in enumerate(model.model.layers):
@@ -212,10 +212,10 @@ def test_hidden_states_of_other_decoders(kind: str) -> None:
     model = small(kind).eval()
     batch = tensors(FORGET)
     with torch.no_grad():
-        found = layer_trace(model, batch, 1).hidden
+        hidden = layer_trace(model, batch, 1).hidden
         expected = hidden_of(model, batch, 1)
     real = batch.attention_mask.bool()
-    torch.testing.assert_close(found[real], expected[real])
+    torch.testing.assert_close(hidden[real], expected[real])
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -234,7 +234,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_control_vectors_are_drawn_once_per_topic_in_order() -> None:
+def test_control_vectors_are_sampled_once_per_topic_in_order() -> None:
     model = small()
     method = RMU(**{**SETTINGS, "c": [3.0, 5.0], "alpha": [10.0, 20.0]})
     freeze(model, method)
@@ -242,26 +242,26 @@ def test_control_vectors_are_drawn_once_per_topic_in_order() -> None:
     generator = torch.Generator().manual_seed(1)
     for topic, c in (("bio", 3.0), ("cyber", 5.0)):
         expected = control_vector(8, c, generator)
-        assert torch.equal(one.targets[topic], expected)
-        assert torch.equal(one.targets[topic], again.targets[topic])
+        assert torch.equal(one.control_vectors[topic], expected)
+        assert torch.equal(one.control_vectors[topic], again.control_vectors[topic])
         assert float(expected.norm()) == pytest.approx(c)
         assert bool((expected >= 0).all())
     first, second = (one(step_of(model, FORGET, RETAIN, topic=topic)) for topic in ("bio", "cyber"))
     assert first.terms["forget"] != second.terms["forget"]
     other = started(method, model, ("bio", "cyber"), seed=2)
-    assert not torch.equal(other.targets["bio"], one.targets["bio"])
+    assert not torch.equal(other.control_vectors["bio"], one.control_vectors["bio"])
 
 
 def test_metrics_leave_the_first_token_out() -> None:
-    """Cosine by hand over positions 1 ... n - 1 of each row; the retain distance is 0 at the start."""
+    """Cosine computed by hand over positions 1 to n - 1 of each row; the retain distance is 0 before training."""
     model = small()
     method = RMU(**SETTINGS)
     freeze(model, method)
     objective = started(method, model)
     terms = objective(step_of(model, FORGET, RETAIN))
-    hidden, target = hidden_of(model, tensors(FORGET), 2).detach(), objective.targets[""].double()
+    hidden, control = hidden_of(model, tensors(FORGET), 2).detach(), objective.control_vectors[""].double()
     cosines = [
-        float(hidden[b, t] @ target / (hidden[b, t].norm() * target.norm()))
+        float(hidden[b, t] @ control / (hidden[b, t].norm() * control.norm()))
         for b, row in enumerate(FORGET)
         for t in range(row.answer_start, len(row.ids))
     ]
@@ -275,22 +275,22 @@ def test_adaptive_length_is_the_mean_norm_on_the_topics_first_batch() -> None:
     model = small()
     method = AdaptiveRMU(layer=2, update_layers=[2], scale=5.0)
     freeze(model, method)
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def batch(name: str, step: int) -> TensorBatch:
-        asked.append((name, step))
+        requests.append((name, step))
         return tensors(FORGET if step == 0 else RETAIN)
 
     objective = method.objective(1, 1.0)
     objective.start(Start(model, ("one", "two"), 1, batch=batch))
-    assert asked == [("forget", 0), ("forget", 1)]
+    assert requests == [("forget", 0), ("forget", 1)]
     for topic, rows in (("one", FORGET), ("two", RETAIN)):
         norms = layer_trace(model, tensors(rows), 2).hidden.square().sum(-1).sqrt()
-        assert float(objective.targets[topic].norm()) == pytest.approx(5 * norms.mean().item(), rel=1e-6)
+        assert float(objective.control_vectors[topic].norm()) == pytest.approx(5 * norms.mean().item(), rel=1e-6)
 
 
 def test_training_changes_the_named_tensors_and_nothing_else(tmp_path: Path) -> None:
-    """Through the real trainer, with two topics, to the last bit."""
+    """With the real trainer and two topics, to the last bit."""
     model = small().float()
     method = RMU(**{**SETTINGS, "update_modules": ["mlp.down_proj.weight", "self_attn.?_proj.weight"]})
     names = freeze(model, method)
@@ -305,8 +305,8 @@ def test_training_changes_the_named_tensors_and_nothing_else(tmp_path: Path) -> 
     assert changed == set(names)
 
 
-def test_topics_take_turns_in_file_order() -> None:
-    """Batch i holds topic i mod 2; forget row p of its topic goes with retain row p."""
+def test_topics_alternate_in_file_order() -> None:
+    """Batch i has topic i mod 2; forget row p of its topic is paired with retain row p."""
     forget = [Encoded((1, index, 2), 1, topic="ab"[index % 2]) for index in range(10)]
     retain = [Encoded((1, index, 2), 1) for index in range(7)]
     config = Train(steps=6, lr=1, batch_size=2, retain_pairing="modulo", order="file")
@@ -314,8 +314,8 @@ def test_topics_take_turns_in_file_order() -> None:
     plan = BatchPlan.of(config, sets, RMU().needs(), pad_id=0, world_size=1, seed=0)
     assert plan.topics == ("a", "b")
     rows = [plan.rows_of(step) for step in range(6)]
-    assert [each["forget"] for each in rows] == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 0], [9, 1]]
-    assert [each["retain"] for each in rows] == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 0], [4, 0]]
+    assert [batch["forget"] for batch in rows] == [[0, 2], [1, 3], [4, 6], [5, 7], [8, 0], [9, 1]]
+    assert [batch["retain"] for batch in rows] == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 0], [4, 0]]
     assert [plan[step]["topic"] for step in range(6)] == ["a", "b"] * 3
     config = Train(epochs=1, lr=1, batch_size=10, device_batch_size=10)
     mixed = BatchPlan.of(config, {"forget": forget}, None, pad_id=0, world_size=1, seed=0)
@@ -329,7 +329,7 @@ class TestBadInput:
         with pytest.raises(IncompatibleError, match=r"method.layer: 7 is outside"):
             RMU().trainable(small())
 
-    def test_update_layer_that_cannot_matter(self) -> None:
+    def test_update_layer_above_the_steered_layer(self) -> None:
         with pytest.raises(ValidationError, match="layer 3 has no effect on the output of layer 2"):
             RMU(layer=2, update_layers=[1, 3])
 
@@ -340,7 +340,7 @@ class TestBadInput:
             RMU(**{**SETTINGS, "update_modules": ["mlp.down_prj.weight"]}).trainable(small())
         assert "Did you mean 'mlp.down_proj.weight'?" in str(e.value)
 
-    def test_adapters_are_refused(self) -> None:
+    def test_adapters_are_rejected(self) -> None:
         model = add_lora(small().float(), Lora(rank=2), seed=0).get_base_model()
         with pytest.raises(IncompatibleError, match=r"model\.lora\) has no effect"):
             RMU(**SETTINGS).trainable(model)
@@ -355,7 +355,7 @@ class TestBadInput:
 
 
 def test_loss_terms_are_finite_in_half_precision() -> None:
-    """A hidden state of length 400 squared does not fit float16; the means are taken in float32."""
+    """The square of a hidden state of length 400 overflows float16, so means are computed in float32."""
     model = small().to(torch.bfloat16)
     method = RMU(**SETTINGS)
     freeze(model, method)

@@ -1,4 +1,4 @@
-"""The attack inside RMU-LAT: bounded, off padding, and really an attack."""
+"""The attack of RMU-LAT: bounded, zero on padding, and effective."""
 
 from typing import Any
 
@@ -49,9 +49,9 @@ def step_of(model: Any) -> Step:
 
 
 def test_projection_by_hand() -> None:
-    """(3, 4) has length 5: at radius 1 it becomes (0.6, 0.8); (0.3, 0.4) is short enough and stays."""
-    found = project(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 1.0)
-    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+    """(3, 4) has length 5: at radius 1 it becomes (0.6, 0.8); (0.3, 0.4) is short enough and unchanged."""
+    projected = project(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 1.0)
+    torch.testing.assert_close(projected, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
 
 
 def test_attack_is_bounded_and_makes_forget_text_likelier(model: Any) -> None:
@@ -59,7 +59,7 @@ def test_attack_is_bounded_and_makes_forget_text_likelier(model: Any) -> None:
     delta = objective.attack(step_of(model))
     lengths = delta.norm(dim=-1)
     assert float(lengths.max()) <= 0.5 + 1e-6
-    # The last token predicts nothing, so moving it gains nothing.
+    # The last token predicts nothing, so its vector has no gradient.
     assert float(lengths[0, :-1].min()) > 0
     assert torch.equal(lengths[1, 4:], torch.zeros(2))
     before = step_of(model).only("forget").nll("forget")
@@ -69,7 +69,7 @@ def test_attack_is_bounded_and_makes_forget_text_likelier(model: Any) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_without_room_the_attack_leaves_rmu(model: Any) -> None:
+def test_with_a_tiny_epsilon_the_loss_is_that_of_rmu(model: Any) -> None:
     plain = objective_of(RMU(**SETTINGS), model)(step_of(model))
     attacked = objective_of(RMULAT(**SETTINGS, epsilon=1e-7, inner_steps=2), model)(step_of(model))
     torch.testing.assert_close(attacked.total, plain.total)
@@ -80,7 +80,7 @@ def test_without_room_the_attack_leaves_rmu(model: Any) -> None:
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
 
 
-def test_gradient_checkpointing_is_refused(model: Any) -> None:
+def test_gradient_checkpointing_is_rejected(model: Any) -> None:
     for layer in model.model.layers:
         layer.gradient_checkpointing = True
     with pytest.raises(IncompatibleError, match="gradient checkpointing"):

@@ -1,4 +1,4 @@
-"""The memory estimate against parameter counts that are known and activations that are counted."""
+"""The memory estimate against known parameter counts and against the tensors that autograd saves."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ SHAPE = Shape(
     rank=0,
     first=0,
     last=LAYERS - 1,
-    num_steered=0,
+    num_copied=0,
 )
 BATCH = MicroBatch(rows=4, positions=400, width=200, answers=[10, 10])
 KINDS = {
@@ -56,7 +56,7 @@ def build(trained: str, half: bool):
 
 
 def saved_bytes(trained: str, half: bool) -> int:
-    """Bytes that autograd keeps in a forward pass of 2 packed rows, without weights and their half-precision copies."""
+    """Bytes that autograd saves in a forward pass of 2 packed rows, without weights and their half-precision copies."""
     model = build(trained, half)
     shapes = {tuple(order) for p in model.parameters() for order in (p.shape, reversed(p.shape))}
     sizes: dict[int, int] = {}
@@ -65,7 +65,7 @@ def saved_bytes(trained: str, half: bool) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if tuple(tensor.shape) not in shapes:
             sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)  # a freed storage's address would be given away again
+            alive.append(tensor)  # the address of a freed storage would be used again
         return tensor
 
     positions = torch.arange(100).repeat(2)[None].expand(2, 200)
@@ -79,23 +79,23 @@ def saved_bytes(trained: str, half: bool) -> int:
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("trained", KINDS)
-def test_activations_are_what_autograd_keeps(trained, half):
+def test_activations_are_what_autograd_saves(trained, half):
     """Within 8 per cent, on a Llama with grouped queries and 2 x 200 packed positions."""
     estimate = activation_bytes(KINDS[trained], BATCH, half=half)
     assert estimate == pytest.approx(saved_bytes(trained, half), rel=0.08)
 
 
-def test_checkpointing_keeps_one_layer_and_all_inputs():
-    """One layer costs f; four cost 4 f; with checkpointing f + 4 layers x 4 bytes x 128 wide x 400 positions."""
+def test_checkpointing_saves_one_layer_and_all_inputs():
+    """One layer takes f bytes, four take 4 f; with checkpointing f + 4 layers x 4 bytes x width 128 x 400 positions."""
     full = activation_bytes(SHAPE, BATCH, half=False)
-    kept = activation_bytes(SHAPE, BATCH, half=False, checkpointing=True)
-    assert kept == full // 4 + 4 * 4 * 128 * 400
+    checkpointed = activation_bytes(SHAPE, BATCH, half=False, checkpointing=True)
+    assert checkpointed == full // 4 + 4 * 4 * 128 * 400
 
 
 def test_logits_are_bounded_by_a_chunk():
-    """One set of 10 tokens x 100 words: 12 bytes each. Two sets: the one that waits keeps 4, the other has 12.
+    """One set of 10 tokens x 100 words: 12 bytes per logit. With two sets, the one that waits has 4 bytes per logit.
 
-    Above 2^25 logits at a time nothing waits, since chunks are computed again. A comparison doubles everything.
+    Above 2^25 logits at a time none are saved, since chunks are recomputed. A comparison doubles everything.
     """
     assert logits_bytes(SHAPE, [10]) == 12_000
     assert logits_bytes(SHAPE, [10, 10]) == 16_000
@@ -104,7 +104,7 @@ def test_logits_are_bounded_by_a_chunk():
 
 
 def test_a_reference_is_a_copy_or_an_output_layer():
-    """1000 weights, a vocabulary of 50 and width 2; two cards share the copy, and have its ends whole besides."""
+    """1000 weights, a vocabulary of 50 and width 2; two cards shard the copy, and each has all of its embeddings."""
     shape = dataclasses.replace(SHAPE, hidden=2, vocab=50, tied=True)
     assert reference_bytes(shape, ("retain",)) == reference_bytes(shape, ("retain",), 2) == 4 * 50 * 2
     assert reference_bytes(shape, True) == 4 * 1000
@@ -116,17 +116,17 @@ def test_a_reference_is_a_copy_or_an_output_layer():
 
 
 @pytest.mark.parametrize(
-    ("part", "count"), [("3.2-3B", 3_212_749_824), ("3.2-1B", 1_235_814_400), ("llama2-7b", 6_738_415_616)]
+    ("pattern", "count"), [("3.2-3B", 3_212_749_824), ("3.2-1B", 1_235_814_400), ("llama2-7b", 6_738_415_616)]
 )
-def test_known_models_have_their_published_sizes(part, count):
-    name = next(name for name in bundled_configs() if part in name)
+def test_known_models_have_their_published_sizes(pattern, count):
+    name = next(name for name in bundled_configs() if pattern in name)
     recipe = load_recipe("tofu-forget10-npo", [f"model.name={name}"])
-    assert shape_of(recipe, meta_model(recipe.model, online=False), unlearning=True).num_parameters == count
+    assert shape_of(recipe, meta_model(recipe.model, online=False)).num_parameters == count
 
 
 def estimate(overrides: list[str], *, num_gpus: int = 1, batch: MicroBatch = BATCH):
     recipe = load_recipe("quickstart", overrides)
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shape = shape_of(recipe, meta_model(recipe.model))
     return memory_estimate(recipe, shape, recipe.train, batch, num_gpus=num_gpus)
 
 
@@ -148,8 +148,8 @@ def test_parts_of_full_training_and_of_lora():
 
 
 def test_the_total_is_the_widest_moment():
-    """Few positions: the gradients of all weights outweigh them. Many: activations do, and no gradients are there yet,
-    unless they are accumulated.
+    """With few positions the gradients of all weights are largest. With many positions activations are, before any
+    gradients are allocated, unless these are accumulated.
     """
     whole = ["train.batch_size=16", "train.device_batch_size=16"]
     few = MicroBatch(rows=1, positions=1, width=1, answers=[1])
@@ -161,8 +161,8 @@ def test_the_total_is_the_widest_moment():
 
 
 def test_steering_stops_at_its_layer():
-    """Layer 2 of 4 with down_proj of layers 1 and 2: two of four layers keep activations, no logits, the start's
-    192 x 512 values of both matrices.
+    """Layer 2 of 4 with down_proj of layers 1 and 2: two of four layers save activations, there are no logits, and both
+    matrices of 192 x 512 values have a frozen copy.
     """
     steered = estimate(["method={name: rmu, layer: 2, update_layers: [1, 2]}"])
     assert steered.num_trainable == 2 * 192 * 512
@@ -179,13 +179,13 @@ def test_several_gpus_share_all_but_the_activations():
     assert shared.parts["activations"] == alone.parts["activations"]
 
 
-def test_several_gpus_gather_two_layers_and_what_is_outside_of_layers():
-    """In float32, of 2 layers, tied: 4 (2 p + V h) with p = (P - V h) / 2, and as much of gradients; never 4 P more.
+def test_several_gpus_gather_two_layers_and_the_embeddings():
+    """In float32, with 2 layers and tied embeddings: 4 (2 p + V h) with p = (P - V h) / 2, and as much for gradients.
 
-    A frozen copy of 4 P is shared as the model is, 4 P / 4, with its own V h whole.
+    A frozen copy of 4 P is sharded like the model, 4 P / 4, and its embeddings V h are gathered.
     """
     recipe = load_recipe("quickstart", [])
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
+    shape = shape_of(recipe, meta_model(recipe.model))
     shared = estimate([], num_gpus=4)
     outside = 4 * shape.head * (1 if shape.tied else 2)
     gathered = 8 * shape.per_layer + outside
@@ -194,21 +194,21 @@ def test_several_gpus_gather_two_layers_and_what_is_outside_of_layers():
     tied = 4 * shape.head if shape.tied else 0
     assert shared.moments["backward"] == resident + shared.parts["gradients"] + tied + 2 * gathered
     positions = recipe.evaluate.batch_tokens
-    passing = max(positions * 12 * (shape.hidden + shape.inner), 8 * min(positions * shape.vocab, 2**25))
-    assert shared.moments["measured"] == resident + gathered + passing
+    scoring = max(positions * 12 * (shape.hidden + shape.inner), 8 * min(positions * shape.vocab, 2**25))
+    assert shared.moments["measured"] == resident + gathered + scoring
     kl = ["method={name: graddiff, retain: kl, kl_positions: all}"]
     assert estimate(kl, num_gpus=4).parts["reference"] == shape.num_parameters + outside
 
 
-def test_checkpointing_keeps_half_precision_copies_of_one_layer_with_several_gpus():
+def test_checkpointing_saves_half_precision_copies_of_one_layer_with_several_gpus():
     low, checked = ["model.dtype=bfloat16"], ["model.dtype=bfloat16", "model.gradient_checkpointing=true"]
-    kept, fewer = (estimate(each, num_gpus=4) for each in (low, checked))
+    full, checkpointed = (estimate(settings, num_gpus=4) for settings in (low, checked))
     recipe = load_recipe("quickstart", low)
-    shape = shape_of(recipe, meta_model(recipe.model), unlearning=True)
-    assert kept.parts["autocast"] - fewer.parts["autocast"] == 2 * (shape.layers - 1) * shape.per_layer
+    shape = shape_of(recipe, meta_model(recipe.model))
+    assert full.parts["autocast"] - checkpointed.parts["autocast"] == 2 * (shape.layers - 1) * shape.per_layer
     assert estimate(low).parts["autocast"] == estimate(checked).parts["autocast"]
 
 
-def test_eight_bit_optimizers_keep_a_quarter():
+def test_eight_bit_optimizers_take_a_quarter():
     small = estimate(["train.optimizer=adamw_bnb_8bit"])
     assert small.parts["optimizer"] == 2 * small.num_parameters

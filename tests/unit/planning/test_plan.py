@@ -1,4 +1,4 @@
-"""`plan`: every packaged recipe offline, advice that holds, and rows cut as the training cuts them."""
+"""`plan`: every packaged recipe offline, advice that fits, and micro-batches as in the training."""
 
 import json
 
@@ -19,21 +19,21 @@ from expunge.training.batching import BatchPlan
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """The hub is not even asked whether it is there."""
+    """Fail if the hub is contacted."""
 
-    def asked():
+    def fail():
         raise AssertionError("a plan of a packaged recipe needs no hub")
 
-    monkeypatch.setattr(planning, "hub_reachable", asked)
+    monkeypatch.setattr(planning, "hub_reachable", fail)
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names("recipe") if not name.startswith("whp-books")])
 def test_packaged_recipes_are_planned_offline(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for part in ("forget", "retain"):  # of the recipes whose data is the user's own
-        place = tmp_path / "books" / part
-        place.mkdir(parents=True)
-        (place / "one.txt").write_text(f"The {part} book tells of a lighthouse. " * 400)
+    for name_of_set in ("forget", "retain"):  # for recipes on user-provided data
+        folder = tmp_path / "books" / name_of_set
+        folder.mkdir(parents=True)
+        (folder / "one.txt").write_text(f"The {name_of_set} book tells of a lighthouse. " * 400)
     report = plan(name)
     assert report.trainings
     for cost in report.trainings.values():
@@ -46,14 +46,14 @@ def test_packaged_recipes_are_planned_offline(name, tmp_path, monkeypatch):
     json.loads(report.model_dump_json())
 
 
-def test_advice_fits_when_it_is_followed():
-    """The settings that a plan names, given as overrides, make a plan that fits on that card."""
+def test_advised_settings_fit():
+    """With the advised settings as overrides, the plan fits on that card."""
     fits = {fit.gpu: fit for fit in plan("tofu-forget10-npo").trainings["train"].gpus}
     followed = [fit for fit in fits.values() if not fit.fits and fit.num_gpus == 1]
     assert followed
     for fit in followed:
         again = next(
-            each for each in plan("tofu-forget10-npo", fit.changes).trainings["train"].gpus if each.gpu == fit.gpu
+            result for result in plan("tofu-forget10-npo", fit.changes).trainings["train"].gpus if result.gpu == fit.gpu
         )
         assert again.fits
         assert again.total_bytes == fit.total_bytes
@@ -61,8 +61,8 @@ def test_advice_fits_when_it_is_followed():
     assert advice(shared).startswith(f"FSDP over {shared.num_gpus} GPUs")
 
 
-def test_workload_cuts_rows_as_the_training_does():
-    """Rows of 3 to 22 tokens, 7 a step in three micro-batches: positions and answers of the plan's own batches."""
+def test_micro_batches_are_those_of_the_training():
+    """Rows of 3 to 22 tokens, 7 per step in three micro-batches: positions and answers as in `BatchPlan`."""
     rows = {
         name: [Encoded(tuple(range(3 + (index * step) % 20)), 1) for index in range(20)]
         for name, step in (("forget", 3), ("retain", 7))
@@ -71,23 +71,23 @@ def test_workload_cuts_rows_as_the_training_does():
     recipe = load_recipe("quickstart", ["method={name: simnpo}", *changes])
     planner = Planner(recipe)
     case = planner.case("train")
-    found = workload(recipe, "train", recipe.train, rows, case.shape)
+    work = workload(recipe, "train", recipe.train, rows, case.shape)
     plan_ = BatchPlan.of(recipe.train, rows, None, pad_id=0, world_size=1, seed=recipe.seed)
     answers = [sum(batch.labels.size for batch in plan_[index]["batches"].values()) for index in range(len(plan_))]
-    assert found.answers_per_step == pytest.approx(sum(answers) / 4)
-    assert sum(found.widest.answers) in answers
+    assert work.answers_per_step == pytest.approx(sum(answers) / 4)
+    assert sum(work.widest.answers) in answers
     tokens = [
         sum(int(batch.attention_mask.sum()) for batch in plan_[index]["batches"].values())
         for index in range(len(plan_))
     ]
-    assert sum(tokens) / 4 <= found.positions_per_step < 1.2 * sum(tokens) / 4
-    assert found.accumulation == 3
+    assert sum(tokens) / 4 <= work.positions_per_step < 1.2 * sum(tokens) / 4
+    assert work.accumulation == 3
 
 
-def test_target_and_retain_model_take_their_own_rows():
-    """The target learns all rows, the retain model all but the forget set; both fine-tune every weight."""
+def test_rows_of_target_and_retain_model():
+    """The target is trained on all rows, the retain model on all but the forget set; both on every weight."""
     planner = Planner(load_recipe("quickstart"))
-    rows = {part: training_rows(planner.recipe, part, planner.material) for part in planner.sections}
+    rows = {section: training_rows(planner.recipe, section, planner.rows) for section in planner.sections}
     forget = len(rows["train"]["forget"])
     assert len(rows["target"]["train"]) == forget + len(rows["retain_model"]["train"])
     memory = planner.case("target").memory
@@ -95,35 +95,35 @@ def test_target_and_retain_model_take_their_own_rows():
     assert on_card(memory) < memory.total_bytes
 
 
-def test_mistakes_are_told_as_check_tells_them():
+def test_mistakes_are_reported_as_by_check():
     with pytest.raises(ConfigError, match="beat"):
         plan("quickstart", ["method.beat=1"])
     with pytest.raises(ConfigError, match="optimizer"):
         plan("quickstart", ["train.optimizer=adamv"])
 
 
-@pytest.mark.parametrize("room", [2, 0.001, 0])
-def test_a_store_is_planned_where_rows_come_again(room):
+@pytest.mark.parametrize("gib", [2, 0.001, 0])
+def test_stored_hidden_states_are_planned(gib):
     """400 forget rows over five epochs, 2,000 of 3,600 retain rows once: 4 bytes x width x the forget rows' tokens.
 
-    One state stands for all of a row's padding.
+    All padding of a row has one stored state.
     """
-    settings = ["method.positions=all", f"method.store_gib={room}", "method.update_layers=[5,6,7]", "train.epochs=5"]
+    settings = ["method.positions=all", f"method.store_gib={gib}", "method.update_layers=[5,6,7]", "train.epochs=5"]
     planner = Planner(load_recipe("tofu-forget10-rmu", settings))
     case = planner.case("train")
-    rows = training_rows(planner.recipe, "train", planner.material)
+    rows = training_rows(planner.recipe, "train", planner.rows)
     tokens = sum(len(row.ids) + 1 for row in rows["forget"])
-    assert case.work.stored_bytes == min(4 * case.shape.hidden * tokens, int(room * 2**30))
+    assert case.work.stored_bytes == min(4 * case.shape.hidden * tokens, int(gib * 2**30))
 
 
 @pytest.mark.parametrize(
     ("retain", "name"), [("{retain: kl}", "retain"), ("{}", ""), ("{retain: kl, kl_positions: all}", "")]
 )
-def test_the_start_models_states_are_planned_on_disk(retain, name):
+def test_hidden_states_of_the_reference_are_planned_on_disk(retain, name):
     """4 bytes x width x the answer tokens of the retain rows of one pass: 400 of TOFU's 3,600."""
     settings = [f"method={retain.replace('{', '{name: graddiff, ')}", "train={epochs: 1, lr: 1e-5, batch_size: 8}"]
     planner = Planner(load_recipe("tofu-forget10-graddiff", settings))
-    case, rows = planner.case("train"), training_rows(planner.recipe, "train", planner.material)
+    case, rows = planner.case("train"), training_rows(planner.recipe, "train", planner.rows)
     few = 400 * min(row.num_answer for row in rows["retain"])
     many = 400 * max(row.num_answer for row in rows["retain"])
     assert (

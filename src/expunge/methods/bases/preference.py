@@ -41,7 +41,8 @@ class PreferenceMethod(RetainMethod):
             sets=(*pair, *base.sets[1:]),
             reference_logp=pair,
             aligned=(PREFERRED,),
-            made=(PREFERRED,),
+            created=(PREFERRED,),
+            forward=base.forward,
         )
 
     def forget_loss(self, step: Step) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the RMU family shares: settings, the control vectors, and the objective that steers hidden states."""
+"""Settings that methods of the RMU family share."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ from pydantic import Field, model_validator
 
 from expunge.config.defaults import changed
 from expunge.errors import IncompatibleError, nearest
-from expunge.methods.base import Method, Needs, Objective, Start
+from expunge.methods.base import Forward, Method, Needs, Start
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from expunge.modeling.hidden.row_store import RowStore
-    from expunge.modeling.hidden.trace import FrozenLayers
-    from expunge.modeling.step import LossTerms, Step
+    from expunge.modeling.hidden.steering_pass import SteeringPass
 
 
 class SteeringMethod(Method):
-    """Steers the hidden states of forget text at one layer and holds those of retain text where they were."""
+    """A method that steers hidden states of forget text at one layer and preserves those of retain text."""
 
     layer: int = Field(default=7, ge=0)
-    """Decoder layer whose output is steered, from 0; the paper takes 7 of 32."""
+    """Decoder layer whose output is steered, from 0; the paper uses 7 of 32."""
     update_layers: list[int] = Field(default=[5, 6, 7], min_length=1)
-    """Layers that are trained; none may lie above `layer`."""
+    """Layers that are trained; none may be above `layer`."""
     update_modules: list[str] = Field(default=["mlp.down_proj.weight"], min_length=1)
-    """Parameters of those layers that are trained; * stands for anything."""
+    """Parameters of those layers that are trained; * matches anything."""
     alpha: list[float] = Field(default=[1200.0], min_length=1)
-    """Weight of the retain term, per topic; a single value holds for all."""
+    """Weight of the retain term, per topic; a single value applies to all."""
     positions: Literal["all", "labels"] = "all"
-    """Means over every position, with first token and padding, as published; or over the answers' own tokens."""
+    """Mean over every position, first token and padding included, as published; or over answer tokens only."""
     store_gib: float = Field(default=2.0, ge=0)
-    """GiB of main memory, per process, for hidden states of rows that come again, which are then read, not computed: 4
-    bytes x tokens x width for a forget row (none if layer 0 is trained), and as much again for a retain row. A row
-    that finds no place is computed again; 0 keeps none."""
+    """GiB of CPU memory, per process, to store hidden states of rows that are visited again: 4 bytes x tokens x width
+    for a forget row (none if layer 0 is trained), and as much again for a retain row. Rows that do not fit are
+    computed again; 0 stores none."""
 
     @model_validator(mode="after")
-    def _layers_matter(self) -> SteeringMethod:
+    def _layers_have_effect(self) -> SteeringMethod:
         above = [layer for layer in self.update_layers if layer > self.layer]
         if above:
             raise ValueError(
@@ -47,21 +43,41 @@ class SteeringMethod(Method):
         return self
 
     def needs(self) -> Needs:
-        """Forget rows of one topic at a time, and retain rows."""
-        return Needs(sets=("forget", "retain"), by_topic=True)
+        """Declare forget rows of one topic per batch, retain rows, and a pass up to `layer` for each set."""
+        # Forget rows have no frozen hidden states to store, only the input of the lowest trained layer.
+        stored = ("forget", "retain") if min(self.update_layers) > 0 else ("retain",)
+        return Needs(
+            sets=("forget", "retain"),
+            by_topic=True,
+            forward=Forward(
+                last_layer=self.layer,
+                padded=self.positions == "all",
+                joint=False,
+                compared=("retain",),
+                stored=stored,
+                store_bytes=int(self.store_gib * 2**30),
+            ),
+            layers={"layer": [self.layer], "update_layers": self.update_layers},
+        )
 
     def trainable(self, model: Any) -> list[str]:
-        """Names of the parameters that `update_layers` and `update_modules` point at.
+        """Return the names of the parameters that `update_layers` and `update_modules` select.
 
         Raises:
-            IncompatibleError: A layer is not in the model, a pattern matches nothing, or an adapter is in the way.
+            IncompatibleError: A layer is not in the model, a pattern matches nothing, or the model has an adapter.
         """
         from expunge.modeling.hidden.trace import check_layers, layer_list
 
         prefix, layers = layer_list(model)
-        here = self.layer_in(len(layers))
-        check_layers(model, "method.layer", [self.layer], here)
-        check_layers(model, "method.update_layers", self.update_layers, here)
+        # The published choice, scaled to the depth of this model.
+        count = len(layers)
+        low = min(7 * count // 32, count - 1)
+        scaled = f"{low}" if 7 * count % 32 == 0 or low + 1 >= count else f"{low} or {low + 1}"
+        advice = (
+            f"The RMU paper steers layer 7 of 32 and trains 5 to 7; here try layer {scaled} and up to two below it."
+        )
+        check_layers(model, "method.layer", [self.layer], advice)
+        check_layers(model, "method.update_layers", self.update_layers, advice)
         chosen: list[str] = []
         for index in sorted(set(self.update_layers)):
             names = [name for name, _ in layers[index].named_parameters()]
@@ -71,173 +87,53 @@ class SteeringMethod(Method):
                     fix="Remove model.lora; three matrices take little memory.",
                 )
             for pattern in self.update_modules:
-                found = [name for name in names if fnmatchcase(name, pattern)]
-                if not found:
+                matches = [name for name in names if fnmatchcase(name, pattern)]
+                if not matches:
                     raise IncompatibleError(
                         f"method.update_modules: '{pattern}' matches no parameter of {prefix}.{index}.",
                         allowed=f"It has {', '.join(names)}.",
                         fix=nearest(pattern, names) if nearest(pattern, names).startswith("Did") else "",
                     )
-                chosen += [f"{prefix}.{index}.{name}" for name in found]
+                chosen += [f"{prefix}.{index}.{name}" for name in matches]
         return list(dict.fromkeys(chosen))
 
-    def stored_sets(self, first: int) -> list[str]:
-        """Sets whose rows' hidden states are kept for their next visit.
-
-        Args:
-            first: The lowest trained layer. Below layer 0 there is nothing to keep of rows that are not compared with
-                the start model.
-        """
-        return ["forget", "retain"] if first > 0 else ["retain"]
-
-    @staticmethod
-    def layer_in(count: int) -> str:
-        """The published choice, carried over to a model of another depth."""
-        low = min(7 * count // 32, count - 1)
-        here = f"{low}" if 7 * count % 32 == 0 or low + 1 >= count else f"{low} or {low + 1}"
-        return f"The RMU paper steers layer 7 of 32 and trains 5 to 7; here try layer {here} and up to two below it."
-
-    def check_topics(self, topics: tuple[str, ...], **settings: list[float]) -> None:
-        """Refuse lists that are neither one value nor one per topic.
-
-        Raises:
-            IncompatibleError: A list has another length.
-        """
-        for name, values in {"alpha": self.alpha, **settings}.items():
-            if len(values) not in {1, len(topics)}:
-                raise IncompatibleError(
-                    f"method.{name} has {len(values)} values for {len(topics)} topics ({', '.join(topics)}).",
-                    fix="Give one value for all, or one for each topic in their order.",
-                )
-
-
-class SteeringObjective(Objective):
-    """RMU's loss around control vectors that are fixed before the first step.
-
-    Args:
-        method: The settings.
-    """
-
-    def __init__(self, method: SteeringMethod) -> None:
-        self.method = method
-        self.frozen: FrozenLayers
-        self.store: RowStore | None = None
-        self.targets: dict[str, Tensor] = {}
-        self.alphas: dict[str, float] = {}
-
-    def start(self, start: Start) -> None:
-        """Keep the weights that will change, and draw one direction per topic in order."""
-        import torch
-
-        from expunge.losses.representation import control_vector
-        from expunge.modeling.hidden.trace import FrozenLayers
-
-        self.method.check_topics(start.topics)
-        self.frozen = FrozenLayers(start.model)
-        self.store = self._make_store(start)
-        generator = torch.Generator().manual_seed(start.seed)
-        device, size = next(start.model.parameters()).device, start.model.config.get_text_config().hidden_size
-        for index, topic in enumerate(start.topics):
-            self.targets[topic] = control_vector(size, self.length(start, index), generator).to(device)
-            self.alphas[topic] = _of_topic(self.method.alpha, index)
-
-    def _make_store(self, start: Start) -> RowStore | None:
-        """Room for the rows that come again, where there are any and their states stay the same.
-
-        Raises:
-            IncompatibleError: The setting was given, and would do nothing.
-        """
-        from expunge.distributed import fsdp_enabled
-        from expunge.modeling.capabilities import can_store
-        from expunge.modeling.hidden.row_store import GIB, RowStore, widest_padding
-
-        method, padding = self.method, self.method.positions == "all"
-        if method.store_gib == 0:
-            return None
-        names = method.stored_sets(self.frozen.first)
-        visits = {name: counts for name, counts in start.visits().items() if name in names}
-        useless = ""
-        if not any(count > 1 for counts in visits.values() for count in counts.values()):
-            useless = "no row of which something could be kept comes twice in this training"
-        elif fsdp_enabled():
-            useless = "with FSDP all processes have to run the same layers at the same time"
-        elif not can_store(start.model, self.frozen.first, method.layer, padding):
-            useless = "this model's layers give a row another state each time"
-        if useless and changed(method, "store_gib"):
-            raise IncompatibleError(f"method.store_gib has no effect: {useless}.", fix="Leave it out.")
-        if useless:
-            return None
-        room = method.store_gib * GIB
-        return RowStore(self.frozen.first, room, visits, padding=padding, widest=widest_padding(start.model))
-
-    def length(self, start: Start, topic: int) -> float:
-        """Length of a topic's control vector."""
+    def control_length(self, start: Start, topic: int) -> float:
+        """Return the length of the control vector of a topic, by the topic's index."""
         raise NotImplementedError
 
-    def __call__(self, step: Step) -> LossTerms:
-        """Steer the forget rows, hold the retain rows."""
-        from expunge.modeling.step import LossTerms
+    def steering_pass(self, start: Start) -> SteeringPass:
+        """Return the forward passes up to `layer`, with a row store where it has an effect.
 
-        if self.method.positions == "all":
-            step.keep_padding()
-        target = self.targets[step.topic]
-        steered = self.steered(step)
-        held, frozen = step.layer("retain", self.method.layer, self.frozen, self.store)
-        assert frozen is not None
-        return LossTerms(
-            {
-                "forget": self._distance(step, "forget", steered, target),
-                "retain": self.alphas[step.topic] * self._distance(step, "retain", held, frozen),
-            },
-            self._metrics(step, steered.detach(), held.detach(), target, frozen),
+        Raises:
+            IncompatibleError: `store_gib` was set and has no effect.
+        """
+        from expunge.modeling.hidden.steering_pass import SteeringPass
+
+        steering, forward = SteeringPass(start.model, self.layer), self.needs().forward
+        if forward.store_bytes:
+            visits = {name: counts for name, counts in start.visits().items() if name in forward.stored}
+            # Means over answer tokens ignore padding, even where it is computed.
+            problem = steering.store_rows(visits, forward.store_bytes, padding=self.positions == "all")
+            if problem and changed(self, "store_gib"):
+                raise IncompatibleError(f"method.store_gib has no effect: {problem}.", fix="Leave it out.")
+        return steering
+
+
+def topic_value(setting: str, values: list[float], topics: tuple[str, ...], topic: int) -> float:
+    """Return a setting's value for one topic; a single value applies to all topics.
+
+    Args:
+        setting: Name of the setting.
+        values: One value, or one for each topic.
+        topics: All topics in order.
+        topic: Index of the topic.
+
+    Raises:
+        IncompatibleError: There are neither one value nor as many as topics.
+    """
+    if len(values) not in {1, len(topics)}:
+        raise IncompatibleError(
+            f"method.{setting} has {len(values)} values for {len(topics)} topics ({', '.join(topics)}).",
+            fix="Give one value for all, or one for each topic in their order.",
         )
-
-    def steered(self, step: Step) -> Tensor:
-        """(B, L, D) hidden states of the forget rows that the loss moves."""
-        return step.layer("forget", self.method.layer, store=self.store)[0]
-
-    def _distance(self, step: Step, name: str, hidden: Tensor, target: Tensor) -> Tensor:
-        from expunge.losses.representation import squared_distance
-
-        values = squared_distance(hidden, target)
-        return step.position_mean(values, name) if self.method.positions == "all" else step.answer_mean(values, name)
-
-    @staticmethod
-    def _metrics(step: Step, steered: Tensor, held: Tensor, target: Tensor, frozen: Tensor) -> dict[str, Tensor]:
-        """Without the first token, whose huge hidden state would hide everything else."""
-        from expunge.losses.representation import cosine, relative_distance
-
-        return {
-            "forget_cosine": step.answer_mean(cosine(steered, target), "forget"),
-            "retain_distance": step.answer_mean(relative_distance(held, frozen), "retain"),
-        }
-
-
-class FixedLength(SteeringMethod):
-    """Steering to control vectors whose length is a setting."""
-
-    c: list[float] = Field(default=[6.5], min_length=1)
-    """Length of the vector that hidden states are steered to, per topic; a single value holds for all."""
-
-    def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
-        """Control vectors of length c."""
-        return FixedLengthObjective(self)
-
-
-class FixedLengthObjective(SteeringObjective):
-    """The objective with control vectors of length c."""
-
-    method: FixedLength
-
-    def start(self, start: Start) -> None:
-        """Check that c fits the topics."""
-        self.method.check_topics(start.topics, c=self.method.c)
-        super().start(start)
-
-    def length(self, start: Start, topic: int) -> float:
-        """The setting c."""
-        return _of_topic(self.method.c, topic)
-
-
-def _of_topic(values: list[float], topic: int) -> float:
     return values[0] if len(values) == 1 else values[topic]

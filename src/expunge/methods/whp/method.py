@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from expunge.config.defaults import changed
 from expunge.config.recipe import Train
 from expunge.data.anchors.dictionary import read_anchors
 from expunge.errors import IncompatibleError
-from expunge.methods.base import Preparation, RetainMethod
+from expunge.methods.base import FineTuning, Needs, Preparation, RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,6 +144,10 @@ class WHP(RetainMethod):
         """
         if isinstance(self.anchors, FileAnchors):
             read_anchors(Path(self.anchors.path).expanduser())
+
+    def needs(self) -> Needs:
+        """Declare the sets of the base class and the fine-tuning of the reinforced model."""
+        return replace(super().needs(), trainings={"reinforce": FineTuning(self.reinforce, block_tokens=self.context)})
 
     def forget_loss(self, step: Step) -> Tensor:
         """Return the cross-entropy of the generic labels."""

@@ -1,1 +1,1 @@
-"""Hidden states: tracing layers, skipping parts of them, storing them per row."""
+"""Hidden states: run decoder layers, steer one of them, cache results by row."""

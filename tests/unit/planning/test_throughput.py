@@ -1,4 +1,4 @@
-"""Operations and seconds of a step against counts by hand."""
+"""Operations and seconds of a step against hand-computed values."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ SHAPE = Shape(
     rank=0,
     first=0,
     last=3,
-    num_steered=0,
+    num_copied=0,
 )
 
 
@@ -31,7 +31,7 @@ def flops(shape: Shape = SHAPE, **changes) -> float:
 
 
 def test_full_training_takes_six_operations_per_weight_and_position():
-    """4000 weights in layers at 100 positions, 300 in the output layer at 50; a look-up takes none."""
+    """4000 weights in layers at 100 positions, 300 in the output layer at 50; embedding look-ups take no operations."""
     assert flops() == 6 * 4000 * 100 + 6 * 300 * 50
 
 
@@ -50,10 +50,18 @@ def test_frozen_weights_have_no_gradient():
     assert flops(adapter) == 4 * 4000 * 100 + 4 * 300 * 50 + 2 * 80 * 100
 
 
-def test_steering_runs_what_it_needs():
-    """Layer 2 steered, 1 and 2 trained: 3 layers forward, 2 once more for half of the rows, 2 backward."""
-    steered = dataclasses.replace(SHAPE, trained="some", num_trainable=400, num_steered=400, first=1, last=2)
+def test_steering_runs_only_the_layers_it_needs():
+    """Layer 2 steered, 1 and 2 trained: 3 layers forward, 2 again for half of the rows, 2 backward."""
+    steered = dataclasses.replace(SHAPE, trained="some", num_trainable=400, num_copied=400, first=1, last=2)
     assert flops(steered) == (3 + 1 + 2) * 2 * 1000 * 100 + 2 * 400 * 100
+
+
+def test_a_method_that_stops_early_runs_no_output_layer():
+    """Layers 0 to 2 forward, layers 1 and 2 backward; with all four layers, 300 weights of the output layer twice."""
+    early = dataclasses.replace(SHAPE, trained="some", num_trainable=400, first=1, last=2)
+    assert flops(early) == (3 + 2) * 2 * 1000 * 100 + 2 * 400 * 100
+    late = dataclasses.replace(early, last=3)
+    assert flops(late) == (4 + 3) * 2 * 1000 * 100 + 2 * 2 * 300 * 50 + 2 * 400 * 100
 
 
 def test_seconds_are_arithmetic_and_traffic():
@@ -67,10 +75,10 @@ def test_seconds_are_arithmetic_and_traffic():
 
 
 def test_the_cards_are_plausible():
-    """Every card does 100 to 1000 operations per byte that it reads, has a source, and a name of its own."""
-    found = gpus()
-    assert len({gpu.name for gpu in found}) == len(found) == 6
-    for gpu in found:
+    """Every card has 100 to 1000 operations per byte of bandwidth, a source, and a unique name."""
+    cards = gpus()
+    assert len({gpu.name for gpu in cards}) == len(cards) == 6
+    for gpu in cards:
         assert 100 < gpu.bf16_tflops * 1e3 / gpu.bandwidth_gb_per_second < 1000
         assert gpu.source
         assert gpu.usable_bytes < gpu.memory_gb * 1e9

@@ -62,6 +62,13 @@ class Familiarity(Benchmark):
         """The anchor dictionary, where it is a file."""
         return [*super().files(), *([] if self.anchors is None else [str(Path(self.anchors).expanduser())])]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "group", "document", "prompt", "text", "completion"),
+            *("told", "named", "logp", "num_tokens"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """Passages to complete, the anchors that follow them to score, and pieces of text to score."""
         texts = {"forget": _texts(sets.forget), "retain": _texts(sets.retain)}

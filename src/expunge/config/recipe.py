@@ -5,12 +5,13 @@ Field names are the YAML keys, the command-line overrides and the words of the d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from expunge.config.defaults import changed
-from expunge.config.members import BenchmarkField, MethodField
+from expunge.config.members import BenchmarkField, MethodField, RowMetric, metric_spec
 from expunge.config.selection_rule import Rule, read_rule
 from expunge.rundir import fingerprint
 
@@ -266,6 +267,36 @@ class Measure(Section):
     """What generates answers. vLLM reads a model's folder, so it works in `evaluate`, not on a model in training."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamples for intervals; 0 switches them off."""
+    metrics: list[RowMetric] = Field(default_factory=list)
+    """Further metrics of single rows: names (`expunge show NAME` prints the columns that a metric needs) or Python
+    files. Each is computed on every set of each benchmark that has these columns, and reported as its mean over rows
+    under '<set>/<metric>'. A metric that a benchmark reports itself is not computed again."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct_metrics(cls, names: list[str]) -> list[str]:
+        functions = [metric_spec(name).name for name in names]
+        if repeated := sorted({name for name in functions if functions.count(name) > 1}):
+            raise ValueError(f"two metrics are called '{repeated[0]}', and their results would overwrite each other")
+        return names
+
+    def columns_problem(self, benchmarks: Sequence[BenchmarkField]) -> str:
+        """Return a message about a metric whose columns no benchmark has; empty if there is none.
+
+        A benchmark that does not declare its columns may have any; the first measurement then shows them.
+
+        Args:
+            benchmarks: Benchmarks whose rows the metrics are computed from.
+        """
+        columns = {benchmark.key: benchmark.columns() for benchmark in benchmarks}
+        if not all(columns.values()):
+            return ""
+        for name in self.metrics:
+            needs = metric_spec(name).needs
+            if not any(set(needs) <= set(available) for available in columns.values()):
+                listing = " ".join(f"Columns of {key}: {', '.join(names)}." for key, names in columns.items())
+                return f"'{name}' needs the columns {', '.join(needs)}, which no benchmark has. {listing}".rstrip()
+        return ""
 
 
 class Evaluate(Measure):
@@ -298,6 +329,8 @@ class Evaluate(Measure):
         # A user-defined benchmark need not declare its headlines; the first measurement then shows them.
         if all(labels) and (unknown := rule.unknown({name for part in labels for name in part})):
             raise ValueError(unknown[0].removeprefix("select: "))
+        if problem := self.columns_problem(self.benchmarks):
+            raise ValueError(f"metrics: {problem}")
         return self
 
 
@@ -345,7 +378,7 @@ class Recipe(Section):
             raise ValueError("retain_model: needs target: too, so that both models are trained in the same way")
         if self.evaluate.engine != "torch":
             raise ValueError("evaluate.engine: vllm has no effect in a run, whose models are in memory; use `evaluate`")
-        trains = bool(getattr(self.method, "trains", True))
+        trains = self.method.trains
         if trains and self.train is None:
             raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
         if not trains and self.train is not None:

@@ -44,7 +44,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     return len(set(every)) / len(every) if every else float("nan")
 
 
-@metric(better="lower", range=(0.0, 1.0))
+@metric(better="lower", range=(0.0, 1.0), needs=("generation",))
 def repetition(texts: Sequence[str], n: int = 4) -> Floats:
     """Share of a text's n-grams that it has had before, per row: rep-n.
 

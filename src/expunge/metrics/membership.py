@@ -23,7 +23,7 @@ _SMALLEST_VARIANCE = 1e-6
 """Where the model is certain, its variance is 0 but for rounding; the same floor as in OpenUnlearning."""
 
 
-@metric(unit="nats", better="retain", range=(0.0, float("inf")))
+@metric(unit="nats", better="retain", range=(0.0, float("inf")), needs=("nll",))
 def membership_loss(nll: ArrayLike) -> Floats:
     """LOSS: the mean loss itself, per row.
 
@@ -39,7 +39,7 @@ def membership_loss(nll: ArrayLike) -> Floats:
     return _rows(nll, "nll")
 
 
-@metric(unit="nats per byte", better="retain", range=(0.0, float("inf")))
+@metric(unit="nats per byte", better="retain", range=(0.0, float("inf")), needs=("nll", "answer"))
 def membership_zlib(nll: ArrayLike, texts: Sequence[str]) -> Floats:
     """zlib: the mean loss over the size of the compressed text, so that dull texts do not pass for memorised ones.
 
@@ -136,7 +136,7 @@ def membership_min_k_plus(
     return np.array([-_mean_of_lowest(_standardised(*part), k) for part in parts], dtype=np.float64)
 
 
-@metric(better="retain", range=(0.0, float("inf")))
+@metric(better="retain", range=(0.0, float("inf")), needs=("gradient_norm",))
 def membership_gradient_norm(norms: ArrayLike) -> Floats:
     """Gradient norm: how far training on the text would still move the model, per row.
 

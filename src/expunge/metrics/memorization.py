@@ -71,7 +71,7 @@ def extraction_strength(hits: Sequence[ArrayLike], openunlearning: bool = False)
     return np.array(strengths, dtype=np.float64)
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def verbatim_memorization(continuations: Sequence[str], generations: Sequence[str], stem: bool = False) -> Floats:
     """How closely a model that is given the start of a text continues it word for word, per row: VerbMem.
 
@@ -92,7 +92,7 @@ def verbatim_memorization(continuations: Sequence[str], generations: Sequence[st
     return rouge_scores(continuations, generations, stem)["rougeL_f1"]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def knowledge_memorization(
     answers: Sequence[str], generations: Sequence[str], stops: Sequence[str] = STOPS, stem: bool = False
 ) -> Floats:

@@ -15,7 +15,7 @@ from expunge.metrics.base import metric
 Floats = NDArray[np.float64]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("nll",))
 def probability(nll: ArrayLike) -> Floats:
     """Length-normalised probability of the answer, per row.
 
@@ -37,7 +37,7 @@ def probability(nll: ArrayLike) -> Floats:
     return np.exp(-_floats(nll))
 
 
-@metric(better="higher", range=(0.0, 1.0))
+@metric(better="higher", range=(0.0, 1.0), needs=("nll", "perturbed_nll"))
 def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
     """Probability of the right answer when only it and the given wrong answers were possible, per row.
 
@@ -60,7 +60,7 @@ def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
         return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
 
 
-@metric(better="", range=(0.0, float("inf")))
+@metric(better="", range=(0.0, float("inf")), needs=("paraphrased_nll", "perturbed_nll"))
 def truth_ratio(
     paraphrased_nll: ArrayLike,
     perturbed_nll: ArrayLike,
@@ -101,7 +101,7 @@ def truth_ratio(
         return np.asarray(np.exp(right + log_wrong), dtype=np.float64)
 
 
-@metric(better="retain", range=(0.0, 1.0))
+@metric(better="retain", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_forget(ratio: ArrayLike) -> Floats:
     """Closeness of the truth ratio to 1, per row, as reported for the forget set: min(R, 1/R).
 
@@ -119,7 +119,7 @@ def truth_ratio_forget(ratio: ArrayLike) -> Floats:
         return np.minimum(values, 1.0 / values)
 
 
-@metric(better="higher", range=(0.0, 1.0))
+@metric(better="higher", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_utility(ratio: ArrayLike) -> Floats:
     """Truth ratio as a utility, per row, on sets that the model should know: max(0, 1 - R).
 
@@ -135,7 +135,7 @@ def truth_ratio_utility(ratio: ArrayLike) -> Floats:
     return np.maximum(0.0, 1.0 - _floats(ratio))
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_probability(ratio: ArrayLike) -> Floats:
     """Probability of the right answer beside the mean of the wrong ones, per row.
 

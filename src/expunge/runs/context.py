@@ -118,6 +118,7 @@ def _local_digests(recipe: Recipe) -> list[str]:
     """Content of every file that a recipe names: a changed file is another run."""
     members = [recipe.method, *recipe.evaluate.benchmarks]
     named = [recipe.model.name, recipe.model.retain_model, *(file for member in members for file in member.files())]
+    named += [name for name in recipe.evaluate.metrics if name.endswith(".py")]
     return [local_digest(name) for name in named]
 
 

@@ -23,7 +23,7 @@ from expunge.benchmarks.base import (
 from expunge.benchmarks.custom.headlines import FLUENCY, SETS, SIMILARITY, CustomHeadlines, paired
 from expunge.benchmarks.shared.membership import Membership, add_gradient_norms
 from expunge.benchmarks.shared.rows import check_settings
-from expunge.benchmarks.shared.token_scores import mean_nll, plain, token_numbers
+from expunge.benchmarks.shared.token_scores import TOKEN_NUMBERS, mean_nll, plain, token_numbers
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.text import split
 from expunge.errors import DataError
@@ -78,6 +78,15 @@ class Custom(Benchmark):
     def files(self) -> list[str]:
         """The other models too, where they are folders."""
         return [*super().files(), *(name for name in (self.embedding, self.fluency_model) if name is not None)]
+
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "question", "answer", "generation", "num_tokens", "nll", "probability"),
+            *(*TOKEN_NUMBERS, "rouge_l_recall", "rouge_l_f1", "repetition", "gradient_norm"),
+            *([] if self.embedding is None else [SIMILARITY]),
+            *([] if self.fluency_model is None else FLUENCY),
+        )
 
     def plan(self, sets: Sets) -> Plan:
         """Score every answer and text once, and let the model answer every question."""

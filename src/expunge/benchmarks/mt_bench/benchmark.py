@@ -68,6 +68,13 @@ class MtBench(Benchmark):
         """Local files of questions, right answers and prompts."""
         return [*super().files(), *material_files(self.path, self.judge_prompts)]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "temperature", "question"),
+            *("answer", "rating", "judgment", "published"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """The first questions; the second ones follow the answers. `sets` are not looked at.
 

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Tofu", "check_retain_model"]
 
+COLUMNS = (
+    *("set", "index", "id", "group", "question", "answer", "generation"),
+    *("nll", "num_tokens", "paraphrased_nll", "perturbed_nll", "rouge_l_recall", "rouge_1_recall", "truth_ratio"),
+    *("repetition", *TOKEN_NUMBERS, "gradient_norm", "paraphrased_generation", "paraphrased_probability"),
+    *("paraphrased_rouge_l_recall", "paraphrased_rouge_1_recall"),
+)
 NEEDS_RETAIN_MODEL = "a retain model or its stored log (model.retain_model=...)"
 
 
@@ -91,6 +97,10 @@ class Tofu(Benchmark):
         if "forget" not in self.sets:
             raise ValueError("sets needs 'forget', the set that this benchmark is about")
         return self
+
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return COLUMNS
 
     def plan(self, sets: Sets) -> Plan:
         """Score every answer, its paraphrase and its wrong variants, and generate once per question.

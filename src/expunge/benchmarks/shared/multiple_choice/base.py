@@ -74,6 +74,13 @@ class MultipleChoice(Benchmark):
         _, found = self._found()
         return [*super().files(), *(str(path) for path, _ in found.values())]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "question", "choices", "gold"),
+            *("logp", "correct", "correct_norm", "prompt_hash"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """What identifies the questions; they are asked in `run`, by lm-eval.
 

@@ -184,7 +184,8 @@ def _facts(cls: type[Member]) -> tuple[dict[str, str], dict[str, Label]]:
     if needs.reference_logp:
         facts["reference log-probabilities"] = ", ".join(needs.reference_logp)
     if needs.reference:
-        facts["frozen reference"] = "all positions" if needs.reference is True else ", ".join(needs.reference)
+        sets = needs.reference if isinstance(needs.reference, tuple) else ("all positions",)
+        facts["frozen reference"] = ", ".join(sets)
     return facts, {}
 
 

@@ -43,7 +43,7 @@ def test_a_key_given_twice_is_refused(cli, tmp_path):
     (tmp_path / "twice.yaml").write_text("name: x\nname: y\n")
     outcome = cli("check", "twice.yaml")
     assert outcome.code == 2
-    assert "'name' stands twice" in outcome.err
+    assert "duplicate key 'name'" in outcome.err
 
 
 @pytest.mark.parametrize(

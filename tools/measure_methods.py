@@ -95,16 +95,12 @@ def measure(method: str, target: str, retain_model: str, data: str) -> None:
     best = found.trial(found.ranking[0])
     folder = RUNS / best.folder
     manifest = read_record(folder / "manifest.json", Manifest)
-    result = expunge.evaluate(
-        folder / "checkpoint",
-        "tofu",
-        data=data,
-        split="forget10",
-        retain_model=retain_model,
-        settings={"max_new_tokens": TOKENS},
-        options={"model": {"dtype": "bfloat16"}},
-        out=folder / "whole",
-    )
+    config = {
+        "model": {"name": str(folder / "checkpoint"), "retain_model": retain_model, "dtype": "bfloat16"},
+        "benchmark": {"name": "tofu", "max_new_tokens": TOKENS},
+        "data": {"name": "tofu", "path": data, "split": "forget10"},
+    }
+    result = expunge.evaluate(config, out=folder / "whole")
     record = {
         "method": method,
         "rule": found.rule,

@@ -42,7 +42,8 @@ def _print(shown: Shown) -> None:
     if shown.kind in {"recipe", "sweep"}:
         print_result(shown.text.rstrip("\n"))
         return
-    print_result(f"{shown.kind} {shown.name}: {shown.summary}\n\n{shown.text}")
+    summary = "" if shown.text.startswith(shown.summary) else f": {shown.summary}"
+    print_result(f"{shown.kind} {shown.name}{summary}\n\n{shown.text}")
     if shown.facts:
         print_result("\n" + "\n".join(f"{key}: {value}" for key, value in shown.facts.items()))
     if shown.settings:

@@ -78,7 +78,7 @@ class MultipleChoice(Benchmark):
         """Return the columns of the per-sample rows."""
         return (
             *("set", "index", "id", "group", "question", "choices", "gold"),
-            *("logp", "correct", "correct_norm", "prompt_hash"),
+            *("logp", "correct", "correct_norm", "prompt_hash", "task_hash"),
         )
 
     def plan(self, sets: Sets) -> Plan:

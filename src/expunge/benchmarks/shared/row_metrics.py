@@ -104,7 +104,8 @@ def _has_columns(benchmark: Benchmark, rows: Sequence[SampleRow], spec: MetricSp
             f"evaluate.metrics: '{spec.name}' needs the columns {', '.join(spec.needs)}, and the rows of "
             f"{benchmark.key} lack {', '.join(lacking)}.",
             allowed=f"Columns of {benchmark.key}: {', '.join(available)}.",
-            fix="Leave the metric out, or add the columns to the rows of the benchmark.",
+            fix="Leave the metric out, or add the columns to the rows. If another benchmark has them, declare those of "
+            "this benchmark in `columns`.",
         )
     return not lacking
 
@@ -120,7 +121,7 @@ def _scores(function: Any, rows: Sequence[SampleRow], where: str) -> list[float 
         values = np.asarray(function(*(_column([rows[i][name] for i in present]) for name in spec.needs)), np.float64)
     except Exception as error:
         raise DataError(
-            f"evaluate.metrics: '{spec.name}' failed on the set {where}: {type(error).__name__}: {error}",
+            f"evaluate.metrics: '{spec.name}' failed on the set {where}: {type(error).__name__}: {error}.",
             fix="Correct the function; --debug shows the traceback.",
         ) from error
     if values.shape != (len(present),):

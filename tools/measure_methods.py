@@ -101,32 +101,27 @@ def measure(method: str, target: str, retain_model: str, data: str) -> None:
     best = sweep.trial(sweep.ranking[0])
     folder = RUNS / best.folder
     manifest = read_record(folder / "manifest.json", Manifest)
-    result = expunge.evaluate(
-        folder / "checkpoint",
-        "tofu",
-        data=data,
-        split="forget10",
-        retain_model=retain_model,
-        settings={"max_new_tokens": TOKENS},
-        options={"model": {"dtype": "bfloat16"}},
-        out=folder / "all-rows",
-    )
-    write(
-        {
-            "method": method,
-            "rule": sweep.rule,
-            "trials": [
-                {"params": trial.params, "state": trial.state, "headlines": _to_json(trial.headlines)}
-                for trial in sweep.trials
-            ],
-            "chosen": best.params,
-            "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
-            "headlines": _to_json(result.headlines),
-            "steps": best.steps,
-            "folder": best.folder,
-            "commit": manifest.git_commit,
-        }
-    )
+    config = {
+        "model": {"name": str(folder / "checkpoint"), "retain_model": retain_model, "dtype": "bfloat16"},
+        "benchmark": {"name": "tofu", "max_new_tokens": TOKENS},
+        "data": {"name": "tofu", "path": data, "split": "forget10"},
+    }
+    result = expunge.evaluate(config, out=folder / "all-rows")
+    record = {
+        "method": method,
+        "rule": sweep.rule,
+        "trials": [
+            {"params": trial.params, "state": trial.state, "headlines": _to_json(trial.headlines)}
+            for trial in sweep.trials
+        ],
+        "chosen": best.params,
+        "settings": {"epochs": EPOCHS, "batch_size": BATCH, **FIXED.get(method, {})},
+        "headlines": _to_json(result.headlines),
+        "steps": best.steps,
+        "folder": best.folder,
+        "commit": manifest.git_commit,
+    }
+    write(record)
 
 
 def measure_alone(method: str) -> None:

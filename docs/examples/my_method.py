@@ -1,4 +1,4 @@
-"""Bounded ascent: gradient ascent that stops at a chosen loss. An example of a method of your own.
+"""Bounded ascent: gradient ascent that stops at a chosen loss. An example of a user-defined method.
 
 Use it with `method: {name: docs/examples/my_method.py, ceiling: 4.0}`; `expunge show docs/examples/my_method.py`
 explains it like a packaged one.
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from expunge.methods.base import RetainMethod
+from expunge.methods import RetainMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.modeling.step import Step
+    from expunge.methods import Step
 
 
 class BoundedAscent(RetainMethod):
@@ -30,6 +30,6 @@ class BoundedAscent(RetainMethod):
     """Mean loss per token, in nats, at which an answer counts as forgotten."""
 
     def forget_loss(self, step: Step) -> Tensor:
-        """How far the answers still are from the ceiling."""
+        """Return the mean distance of the answers from the ceiling."""
         distance = (self.ceiling + step.mean_logp("forget")).clamp(min=0)
         return step.row_mean(distance, "forget")

@@ -1,37 +1,19 @@
-"""expunge: remove chosen knowledge from a language model, prove how much of it is gone, and say what it cost."""
+"""expunge: remove chosen knowledge from a language model, measure how much of it is gone, and report what it cost."""
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "Recipe": "expunge.config.recipe",
-    "load_recipe": "expunge.config.load",
-    "UserError": "expunge.errors",
-    "run": "expunge.runs.run",
-    "sweep": "expunge.sweeps.sweep",
-    "dry_run": "expunge.commands.dry_run",
-    "check": "expunge.commands.check",
-    "plan": "expunge.commands.plan",
-    "evaluate": "expunge.commands.evaluate",
-    "score_log": "expunge.commands.score_log",
-    "audit": "expunge.commands.audit",
-    "write_report": "expunge.report.html",
-    "init": "expunge.commands.init",
-    "ls": "expunge.commands.show",
-    "show": "expunge.commands.show",
-    "schema": "expunge.commands.show",
-    "doctor": "expunge.commands.doctor",
-}
-__all__ = [*_PUBLIC, "__version__"]
+from expunge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     __version__: str
+    from expunge.commands.audit import AuditConfig as AuditConfig
     from expunge.commands.audit import audit as audit
     from expunge.commands.check import check as check
     from expunge.commands.doctor import doctor as doctor
     from expunge.commands.dry_run import dry_run as dry_run
+    from expunge.commands.evaluate import EvaluateConfig as EvaluateConfig
     from expunge.commands.evaluate import evaluate as evaluate
     from expunge.commands.init import init as init
     from expunge.commands.plan import plan as plan
@@ -45,18 +27,36 @@ if TYPE_CHECKING:
     from expunge.report.html import write_report as write_report
     from expunge.runs.run import run as run
     from expunge.sweeps.sweep import sweep as sweep
+else:
+    _get_attribute, _, _names = lazy_exports(
+        __name__,
+        {
+            "expunge.config.recipe": ("Recipe",),
+            "expunge.config.load": ("load_recipe",),
+            "expunge.errors": ("UserError",),
+            "expunge.runs.run": ("run",),
+            "expunge.sweeps.sweep": ("sweep",),
+            "expunge.commands.dry_run": ("dry_run",),
+            "expunge.commands.check": ("check",),
+            "expunge.commands.plan": ("plan",),
+            "expunge.commands.evaluate": ("evaluate", "EvaluateConfig"),
+            "expunge.commands.score_log": ("score_log",),
+            "expunge.commands.audit": ("audit", "AuditConfig"),
+            "expunge.report.html": ("write_report",),
+            "expunge.commands.init": ("init",),
+            "expunge.commands.show": ("ls", "show", "schema"),
+            "expunge.commands.doctor": ("doctor",),
+        },
+    )
+    __all__ = [*_names, "__version__"]
 
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use, or read the version of the installed package."""
+        if name == "__version__":
+            from importlib.metadata import version
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: importing expunge must not import torch."""
-    if name == "__version__":
-        from importlib.metadata import version
+            return version("expunge")
+        return _get_attribute(name)
 
-        return version("expunge")
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -59,4 +59,4 @@ def test_unfinished_run(cli, recipe_file):
     assert "not finished" in done.err
     done = cli("audit", folder, "--split", "forget01")
     assert done.code == 2
-    assert "come from the run itself" in done.err.replace("\n", " ")
+    assert "comes from the run itself" in done.err.replace("\n", " ")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+
 SETTINGS = [
     (["quickstart", "method.betta=1"], ["method.betta", "Did you mean 'beta'?"]),
     (["quickstart", "train.lr=fast"], ["train.lr", "'fast'"]),
@@ -43,7 +45,7 @@ def test_a_key_given_twice_is_refused(cli, tmp_path):
     (tmp_path / "twice.yaml").write_text("name: x\nname: y\n")
     outcome = cli("check", "twice.yaml")
     assert outcome.code == 2
-    assert "'name' stands twice" in outcome.err
+    assert "duplicate key 'name'" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -133,3 +135,113 @@ def test_other_commands_say_what_is_wrong(cli, words, expected):
 def test_text_of_users_is_not_markup(cli):
     outcome = cli("show", "[red]x[/red]")
     assert "'[red]x[/red]'" in outcome.err
+
+
+METHOD = "from expunge.methods import Method\n\nclass {name}(Method):\n    pass\n\n"
+METRIC = "from expunge.metrics import metric\n\n@metric{arguments}\ndef f(x):\n    return x\n"
+USER_FILES = {
+    "two classes": (
+        METHOD.format(name="One") + METHOD.format(name="Two"),
+        "my.py defines 2 members (the method One, the method Two), but a file must define exactly one.",
+    ),
+    "two kinds": (
+        METHOD.format(name="One") + "from expunge.audits import Audit\n\nclass Two(Audit):\n    pass\n",
+        "my.py defines 2 members (the method One, the audit Two)",
+    ),
+    "none": ("from expunge.methods import Method\n", "my.py defines no method, benchmark, audit or metric. Define one"),
+    "private": (METHOD.format(name="_One"), "my.py defines no method, benchmark, audit or metric."),
+    "syntax": ("x = 1\nclass A(:\n", "my.py, line 2 is not valid Python: invalid syntax."),
+    "import": ("import nowhere_at_all\n", "my.py cannot be imported: ModuleNotFoundError: No module named"),
+    "exit": ("import sys\nsys.exit(0)\n", "my.py cannot be imported: SystemExit: 0"),
+    "bare decorator": (
+        METRIC.format(arguments=""),
+        "my.py cannot be imported: TypeError: metric() takes 0 positional arguments",
+    ),
+    "needs": (
+        METRIC.format(arguments='(better="", range=(0, 1), needs=("nll", "answer"))'),
+        "the metric f needs the columns nll, answer, but its arguments differ: too many positional arguments",
+    ),
+    "needs as a string": (
+        METRIC.format(arguments='(better="", range=(0, 1), needs="nll")'),
+        "needs of the metric f must be a tuple of columns, such as ('nll',)",
+    ),
+    "missing": (None, "my.py does not exist. Give the path of a Python file."),
+}
+
+
+@pytest.mark.parametrize("case", USER_FILES)
+def test_user_files_are_refused_with_one_sentence(cli, tmp_path, recipe_file, case):
+    content, expected = USER_FILES[case]
+    if content is not None:
+        (tmp_path / "my.py").write_text(content)
+    shown = cli("show", "my.py")
+    assert (shown.code, shown.out) == (2, "")
+    assert "Traceback" not in shown.err
+    assert expected in shown.err
+    used = cli("check", recipe_file, "method=my.py")
+    assert used.code == 2
+    assert expected in used.err
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method={}/my_metric.py", "my_metric.py defines the metric containment, not a method."),
+        ("method={}/my_benchmark.py", "my_benchmark.py defines the benchmark Recall, not a method."),
+        ("evaluate.benchmarks=[{}/my_audit.py]", "my_audit.py defines the audit Insist, not a benchmark."),
+        ("evaluate.metrics=[{}/my_method.py]", "my_method.py defines the method BoundedAscent, not a metric."),
+        ("evaluate.metrics=[rouge_1_f2]", "no metric is called 'rouge_1_f2'. Did you mean 'rouge_1_f1'?"),
+        ("evaluate.metrics=[forget_quality]", "'forget_quality' is computed from full sets, not row by row."),
+        ("evaluate.metrics=[rouge_1_f1]", "'rouge_1_f1' needs the columns answer, generation, which no benchmark has."),
+        ("evaluate={{benchmarks: [muse], metrics: [membership_loss]}}", "Columns of muse: set, index, id, group"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_files_and_metrics_of_the_wrong_kind(cli, recipe_file, command, override, expected):
+    outcome = cli(command, recipe_file, override.format(EXAMPLES))
+    assert outcome.code == 2
+    assert expected in outcome.err
+
+
+def test_missing_columns_are_named_after_the_first_measurement(cli, recipe_file, tmp_path):
+    """A benchmark that does not declare its columns: the target's rows show them."""
+    text = (EXAMPLES / "my_benchmark.py").read_text()
+    start, end = text.index("    def columns"), text.index("    def plan")
+    (tmp_path / "bare.py").write_text(text[:start] + text[end:])
+    evaluate = "evaluate={benchmarks: [{name: ./bare.py, max_new_tokens: 2}], metrics: [membership_loss]}"
+    outcome = cli("run", recipe_file, evaluate)
+    assert outcome.code == 2
+    assert "'membership_loss' needs the columns nll, and the rows of bare lack nll." in outcome.err
+    assert "Columns of bare: set, index, group, question, answer, generation, correct." in outcome.err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ("max forget_recal", "'forget_recal' is not a headline of these benchmarks. Did you mean 'forget_recall'?"),
+        (
+            "max retain_recall subject to forget_reca <= 0.1",
+            "'forget_reca' is not a headline of these benchmarks. Did you mean 'forget_recall'?",
+        ),
+        ("utility_at_quality", "'utility_at_quality' is not a rule. Write 'max NAME', 'min NAME' or"),
+        ("forget_quality", "'forget_quality' is not a rule. Write"),
+        ("max forget_recall subject to retain_recall >= x", "is not a rule"),
+    ],
+)
+def test_selection_rules(cli, recipe_file, command, select, expected):
+    evaluate = f"evaluate={{benchmarks: [{EXAMPLES}/my_benchmark.py], select: {select}}}"
+    outcome = cli(command, recipe_file, evaluate)
+    assert outcome.code == 2
+    assert expected in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_a_rule_of_a_sweep_that_names_an_unknown_headline(cli, recipe_file, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(
+        f"name: s\nrecipe: mine.yaml\nset: {{evaluate.benchmarks: [{EXAMPLES}/my_benchmark.py]}}\n"
+        "over: {seed: [1, 2]}\nobjectives: {forget_recall: down}\nselect: min forget_recal\n"
+    )
+    outcome = cli("sweep", "sweep.yaml")
+    assert outcome.code == 2
+    assert "'forget_recal' is not a headline of these benchmarks. Did you mean 'forget_recall'?" in outcome.err

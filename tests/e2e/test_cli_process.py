@@ -52,7 +52,7 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, tiny_model):
     )
     assert (done.returncode, done.stdout) == (2, "")
     said, error, *rest = done.stderr.splitlines()
-    assert said == "The hub is out of reach: only what is on this machine can be used."
+    assert said == "The hub is not reachable: only files on this machine can be used."
     assert error.startswith("Error: 'locuslab/TOFU'")
     assert rest == []
 

@@ -34,15 +34,18 @@ def measured(shared, tmp_path_factory):
         for i, row in enumerate(content):
             row["group"] = f"{i // 20}"
         (folder / f"{name}.json").write_text(json.dumps(content))
-    options = {"data": {name: {"path": str(folder / f"{name}.json")} for name in ("retain", "holdout")}}
-    options["evaluate"] = {"bootstrap": 100}
+    config = {
+        "benchmark": {"name": "custom", "generate": False},
+        "data": {"name": "files", **{name: {"path": str(folder / f"{name}.json")} for name in sets}},
+        "evaluate": {"bootstrap": 100},
+    }
 
-    def measure(model, **more):
-        data, settings = folder / "forget.json", {"generate": False}
-        return expunge.evaluate(models[model], "custom", data=data, settings=settings, options=options, **more)
+    def measure(name, retain_model=None, out=None):
+        model = {"name": str(models[name]), "retain_model": retain_model}
+        return expunge.evaluate({**config, "model": model}, out=out)
 
     measure("retain90", out=folder / "out")
-    stored = folder / "out/results/model-custom.json"
+    stored = str(folder / "out/results/model-custom.json")
     return {
         "full": measure("full", retain_model=stored),
         "retain90": measure("retain90", retain_model=stored, out=folder / "out"),

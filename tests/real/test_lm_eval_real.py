@@ -71,8 +71,8 @@ def both(request, shared, questions, tmp_path_factory):
         name: [json.loads(line) for line in next((out / "theirs").rglob(f"samples_local_{name}_*.jsonl")).open()]
         for name in TASKS
     }
-    settings = {"data": str(questions), "tasks": TASKS, "batch_size": 16}
-    ours = expunge.evaluate(model, "general", settings=settings, out=out / "ours")
+    benchmark = {"name": "general", "data": str(questions), "tasks": TASKS, "batch_size": 16}
+    ours = expunge.evaluate({"model": model, "benchmark": benchmark}, out=out / "ours")
     return ours, read_rows(out / "ours" / ours.samples), theirs, samples
 
 
@@ -121,7 +121,8 @@ def test_wmdp_in_its_layout(shared, tmp_path):
     (tmp_path / "wmdp").mkdir()
     (tmp_path / "wmdp/cyber_test.jsonl").write_text("".join(source.read_text().splitlines(keepends=True)[:20]))
     settings = {"data": str(tmp_path), "topics": ["cyber"]}
-    result = expunge.evaluate(shared / "models" / "stories260K", "wmdp", settings=settings, out=tmp_path / "out")
+    config = {"model": shared / "models" / "stories260K", "benchmark": {"name": "wmdp", **settings}}
+    result = expunge.evaluate(config, out=tmp_path / "out")
     accuracy, error = result.headlines["wmdp_cyber"], result.headlines["wmdp_cyber_error"]
     assert accuracy.n + accuracy.n_missing == 20
     assert accuracy.point + error.point == 1

@@ -85,6 +85,15 @@ class Benchmark(Member):
         """Return the presentation of metrics by the last part of their name, such as 'probability'."""
         return {}
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows, from which `evaluate.metrics` are computed.
+
+        Returns:
+            Empty by default: not declared. A metric that needs other columns is then found after the first
+            measurement, and not when the recipe is checked.
+        """
+        return ()
+
     def axes(self) -> Axes | None:
         """Return the metrics for plots of forgetting against utility; None if one of the two is not measured."""
         return None

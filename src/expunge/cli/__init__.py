@@ -1,1 +1,1 @@
-"""The command line: thin wrappers over the Python functions."""
+"""The command line: thin wrappers around the Python functions of commands/, runs/ and sweeps/."""

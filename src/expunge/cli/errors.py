@@ -1,4 +1,4 @@
-"""What a user is told when something goes wrong, and the exit code."""
+"""Messages and exit codes of exceptions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _ENVIRONMENT = {
     errno.ENOTDIR,
     errno.EMFILE,
 }
+"""Errors of the operating system that a user can correct."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Failure:
 
 
 def explain(error: BaseException) -> Failure:
-    """Turn any exception into a message; the caller prints the traceback where it was asked for."""
+    """Return the message and exit code of an exception; the caller prints the traceback if requested."""
     if isinstance(error, UserError):
         return Failure(2, "Error:", str(error))
     if isinstance(error, Interrupted):
-        place = str(error) or "on disk"
-        return Failure(130, "", f"Stopped. Everything finished so far is {place}; repeat the same command to continue.")
+        where = str(error) or "on disk"
+        return Failure(130, "", f"Stopped. Everything finished so far is {where}; repeat the same command to continue.")
     if isinstance(error, KeyboardInterrupt):
-        return Failure(130, "", "Stopped at once.")
+        return Failure(130, "", "Stopped immediately.")
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return Failure(2, "Error:", _environment(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -45,21 +46,21 @@ def explain(error: BaseException) -> Failure:
         1,
         "Error:",
         f"{type(error).__name__}: {error}\n"
-        "This is a bug of expunge, not of your input. Repeat the command with --debug for the traceback, "
-        "and report it with that.",
+        "This is a bug in expunge or in a user-defined Python file. Repeat the command with --debug for the "
+        "traceback, and include it in a bug report.",
     )
 
 
 def _environment(error: OSError) -> str:
-    where = f" {error.filename}" if error.filename else ""
-    what = os.strerror(error.errno or 0).lower()
-    return f"cannot use{where}: {what}. Free some space or choose another place, then repeat the command."
+    path = f" {error.filename}" if error.filename else ""
+    reason = os.strerror(error.errno or 0).lower()
+    return f"cannot use{path}: {reason}. Free some space or choose another path, then repeat the command."
 
 
 def _memory(error: BaseException) -> str:
-    first = str(error).split("\n", 1)[0][:200] or "the machine has no more"
+    detail = str(error).split("\n", 1)[0][:200] or "no more is available"
     return (
-        f"out of memory ({first}). Lower train.device_batch_size (the effective batch stays), or set "
+        f"out of memory ({detail}). Lower train.device_batch_size (the effective batch does not change), or set "
         "model.gradient_checkpointing=true or model.lora.rank=8. "
-        "`expunge run RECIPE --dry-run` shows an estimate."
+        "`expunge run RECIPE --dry-run` prints an estimate."
     )

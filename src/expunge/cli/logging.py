@@ -1,4 +1,4 @@
-"""Keeps other libraries' chatter off the user's terminal; the command line does this, never the package."""
+"""Silence other libraries on the user's terminal; only the command line does this, never the package."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import os
 import warnings
 
-_LOUD = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "matplotlib", "fsspec")
+_NOISY = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "matplotlib", "fsspec")
 
 
 def quiet() -> None:
     """Silence warnings and log lines that a user cannot act on."""
-    for name in _LOUD:
+    for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
     for name, value in {
@@ -25,11 +25,11 @@ def quiet() -> None:
 
 
 def stay_local() -> None:
-    """Where the hub is out of reach, say so and do not let every download be retried for half a minute."""
+    """Switch the hub's client to offline mode if the hub is not reachable; it would retry each download for long."""
     from expunge.console import note
     from expunge.services.hub import hub_reachable
 
     if not hub_reachable():
-        note("The hub is out of reach: only what is on this machine can be used.")
-        # Read when the hub's client is imported, which has not happened yet.
+        note("The hub is not reachable: only files on this machine can be used.")
+        # The client reads this when it is imported, which has not happened yet.
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,4 +1,4 @@
-"""`expunge ls`: what there is to choose from."""
+"""`expunge ls`: list what a recipe can name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.output import AsJson, print_columns, print_json
+from expunge.cli.options import AsJson
+from expunge.cli.output import print_columns, print_json
 
 
 def ls(
@@ -16,12 +17,12 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List methods, benchmarks, metrics, audits, recipes and sweeps."""
-    from expunge.commands.show import ls as list_entries
+    from expunge.commands import show
 
-    entries = list_entries(kind)
+    entries = show.ls(kind)
     if as_json:
         print_json(entries)
     elif kind is None:
-        print_columns(["Kind", "Name", "Summary"], [[each.kind, each.name, each.summary] for each in entries])
+        print_columns(["Kind", "Name", "Summary"], [[entry.kind, entry.name, entry.summary] for entry in entries])
     else:
-        print_columns(["Name", "Summary"], [[each.name, each.summary] for each in entries])
+        print_columns(["Name", "Summary"], [[entry.name, entry.summary] for entry in entries])

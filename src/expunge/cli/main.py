@@ -1,4 +1,4 @@
-"""The command `expunge`: one file per command, and one place for errors and exit codes."""
+"""The command `expunge`: its subcommands, its exit codes, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from expunge.console import console
 
 app = typer.Typer(
     name="expunge",
-    help="Remove chosen knowledge from a language model, prove how much is gone, and say what it cost.",
+    help="Remove chosen knowledge from a language model, measure how much is gone, and report the cost.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -68,34 +68,35 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings of other libraries.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Remove chosen knowledge from a language model, prove how much is gone, and say what it cost."""
+    """Remove chosen knowledge from a language model, measure how much is gone, and report the cost."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done. 1: a bug of this program. 2: something that the user can put right. 130: stopped by the user.
-
     Args:
         arguments: Words of the command line; None for those of this process.
+
+    Returns:
+        0: success. 1: a bug. 2: an error that the user can correct. 130: stopped by the user. 141: closed pipe.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if not debug:
         quiet()
-    # A global option, wherever it stands.
+    # --debug is a global option; accept it at any position.
     words = [*(["--debug"] if debug else []), *(word for word in words if word != "--debug")]
     try:
         app(words, prog_name="expunge")
-    except SystemExit as leaving:
-        return _flushed(leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code)))
+    except SystemExit as error:
+        return _flush(error.code if isinstance(error.code, int) else int(bool(error.code)))
     except BrokenPipeError:
-        return _flushed(141)
+        return _flush(141)
     except BaseException as error:
         if debug and isinstance(error, Exception):
             console.print_exception()
@@ -104,11 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(failure.title, style="bold red", end=" ", markup=False)
         console.print(failure.text, markup=False)
         return failure.code
-    return _flushed(0)
+    return _flush(0)
 
 
-def _flushed(code: int) -> int:
-    """Write out what is left; a reader who has gone away (as with `| head`) is no error worth a message."""
+def _flush(code: int) -> int:
+    """Flush standard output and return the exit code: 141, without a message, if the pipe is closed (`| head`)."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,10 +1,11 @@
-"""`expunge plan`: what a recipe will take, before anything is bought, booked or started."""
+"""`expunge plan`: estimate memory and time of a recipe."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from expunge.cli.output import AsJson, Overrides, RecipeName, print_columns, print_json, results_only
+from expunge.cli.options import AsJson, Overrides, RecipeName
+from expunge.cli.output import print_columns, print_json, results_only
 from expunge.console import print_result
 
 if TYPE_CHECKING:
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def plan(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say how much memory and time a recipe takes.
+    """Estimate memory and time of a recipe.
 
-    Part by part, for several GPUs, and which setting to change where it does not fit. No weights are loaded.
+    Lists the parts of the memory, several GPUs, and which setting to change if it does not fit. Loads no weights.
     """
-    from expunge.commands.plan import plan as make_plan
+    from expunge.commands import plan
 
     with results_only():
-        report = make_plan(recipe, overrides or [])
+        report = plan.plan(recipe, overrides or [])
     if as_json:
         print_json(report)
         return
@@ -33,22 +34,20 @@ def _print(name: str, cost: TrainingCost) -> None:
     from expunge.planning.memory import format_bytes
 
     memory, work = cost.memory, cost.workload
-    widest = max(memory.moments, key=lambda moment: memory.moments[moment])
+    peak = max(memory.moments, key=lambda moment: memory.moments[moment])
     steps = "" if work.steps is None else f", {work.steps} steps"
     print_result(
-        f"{name}: {memory.num_trainable:,} of {memory.num_parameters:,} parameters trained{steps}, "
-        f"{work.widest.rows} rows at a time ({work.widest.positions:,} tokens), {work.accumulation} times accumulated"
+        f"{name}: {memory.num_trainable:,} of {memory.num_parameters:,} parameters trained{steps}, micro-batches of "
+        f"{work.widest.rows} rows ({work.widest.positions:,} tokens), {work.accumulation} accumulation steps"
     )
     rows = [[part, format_bytes(size)] for part, size in memory.parts.items() if size]
-    print_columns(["Memory", ""], [*rows, [f"widest moment ({widest})", format_bytes(memory.total_bytes)]])
+    print_columns(["Memory", ""], [*rows, [f"peak ({peak})", format_bytes(memory.total_bytes)]])
     if work.stored_bytes:
-        print_result(f"Beside it, in main memory: {format_bytes(work.stored_bytes)} of hidden states")
+        print_result(f"CPU memory: {format_bytes(work.stored_bytes)} of hidden states (method.store_gib)")
     if work.file_bytes:
-        print_result(
-            f"In a file of the run's folder: {format_bytes(work.file_bytes)} of the start model's hidden states"
-        )
+        print_result(f"File in the run's folder: {format_bytes(work.file_bytes)} of the reference's hidden states")
     print_result("")
-    print_columns(["GPU", "Fits", "Each card", "Seconds per step", "Change"], [_row(fit) for fit in cost.gpus])
+    print_columns(["GPU", "Fits", "Per GPU", "Seconds per step", "Change"], [_row(fit) for fit in cost.gpus])
     print_result("")
 
 
@@ -60,8 +59,7 @@ def _row(fit: Fit) -> list[str]:
 
 
 def advice(fit: Fit) -> str:
-    """What to change, in words."""
+    """Return the changes of settings that make a training fit."""
     if fit.num_gpus is None:
-        return "nothing that was tried is enough"
-    parts = [*([f"FSDP over {fit.num_gpus} GPUs"] if fit.num_gpus > 1 else []), *fit.changes]
-    return " ".join(parts)
+        return "no change that was tried is enough"
+    return " ".join([*([f"FSDP over {fit.num_gpus} GPUs"] if fit.num_gpus > 1 else []), *fit.changes])

@@ -1,15 +1,15 @@
-"""`expunge quickstart`: the packaged recipe that needs no download."""
+"""`expunge quickstart`: run the packaged recipe that needs no download."""
 
 from __future__ import annotations
 
-from expunge.cli.output import AsJson, Overrides, RunsFolder
+from expunge.cli.options import AsJson, Overrides, RunsFolder
 from expunge.cli.run import execute
 
 
 def quickstart(overrides: Overrides = None, runs: RunsFolder = "runs", as_json: AsJson = False) -> None:
-    """See it all on a small model, in minutes.
+    """Run a complete example on a small model, in minutes.
 
-    A model is trained on fictitious people, made to forget a tenth of them, and measured.
+    Trains a model on fictitious people, makes it forget a tenth of them, and measures the result.
     Nothing is downloaded.
     """
     execute("quickstart", overrides or [], runs, as_json)

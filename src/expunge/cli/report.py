@@ -1,4 +1,4 @@
-"""`expunge report`: the page about finished runs."""
+"""`expunge report`: write the report of finished runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from expunge.console import print_result
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     out: Annotated[str | None, typer.Option(help="File to write.")] = None,
 ) -> None:
-    """Write the report of one run or several."""
+    """Write the report of one run, or a comparison of several."""
     from expunge.report.html import write_report
 
-    place = write_report([Path(run) for run in runs], Path(out) if out else None)
-    print_result(f"Report: {place}")
+    path = write_report([Path(run) for run in runs], Path(out) if out else None)
+    print_result(f"Report: {path}")

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expunge.cli.logging import stay_local
-from expunge.cli.output import (
-    AsJson,
-    Overrides,
-    RecipeName,
-    RunsFolder,
-    print_json,
-    print_table,
-    results_only,
-)
+from expunge.cli.options import AsJson, Overrides, RecipeName, RunsFolder, work_offline_if_needed
+from expunge.cli.output import print_json, print_table, results_only
 from expunge.console import is_main_process, print_result
 from expunge.errors import Interrupted
 
@@ -36,7 +28,7 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a model forget, measure, and report."""
+    """Unlearn, measure, and write the report."""
     if dry_run:
         show_dry_run(recipe, overrides or [], as_json)
     else:
@@ -44,19 +36,18 @@ def run(
 
 
 def execute(name: str, overrides: Sequence[str], runs: str, as_json: bool) -> None:
-    """Run a recipe and print what came out."""
+    """Run a recipe and print the summary."""
     from expunge.config.load import load_recipe
 
     recipe = load_recipe(name, overrides)
-    if asks_hub(recipe):
-        stay_local()
+    work_offline_if_needed(*hub_names(recipe))
     from expunge.checks.settings import check_settings
-    from expunge.runs.run import run as run_recipe
+    from expunge.runs import run
 
     with results_only():
         check_settings(recipe).raise_failed()
         try:
-            summary = run_recipe(recipe, runs=runs)
+            summary = run.run(recipe, runs=runs)
         except Interrupted as error:
             raise Interrupted(f"in {runs}") from error
     if is_main_process():
@@ -65,19 +56,18 @@ def execute(name: str, overrides: Sequence[str], runs: str, as_json: bool) -> No
 
 def show_dry_run(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Print what a run would do."""
-    from expunge.commands.dry_run import dry_run
+    from expunge.commands import dry_run
 
     with results_only():
-        result = dry_run(name, overrides)
+        result = dry_run.dry_run(name, overrides)
     print_json(result) if as_json else _print_dry_run(result)
 
 
-def asks_hub(recipe: Recipe) -> bool:
-    """Whether a recipe names something that is not on this machine."""
+def hub_names(recipe: Recipe) -> list[str | None]:
+    """Return the models and data of a recipe that can be on the hub; None for those that the recipe leaves out."""
     model, data = recipe.model, recipe.data
     names = [model.name, model.retain_model, getattr(data, "path", None)]
-    names += [getattr(getattr(data, part, None), "path", None) for part in ("forget", "retain", "holdout")]
-    return any(name is not None and not Path(name).exists() for name in names)
+    return names + [getattr(getattr(data, part, None), "path", None) for part in ("forget", "retain", "holdout")]
 
 
 def _print_summary(summary: RunSummary) -> None:
@@ -89,7 +79,7 @@ def _print_summary(summary: RunSummary) -> None:
     print_result("")
     print_result(summary.verdict.sentence)
     if summary.selected_epoch:
-        print_result(f"Kept: epoch {summary.selected_epoch:g} ({summary.selection_rule}).")
+        print_result(f"Checkpoint: epoch {summary.selected_epoch:g} ({summary.selection_rule}).")
     print_result(f"Report: {folder / 'report.html'}")
 
 
@@ -101,8 +91,8 @@ def _print_dry_run(result: DryRun) -> None:
     print_result(yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True))
     for name, plan in result.trainings.items():
         print_result(
-            f"{name}: {plan.rows} rows, {plan.steps} steps of {plan.batch_size} rows ({plan.device_rows} at "
-            f"a time on a device, {plan.accumulation} times accumulated), {plan.warmup_steps} warm-up steps"
+            f"{name}: {plan.rows} rows, {plan.steps} steps of {plan.batch_size} rows ({plan.device_rows} per device "
+            f"and micro-batch, {plan.accumulation} accumulation steps), {plan.warmup_steps} warm-up steps"
         )
     for name, memory in result.memory.items():
         parts = ", ".join(f"{part} {format_bytes(size)}" for part, size in memory.parts.items() if size)

@@ -1,4 +1,4 @@
-"""`expunge schema`: for editors that complete and check YAML."""
+"""`expunge schema`: print the JSON schema of a recipe, for editors that complete and check YAML."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from expunge.cli.output import print_json, results_only
 
 def schema() -> None:
     """Print the JSON schema of a recipe."""
-    from expunge.commands.show import schema as make
+    from expunge.commands import show
 
     with results_only():
-        result = make()
+        result = show.schema()
     print_json(result)

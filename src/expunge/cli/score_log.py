@@ -1,4 +1,4 @@
-"""`expunge score-log`: numbers from a stored evaluation."""
+"""`expunge score-log`: compute metrics from a stored evaluation."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.output import AsJson, print_headlines, print_measured, results_only
+from expunge.cli.options import AsJson
+from expunge.cli.output import print_headlines, print_measured, results_only
 
 
 def score_log(
-    log: Annotated[str, typer.Argument(metavar="LOG", help="Stored TOFU evaluation (.json).")],
-    retain_model: Annotated[str | None, typer.Option(help="That of the retain model (.json).")] = None,
+    log: Annotated[str, typer.Argument(metavar="LOG", help="Stored evaluation of TOFU (.json).")],
+    retain_model: Annotated[str | None, typer.Option(help="Stored evaluation of the retain model (.json).")] = None,
     split: Annotated[str | None, typer.Option(help="forget01, forget05 or forget10.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -19,15 +20,15 @@ def score_log(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a stored TOFU evaluation.
+    """Score a stored evaluation of TOFU.
 
-    Forget quality and model utility, without any model.
+    Computes forget quality and model utility without a model.
     """
-    from expunge.commands.score_log import score_log as score
+    from expunge.commands import score_log
     from expunge.config.load import override
 
-    own: dict[str, object] = {}
-    override(own, settings or [])
+    benchmark_settings: dict[str, object] = {}
+    override(benchmark_settings, settings or [])
     with results_only():
-        result = score(log, retain_model, split=split, settings=own)
+        result = score_log.score_log(log, retain_model, split=split, settings=benchmark_settings)
     print_measured(result) if as_json else print_headlines(result)

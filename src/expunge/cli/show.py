@@ -1,12 +1,13 @@
-"""`expunge show`: what a name stands for."""
+"""`expunge show`: explain a name or a file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from expunge.cli.output import AsJson, print_columns, print_json, results_only
+from expunge.cli.options import AsJson
+from expunge.cli.output import plain, print_columns, print_json, results_only
 from expunge.console import print_result
 
 if TYPE_CHECKING:
@@ -14,22 +15,25 @@ if TYPE_CHECKING:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a method, benchmark, metric, audit, recipe or sweep.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of a method, benchmark, metric, audit, recipe or sweep, or a Python or YAML file."),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Explain a method, metric, recipe, ...
 
-    What it does, its formula, its settings, its paper; for a recipe or a sweep its YAML.
+    Prints the documentation with its formula, the settings and the paper; for a recipe or a sweep its YAML.
     """
-    from expunge.commands.show import show as find
+    from expunge.commands import show
 
     with results_only():
-        found = find(name)
+        explanations = show.show(name)
     if as_json:
-        print_json(found)
+        print_json(explanations)
         return
-    for number, shown in enumerate(found):
-        if number:
+    for index, shown in enumerate(explanations):
+        if index:
             print_result("")
         _print(shown)
 
@@ -38,15 +42,27 @@ def _print(shown: Shown) -> None:
     if shown.kind in {"recipe", "sweep"}:
         print_result(shown.text.rstrip("\n"))
         return
-    print_result(f"{shown.kind} {shown.name}: {shown.summary}\n\n{shown.text}")
+    summary = "" if shown.text.startswith(shown.summary) else f": {shown.summary}"
+    print_result(f"{shown.kind} {shown.name}{summary}\n\n{shown.text}")
     if shown.facts:
         print_result("\n" + "\n".join(f"{key}: {value}" for key, value in shown.facts.items()))
     if shown.settings:
         print_result("")
         rows = [
-            [each.name, "needed" if each.required else str(each.default), each.type, each.meaning]
-            for each in shown.settings
+            [setting.name, "required" if setting.required else _yaml(setting.default), setting.type, setting.meaning]
+            for setting in shown.settings
         ]
         print_columns(["Setting", "Default", "Values", "Meaning"], rows)
+    if shown.labels:
+        print_result("")
+        rows = [[name, label.title, label.better or "-", label.explain] for name, label in shown.labels.items()]
+        print_columns(["Headline", "Title", "Better", "Meaning"], rows)
     if shown.paper:
         print_result(f"\nPaper: {shown.paper}")
+
+
+def _yaml(value: Any) -> str:
+    """Format a value as a recipe writes it."""
+    import yaml
+
+    return yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()

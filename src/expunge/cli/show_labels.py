@@ -1,4 +1,4 @@
-"""`expunge show-labels`: what Who's Harry Potter teaches in place of the forget text."""
+"""`expunge show-labels`: print the labels that Who's Harry Potter trains on instead of the forget text."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from expunge.cli.output import AsJson, print_columns, print_json, results_only
+from expunge.cli.options import AsJson
+from expunge.cli.output import print_columns, print_json, results_only
 
 
 def show_labels(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run with the method whp.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Tokens to show.")] = 100,
-    start: Annotated[int, typer.Option("--start", min=0, help="First token, counted through all blocks.")] = 0,
-    changed: Annotated[bool, typer.Option("--changed", help="Only labels that are not what the base says.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of tokens.")] = 100,
+    start: Annotated[
+        int, typer.Option("--start", min=0, help="Index of the first token, counted over all blocks.")
+    ] = 0,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only labels that differ from the target's prediction.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the generic labels of a run.
 
-    Each line is a token of the forget text, what the model says next before unlearning, and what it is taught to say.
-    A label of (none) is left out of the loss: the token is inside an anchor, or stands before a repeated one.
+    Each line is a token of the forget text, the target's prediction of the next token, and the label.
+    A token with the label (none) is left out of the loss: it is inside an anchor, or before a repeated one.
     """
     with results_only():
         rows = _read(Path(folder), start, limit, changed)
@@ -29,7 +34,7 @@ def show_labels(
         return
     header = ["block", "position", "token", "target_prediction", "generic_label"]
     print_columns(
-        ["Block", "Position", "Token", "The base says", "Generic label"],
+        ["Block", "Position", "Token", "Prediction", "Generic label"],
         [[*(_visible(row[name]) for name in header[:-1]), _visible(row["generic_label"]) or "(none)"] for row in rows],
     )
 
@@ -41,16 +46,16 @@ def _read(folder: Path, start: int, limit: int, changed: bool) -> list[dict[str,
 
     from expunge.errors import DataError
 
-    place = folder / "prepared/labels.parquet"
-    if not place.is_file():
+    path = folder / "prepared/labels.parquet"
+    if not path.is_file():
         raise DataError(
-            f"{folder} holds no generic labels (prepared/labels.parquet).",
-            fix="Give the folder of a run with the method whp that has come as far as its unlearning.",
+            f"{folder} has no generic labels (prepared/labels.parquet).",
+            fix="Give the folder of a run with the method whp whose unlearning has started.",
         )
     try:
-        table = pq.read_table(place).slice(start)
+        table = pq.read_table(path).slice(start)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{place} cannot be read.", fix="Delete it and run the recipe again.") from error
+        raise DataError(f"{path} cannot be read.", fix="Delete it and run the recipe again.") from error
     if changed:
         label = table["generic_label"]
         table = table.filter(pc.and_(pc.not_equal(label, ""), pc.not_equal(label, table["target_prediction"])))
@@ -59,5 +64,5 @@ def _read(folder: Path, start: int, limit: int, changed: bool) -> list[dict[str,
 
 
 def _visible(value: Any) -> str:
-    """A cell in which line breaks can be seen."""
+    """Escape line breaks and tabs."""
     return str(value).replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

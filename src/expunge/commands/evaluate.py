@@ -53,6 +53,8 @@ class EvaluateConfig(Section):
             raise ValueError("evaluate.engine: vllm reads a model by its name alone; download the revision to a folder")
         if self.model.name is None:
             raise ValueError("model.name is missing: the model to measure")
+        if problem := self.evaluate.columns_problem([self.benchmark]):
+            raise ValueError(f"evaluate.metrics: {problem}")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Writes a recipe to start from: every setting with its meaning, made from the same models that check it."""
+"""Write a commented recipe, generated from the models that validate recipes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from expunge.rundir import write_atomic
 
 _WIDTH = 100
 _HEAD = """\
-# A recipe: what to forget, from which model, how, and what to measure.
-# Lines with a value are set; lines that start with '# key:' show a default that may be set.
-# It runs as it is: a small model is trained on fictitious people and made to forget some of them.
+# A recipe: the model, the data to forget, the method, and the benchmarks.
+# Lines such as '# key: value' show defaults; remove the '# ' to change one.
+# It runs without changes: a small model is trained on fictitious people, and forgets some of them.
 """
 
 
 def init(path: str | Path = "recipe.yaml", source: str | None = None, *, force: bool = False) -> Path:
-    """Write a commented recipe.
+    """Write a recipe with comments.
 
     Args:
         path: File to write.
-        source: A packaged recipe to copy, with its comments; None for a new one with every setting explained.
+        source: Name of a packaged recipe to copy, with its comments; None for a new one that explains every setting.
         force: Overwrite an existing file.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        UserError: The file exists, or cannot be written.
-        ConfigError: There is no such packaged recipe.
+        UserError: The file exists or cannot be written.
+        ConfigError: No packaged recipe has this name.
     """
     path = Path(path)
     text = registry.packaged("recipe", source).read_text(encoding="utf-8") if source else commented_recipe()
@@ -51,50 +51,47 @@ def init(path: str | Path = "recipe.yaml", source: str | None = None, *, force: 
 
 
 def commented_recipe() -> str:
-    """The quickstart recipe with every setting's meaning as a comment, and other data and models."""
+    """Return the quickstart recipe with a comment on every setting, and alternatives for data and model."""
     recipe = load_recipe("quickstart")
-    given = recipe.model_dump(mode="json", exclude_unset=True)
-    given["name"] = "my-recipe"
+    set_values = recipe.model_dump(mode="json", exclude_unset=True)
+    set_values["name"] = "my-recipe"
     lines = [_HEAD.rstrip()]
     for key, field in Recipe.model_fields.items():
         value = getattr(recipe, key)
         if key == "method":
-            lines += ["", *_comment("How to forget: `expunge ls methods` lists the choices."), "method:"]
+            lines += ["", *_comment("Method of unlearning; `expunge ls methods` lists all."), "method:"]
             lines += _members(value, "  ")
         elif key == "evaluate":
             lines += [
                 "",
                 *_comment(_doc(Evaluate)),
                 "evaluate:",
-                *_fields(value, given[key], "  ", {"benchmarks"}),
+                *_fields(value, set_values[key], "  ", {"benchmarks"}),
             ]
             lines += ["  benchmarks:", *_benchmarks(value)]
         elif isinstance(value, Section):
-            section = [f"{key}:", *_fields(value, given.get(key, {}), "  ")]
+            section = [f"{key}:", *_fields(value, set_values.get(key, {}), "  ")]
             lines += ["", *_comment(_plain(field) or _doc(type(value)))]
-            lines += section if key in given else _commented(section)
+            lines += section if key in set_values else _commented(section)
             lines += _alternatives(key)
         else:
-            lines += ["", *_setting(key, field, given.get(key), key in given, "")]
+            lines += ["", *_setting(key, field, set_values.get(key), key in set_values, "")]
     return "\n".join(lines) + "\n"
 
 
 def _alternatives(key: str) -> list[str]:
-    """Commented-out sections that may stand in the place of one that is set."""
+    """Return commented-out alternatives to a section."""
     if key == "data":
         lines = []
-        for kind, example in ((TofuData, {}), (FilesData, {"forget": {"path": "forget.jsonl"}})):
-            model = kind.model_validate(example)
-            lines += ["", *_comment(f"Instead: {_doc(kind)}"), "# data:"]
+        for section, example in ((TofuData, {}), (FilesData, {"forget": {"path": "forget.jsonl"}})):
+            model = section.model_validate(example)
+            lines += ["", *_comment(f"Alternative: {_doc(section)}"), "# data:"]
             lines += _commented(_fields(model, {"name": model.name, **example}, "  "))
         return lines
     if key == "model":
-        start = Model(name="org/model")
-        lines = [
-            "",
-            *_comment("Instead: a model of your own or from the hub (then target: may be left out)."),
-        ]
-        return [*lines, "# model:", *_commented(_fields(start, {"name": "org/model"}, "  ", {"scratch"}))]
+        fields = _fields(Model(name="org/model"), {"name": "org/model"}, "  ", {"scratch"})
+        comment = "Alternative: a local model or one from the hub. Omit target: if it already knows the forget set."
+        return ["", *_comment(comment), "# model:", *_commented(fields)]
     return []
 
 
@@ -103,9 +100,8 @@ def _commented(lines: list[str]) -> list[str]:
 
 
 def _members(member: Any, indent: str) -> list[str]:
-    given = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
-    lines = [f"{indent}name: {member.name}"]
-    return lines + _fields(member, given, indent)
+    set_values = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
+    return [f"{indent}name: {member.name}", *_fields(member, set_values, indent)]
 
 
 def _benchmarks(config: Evaluate) -> list[str]:
@@ -117,23 +113,23 @@ def _benchmarks(config: Evaluate) -> list[str]:
 
 
 def _fields(
-    model: BaseModel, given: dict[str, Any], indent: str, skip: frozenset[str] | set[str] = frozenset()
+    model: BaseModel, set_values: dict[str, Any], indent: str, skip: frozenset[str] | set[str] = frozenset()
 ) -> list[str]:
     lines = []
     for key, field in type(model).model_fields.items():
         if key in skip:
             continue
         value = getattr(model, key)
-        if isinstance(value, Section) and key in given:
+        if isinstance(value, Section) and key in set_values:
             lines += [*_comment(_plain(field) or _doc(type(value)), indent), f"{indent}{key}:"]
-            lines += _fields(value, given[key], f"{indent}  ")
+            lines += _fields(value, set_values[key], f"{indent}  ")
         else:
-            lines += _setting(key, field, given.get(key), key in given, indent)
+            lines += _setting(key, field, set_values.get(key), key in set_values, indent)
     return lines
 
 
 def _setting(key: str, field: FieldInfo, value: Any, is_set: bool, indent: str) -> list[str]:
-    """One setting with its meaning; commented out with its default where it is not set."""
+    """Return the lines of one setting with its meaning; a setting with its default value is commented out."""
     shown = value if is_set else field.get_default(call_default_factory=True)
     if isinstance(shown, BaseModel):
         shown = shown.model_dump(mode="json", exclude_unset=True)
@@ -158,19 +154,19 @@ def _comment(text: str, indent: str = "") -> list[str]:
             lines.append(line)
             line = ""
         line = f"{line} {word}".strip()
-    return [f"{indent}# {part}" for part in [*lines, line] if part]
+    return [f"{indent}# {text}" for text in [*lines, line] if text]
 
 
 def _meaning(field: FieldInfo) -> str:
-    """What a setting means and, where this does not say it, what it may be."""
+    """Return the meaning of a setting and, if its text does not list them, its options or keys."""
     text = _plain(field)
-    for part in (field.annotation, *typing.get_args(field.annotation)):
-        if typing.get_origin(part) is typing.Literal:
-            options = [str(option) for option in typing.get_args(part)]
+    for annotation in (field.annotation, *typing.get_args(field.annotation)):
+        if typing.get_origin(annotation) is typing.Literal:
+            options = [str(option) for option in typing.get_args(annotation)]
             if len(options) > 1 and not all(option in text for option in options):
                 text += f" One of: {', '.join(options)}."
-        elif isinstance(part, type) and issubclass(part, Section):
-            text = f"{text or _doc(part)} Keys: {', '.join(part.model_fields)}."
+        elif isinstance(annotation, type) and issubclass(annotation, Section):
+            text = f"{text or _doc(annotation)} Keys: {', '.join(annotation.model_fields)}."
     return text.strip()
 
 

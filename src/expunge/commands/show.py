@@ -1,4 +1,4 @@
-"""What there is to choose from: lists of names, and what one name stands for."""
+"""List what a recipe can name, and explain one name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from expunge import registry
+from expunge.config.members import Member
 from expunge.config.recipe import Recipe
 from expunge.errors import ConfigError, nearest
-from expunge.records import Record
+from expunge.metrics.base import MetricSpec
+from expunge.records import Label, Record
 
 
 class Entry(Record):
@@ -25,32 +27,34 @@ class Entry(Record):
 
 
 class Setting(Record):
-    """One setting of a method or benchmark."""
+    """One setting of a method, benchmark or audit."""
 
     name: str
     type: str
     default: Any
-    """None where there is none."""
+    """Default value; None for a required setting."""
     required: bool
     meaning: str
 
 
 class Shown(Record):
-    """What a name stands for."""
+    """Explanation of one name."""
 
     kind: str
     name: str
     summary: str
     text: str
-    """The explanation with its formula; for a recipe or a sweep its YAML."""
+    """Documentation with the formula; for a recipe or a sweep its YAML."""
     settings: list[Setting] = Field(default_factory=list)
     paper: str = ""
     facts: dict[str, str] = Field(default_factory=dict)
-    """Metrics: unit, which direction is good, smallest and largest value."""
+    """Metrics: unit, direction, range and columns. Methods: sets and reference. Benchmarks: columns of the rows."""
+    labels: dict[str, Label] = Field(default_factory=dict)
+    """Benchmarks: headlines."""
 
 
 def ls(kind: str | None = None) -> list[Entry]:
-    """Everything that can be named in a recipe, or one kind of it; imports none of it.
+    """List everything that can be named in a recipe, or one kind of it; imports none of it.
 
     Args:
         kind: 'methods', 'benchmarks', 'metrics', 'audits', 'recipes' or 'sweeps', or their singular; None for all.
@@ -61,42 +65,53 @@ def ls(kind: str | None = None) -> list[Entry]:
     plural = {f"{name}s": name for name in registry.KINDS}
     if kind is not None and kind not in plural and kind not in registry.KINDS:
         raise ConfigError([f"there is no kind '{kind}'. {nearest(kind, plural)}"], source="the name")
-    kinds = registry.KINDS if kind is None else (plural.get(kind, kind),)
     return [
-        Entry(kind=each, name=name, summary=registry.summary(each, name))
-        for each in kinds
-        for name in registry.names(each)
+        Entry(kind=listed, name=name, summary=registry.summary(listed, name))
+        for listed in (registry.KINDS if kind is None else (plural.get(kind, kind),))
+        for name in registry.names(listed)
     ]
 
 
 def show(name: str) -> list[Shown]:
-    """What a name stands for; more than one answer where two kinds share it.
+    """Explain a name, or what a file defines; several explanations if several kinds share the name.
 
     Args:
-        name: Name of a method, benchmark, metric, audit, recipe or sweep, or a path to a Python or YAML file.
+        name: Name of a method, benchmark, metric, audit, recipe or sweep, or the path of a Python or YAML file.
 
     Raises:
-        ConfigError: Nothing has this name; the message gives the nearest.
+        ConfigError: Nothing has this name; the message names the nearest.
+        DataError: The Python file cannot be imported, or does not define exactly one member.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
-        return [_file("recipe", name, path)]
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError([f"the file {name} does not exist"], source="the name")
+        return [_show_file("recipe", name, path)]
     if path.suffix == ".py":
-        return [_member("method", name)]
-    found = [kind for kind in registry.KINDS if name in registry.names(kind)]
-    if not found:
-        everything = {each for kind in registry.KINDS for each in registry.names(kind)}
-        raise ConfigError([f"nothing is called '{name}'. {nearest(name, everything)}"], source="the name")
-    return [_shown(kind, name) for kind in found]
+        return [_show_member(*registry.get_from_file(path), name)]
+    kinds = [kind for kind in registry.KINDS if name in registry.names(kind)]
+    if not kinds:
+        options = {option for kind in registry.KINDS for option in registry.names(kind)}
+        raise ConfigError([f"nothing is called '{name}'. {nearest(name, options)}"], source="the name")
+    return [
+        _show_file(kind, name, registry.packaged(kind, name))
+        if kind in {"recipe", "sweep"}
+        else _show_member(kind, registry.get(kind, name), name)
+        for kind in kinds
+    ]
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a recipe, with the settings of every packaged method and benchmark, for editors."""
+    """Return the JSON schema of a recipe, with the settings of every packaged method and benchmark, for editors."""
     result = Recipe.model_json_schema()
     properties, definitions = result["properties"], result["$defs"]
     properties["method"] = {"anyOf": _member_schemas("method", definitions)}
     evaluate = definitions["Evaluate"]["properties"]
     evaluate["benchmarks"]["items"] = {"anyOf": _member_schemas("benchmark", definitions)}
+    evaluate["metrics"]["items"] = {
+        "type": "string",
+        "anyOf": [{"enum": registry.row_metrics()}, {"pattern": r"\.py$"}],
+    }
     return result
 
 
@@ -115,39 +130,67 @@ def _member_schemas(kind: str, definitions: dict[str, Any]) -> list[dict[str, An
     return options
 
 
-def _shown(kind: str, name: str) -> Shown:
-    if kind in {"recipe", "sweep"}:
-        return _file(kind, name, registry.packaged(kind, name))
-    return _metric(name) if kind == "metric" else _member(kind, name)
-
-
-def _file(kind: str, name: str, path: Path) -> Shown:
+def _show_file(kind: str, name: str, path: Path) -> Shown:
     text = path.read_text(encoding="utf-8")
     first = text.splitlines()[0] if text else ""
     return Shown(kind=kind, name=name, summary=first.lstrip("# ") if first.startswith("#") else "", text=text)
 
 
-def _metric(name: str) -> Shown:
-    function = registry.get("metric", name)
-    spec = function.spec
-    low, high = spec.range
-    return Shown(
-        kind="metric",
+def _show_member(kind: str, member: Any, name: str) -> Shown:
+    """Explain a class or, for a metric, a function."""
+    text = inspect.getdoc(member) or ""
+    packaged = name in registry.names(kind)
+    shown = Shown(
+        kind=kind,
         name=name,
-        summary=registry.summary("metric", name),
-        text=inspect.getdoc(function) or "",
-        facts={
-            "unit": spec.unit or "none",
-            "better": spec.better or "depends",
-            "range": f"{low:g} to {high:g}",
-        },
+        summary=registry.summary(kind, name) if packaged else text.split("\n", 1)[0],
+        text=text,
+    )
+    if kind == "metric":
+        return shown.model_copy(update={"facts": _metric_facts(member.spec)})
+    facts, labels = _facts(member)
+    return shown.model_copy(
+        update={"settings": _settings(member), "paper": member.paper, "facts": facts, "labels": labels}
     )
 
 
-def _member(kind: str, name: str) -> Shown:
-    cls = registry.get(kind, name)
-    doc = inspect.getdoc(cls) or ""
-    settings = [
+def _metric_facts(spec: MetricSpec) -> dict[str, str]:
+    low, high = spec.range
+    return {
+        "unit": spec.unit or "none",
+        "better": spec.better or "depends",
+        "range": f"{low:g} to {high:g}",
+        "needs": f"columns {', '.join(spec.needs)}" if spec.needs else "full sets (not selectable in evaluate.metrics)",
+    }
+
+
+def _facts(cls: type[Member]) -> tuple[dict[str, str], dict[str, Label]]:
+    """Return what a method or benchmark declares with its default settings, and the labels of its headlines."""
+    from expunge.benchmarks.base import Benchmark
+    from expunge.methods.base import Method
+
+    try:
+        member = cls()
+    except ValidationError:
+        # A required setting has no default, and the declarations depend on the settings.
+        return {}, {}
+    if isinstance(member, Benchmark):
+        columns = ", ".join(member.columns())
+        return {"columns": columns} if columns else {}, dict(member.labels())
+    if not isinstance(member, Method):
+        return {}, {}
+    needs = member.needs()
+    facts = {"sets": ", ".join(needs.sets) or "none"}
+    if needs.reference_logp:
+        facts["reference log-probabilities"] = ", ".join(needs.reference_logp)
+    if needs.reference:
+        sets = needs.reference if isinstance(needs.reference, tuple) else ("all positions",)
+        facts["frozen reference"] = ", ".join(sets)
+    return facts, {}
+
+
+def _settings(cls: type[Member]) -> list[Setting]:
+    return [
         Setting(
             name=key,
             type=type_name(field.annotation),
@@ -157,12 +200,10 @@ def _member(kind: str, name: str) -> Shown:
         )
         for key, field in cls.model_fields.items()
     ]
-    summary = registry.summary(kind, name) if name in registry.names(kind) else doc.split("\n", 1)[0]
-    return Shown(kind=kind, name=name, summary=summary, text=doc, settings=settings, paper=cls.paper)
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a user would say it: 'number', 'text', or the allowed values."""
+    """Return a type in the words of the documentation: 'number', 'text', or the allowed values."""
     plain = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
     if annotation in plain:
         return plain[annotation]

@@ -1,1 +1,1 @@
-"""What a user may say: recipes, and the loader that checks them."""
+"""Settings: recipes, sweeps, and the loader that validates them."""

@@ -1,4 +1,4 @@
-"""Reads a recipe from YAML, applies dotted overrides, and reports every mistake at once."""
+"""Load a recipe from YAML, apply dotted overrides, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -26,23 +26,27 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """Load a packaged recipe by name or a recipe file by path, with `key.path=value` overrides.
 
     Raises:
-        ConfigError: Lists every unknown key, wrong type and broken rule, each with its path.
+        ConfigError: Lists every unknown key, wrong type and violated rule, each with its path.
     """
-    data = read_yaml(_find(str(name_or_path)))
+    data = read_yaml(find_file("recipe", str(name_or_path)))
     override(data, overrides)
     return parse_recipe(data, source=str(name_or_path))
 
 
 def parse_recipe(data: dict[str, Any], source: str = "the recipe") -> Recipe:
-    """Validate plain data as a recipe; all mistakes are reported together."""
+    """Validate plain data as a recipe.
+
+    Raises:
+        ConfigError: Lists every unknown key, wrong type and violated rule, each with its path.
+    """
     return parse(data, Recipe, source)
 
 
 def parse(data: dict[str, Any], kind: type[S], source: str) -> S:
-    """Validate plain data as a section of settings; all mistakes are reported together.
+    """Validate plain data as a section of settings.
 
     Raises:
-        ConfigError: Lists every unknown key, wrong type and broken rule, each with its path.
+        ConfigError: Lists every unknown key, wrong type and violated rule, each with its path.
     """
     try:
         return kind.model_validate(data)
@@ -51,10 +55,10 @@ def parse(data: dict[str, Any], kind: type[S], source: str) -> S:
 
 
 def parse_member(kind: str, data: dict[str, Any]) -> BaseModel:
-    """Validate `{name: ..., <settings>}` of one method or benchmark, outside a recipe.
+    """Validate `{name: ..., <settings>}` of a method, benchmark or audit outside a recipe.
 
     Raises:
-        ConfigError: Nothing has this name, or its settings are wrong (all listed).
+        ConfigError: Nothing has this name, or settings are invalid (all are listed).
     """
     holder = create_model("Holder", __base__=Section, **{kind: (_FIELDS[kind], ...)})  # type: ignore[call-overload]
     member: BaseModel = getattr(parse({kind: data}, holder, source=f"the {kind}'s settings"), kind)
@@ -62,10 +66,10 @@ def parse_member(kind: str, data: dict[str, Any]) -> BaseModel:
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `key.path=value` settings to plain data, in place.
+    """Apply `key.path=value` overrides to plain data, in place.
 
     Raises:
-        ConfigError: An override has no '=' or points into a single value.
+        ConfigError: An override has no '=', or its path leads into a single value; all are listed.
     """
     problems = _override(data, overrides)
     if problems:
@@ -73,52 +77,57 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; anything else is refused with the line that is wrong."""
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: The file is not a YAML mapping; the message names the line.
+    """
     try:
-        data = _unshared(yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader))
+        data = _copy_aliases(yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader))
     except yaml.YAMLError as error:
         raise ConfigError([_explain_yaml(error)], source=f"{path} (not valid YAML)") from error
     except RecursionError as error:
-        raise ConfigError(["an alias stands inside what it names"], source=str(path)) from error
+        raise ConfigError(["a YAML alias refers to itself"], source=str(path)) from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError([f"{path} is not a text file in UTF-8"], source=str(path)) from error
+        raise ConfigError([f"{path} is not a UTF-8 text file"], source=str(path)) from error
     if not isinstance(data, dict):
-        raise ConfigError(["the file must hold keys and values, such as 'name: my-run'"], source=str(path))
+        raise ConfigError(["the file must contain keys and values, such as 'name: my-run'"], source=str(path))
     return data
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (the second would silently win) and reads words as YAML 1.2 does."""
+    """YAML loader that rejects duplicate keys and reads words and numbers as YAML 1.2 does."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML itself would silently use the last of several equal keys.
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                problem = f"the key '{key}' stands twice"
+                problem = f"duplicate key '{key}'"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return dict(super().construct_mapping(node, deep))
 
 
-# YAML 1.1 reads no, off and on as truth values, so that `duplicates: off` would not be the word off.
+# YAML 1.1 reads no, off and on as booleans, so that `duplicates: off` would be false.
 _BOOL = "tag:yaml.org,2002:bool"
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-# YAML 1.1 wants a dot and a signed exponent in a float; everybody writes 1e-5.
+# YAML 1.1 requires a dot and a signed exponent in a float, so that 1e-5 would be a string.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
-def _unshared(value: Any) -> Any:
-    """The same data with every alias written out: an override changes only the place that it names."""
+def _copy_aliases(value: Any) -> Any:
+    """Copy the data, so that aliases no longer share an object and an override changes one of them only."""
     if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+        return {key: _copy_aliases(item) for key, item in value.items()}
+    return [_copy_aliases(item) for item in value] if isinstance(value, list) else value
 
 
 def _explain_yaml(error: yaml.YAMLError) -> str:
@@ -127,13 +136,24 @@ def _explain_yaml(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
-def _find(name: str) -> Path:
+def find_file(kind: str, name: str, folder: Path | None = None) -> Path:
+    """Return the file of a recipe or sweep: a packaged one by name, or a YAML file by path.
+
+    Args:
+        kind: 'recipe' or 'sweep'.
+        name: Name or path.
+        folder: Folder to which the path may also be relative.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise ConfigError([f"the file {name} does not exist"], source="the recipe's name")
-        return path
-    return registry.packaged("recipe", name)
+    for candidate in (path, *([] if folder is None else [folder / path])):
+        if candidate.is_file():
+            return candidate
+    if path.suffix in {".yaml", ".yml"}:
+        raise ConfigError([f"the file {name} does not exist"], source=f"the name of the {kind}")
+    return registry.packaged(kind, name)
 
 
 def _override(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -148,38 +168,39 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
         except yaml.YAMLError:
             value = text
         *parents, leaf = key.split(".")
-        place: Any = data
+        section: Any = data
         for parent in parents:
-            if isinstance(place, dict) and isinstance(place.get(parent), str) and parent == "method":
-                place[parent] = {"name": place[parent]}
-            if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
-                if isinstance(place[int(parent)], str):
-                    place[int(parent)] = {"name": place[int(parent)]}
-                place = place[int(parent)]
+            if parent == "method" and isinstance(section, dict) and isinstance(section.get(parent), str):
+                section[parent] = {"name": section[parent]}
+            if isinstance(section, list) and parent.isdigit() and int(parent) < len(section):
+                index = int(parent)
+                if isinstance(section[index], str):
+                    section[index] = {"name": section[index]}
+                section = section[index]
                 continue
-            if not isinstance(place, dict) or not isinstance(place.get(parent, {}), dict | list | type(None)):
-                problems.append(f"{key}: '{parent}' holds a single value, so nothing can be set inside it")
+            if not isinstance(section, dict) or not isinstance(section.get(parent, {}), dict | list | type(None)):
+                problems.append(f"{key}: '{parent}' is a single value, so no key inside it can be set")
                 break
-            if place.get(parent) is None:
-                place[parent] = {}
-            place = place[parent]
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
         else:
-            _assign(place, leaf, value, key, problems)
+            _assign(section, leaf, value, key, problems)
     return problems
 
 
-def _assign(place: Any, leaf: str, value: Any, key: str, problems: list[str]) -> None:
-    if isinstance(place, list):
-        if leaf.isdigit() and int(leaf) < len(place):
-            place[int(leaf)] = value
+def _assign(section: Any, leaf: str, value: Any, key: str, problems: list[str]) -> None:
+    if isinstance(section, list):
+        if leaf.isdigit() and int(leaf) < len(section):
+            section[int(leaf)] = value
         else:
-            problems.append(f"{key}: '{leaf}' is not a place in a list of {len(place)}")
-    elif key in {"method.name", "data.name", "prompt.style"} and value != place.get(leaf):
-        # Another method, data set or style has other settings: what stood there belonged to the old one.
-        place.clear()
-        place[leaf] = value
+            problems.append(f"{key}: '{leaf}' is not an index of a list with {len(section)} entries")
+    elif key in {"method.name", "data.name", "prompt.style"} and value != section.get(leaf):
+        # Another method, data set or style has other settings, so those of the old one are removed.
+        section.clear()
+        section[leaf] = value
     else:
-        place[leaf] = value
+        section[leaf] = value
 
 
 def _explain_all(error: ValidationError, prefix: tuple[Any, ...] = (), root: type[BaseModel] = Recipe) -> list[str]:
@@ -195,57 +216,60 @@ def _explain_all(error: ValidationError, prefix: tuple[Any, ...] = (), root: typ
 
 
 def _explain(item: Any, path: str, siblings: list[str]) -> str:
-    """One pydantic error as 'path: what is wrong; what is allowed'."""
-    given = item.get("input")
+    """Format one pydantic error as 'path: problem; nearest match or allowed values'."""
+    value = item.get("input")
     if item["type"] == "extra_forbidden":
         key = str(item["loc"][-1])
-        where = ".".join(path.split(".")[:-1]) or "the recipe"
-        return f"{path}: there is no setting '{key}' in {where}. {nearest(key, siblings)}"
+        section = path.rpartition(".")[0]
+        where = f" in {section}" if section else ""
+        return f"{path}: there is no setting '{key}'{where}. {nearest(key, siblings)}"
     if item["type"] == "missing":
-        return f"{path}: is missing and has no default"
+        return f"{path}: is missing"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{path}: {message}" if path else message
     if item["type"] == "union_tag_invalid":
-        path, given = f"{path}.name", given.get("name") if isinstance(given, dict) else given
+        path, value = f"{path}.name", value.get("name") if isinstance(value, dict) else value
     if item["type"] == "union_tag_not_found":
-        return f"{path}.name: is missing and has no default"
-    if item["type"] in {"literal_error", "union_tag_invalid"} and isinstance(given, str):
+        return f"{path}.name: is missing"
+    if item["type"] in {"literal_error", "union_tag_invalid"} and isinstance(value, str):
         context = item.get("ctx", {})
         expected = str(context.get("expected", context.get("expected_tags", "")))
         options = [option.strip(" '\"") for option in expected.replace(" or ", ",").split(",")]
-        near = nearest(given, options)
-        allowed = "" if near.startswith("Allowed") else f" Allowed: {', '.join(options)}."
-        return f"{path}: '{given}' is not allowed. {near}{allowed}"
-    shown = repr(given)
+        match = nearest(value, options)
+        allowed = "" if match.startswith("Allowed") else f" Allowed: {', '.join(options)}."
+        return f"{path}: '{value}' is not allowed. {match}{allowed}"
+    shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     message = re.sub(r" or instance of \w+", "", message)
     return f"{path}: {message[0].lower()}{message[1:]} (given: {shown})"
 
 
 def _path(location: Sequence[Any]) -> str:
-    """Dotted path of a setting, without the parts that pydantic adds for the members of a union."""
+    """Return the dotted path of a setting, without the entries that pydantic adds for members of a union."""
     tags = {"tofu", "synthetic", "files"}
     parts = [str(part) for part in location]
     return ".".join(
-        part for i, part in enumerate(parts) if "[" not in part and not (i == 1 and parts[0] == "data" and part in tags)
+        part
+        for index, part in enumerate(parts)
+        if "[" not in part and not (index == 1 and parts[0] == "data" and part in tags)
     )
 
 
 def _siblings(root: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Valid keys of the section in which the wrong key stands."""
+    """Return the valid keys of the section that contains the unknown key."""
     current: Any = root
-    for part in location[:-1]:
+    for key in location[:-1]:
         if typing.get_origin(current) in (dict, list):
-            # The part is a key or an index of the user's own; the section is what the collection holds.
+            # The key is an index or chosen by the user; the section is the type of the entries.
             current = typing.get_args(current)[-1]
             continue
         options = _models(current)
-        tagged = [m for m in options if getattr(m.model_fields.get("name"), "default", None) == part]
+        tagged = [model for model in options if getattr(model.model_fields.get("name"), "default", None) == key]
         if tagged:
             current = tagged[0]
             continue
-        fields = [m.model_fields[part].annotation for m in options if part in m.model_fields]
+        fields = [model.model_fields[key].annotation for model in options if key in model.model_fields]
         if not fields:
             return []
         current = fields[0]
@@ -254,8 +278,9 @@ def _siblings(root: type[BaseModel], location: Sequence[Any]) -> list[str]:
 
 @functools.cache
 def _models(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Return the sections that a type annotation allows."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        return tuple(model for part in typing.get_args(annotation) for model in _models(part))
+        return tuple(model for argument in typing.get_args(annotation) for model in _models(argument))
     return ()

@@ -1,11 +1,12 @@
-"""What methods, benchmarks and audits have in common: frozen settings under a name, and how a recipe names them."""
+"""Methods, benchmarks, audits and metrics in a recipe: the base class of the first three, and the types of settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,11 +17,17 @@ from pydantic import (
 )
 
 from expunge import registry
-from expunge.errors import ConfigError, UserError
+from expunge.errors import ConfigError, UserError, nearest
+
+if TYPE_CHECKING:
+    from expunge.audits.base import Audit
+    from expunge.benchmarks.base import Benchmark
+    from expunge.methods.base import Method
+    from expunge.metrics.base import MetricSpec
 
 
 class Member(BaseModel):
-    """Base of everything that a recipe names; its fields are the settings in YAML."""
+    """Base of methods, benchmarks and audits; the fields are the settings in YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     paper: ClassVar[str] = ""
@@ -28,44 +35,54 @@ class Member(BaseModel):
     _name: str = PrivateAttr(default="")
 
     def model_post_init(self, context: Any) -> None:
-        """Remember the name under which a recipe asked for this."""
+        """Save the name by which a recipe refers to this member."""
         self._name = (context or {}).get("name", "") or _module_name(type(self).__module__)
 
     @property
     def name(self) -> str:
-        """Name in recipes: the file's stem, or the path of a user's file."""
+        """Name in recipes: that of the packaged file, or the path of a user's file."""
         return self._name
 
     @property
     def key(self) -> str:
-        """Name in file names and records: a user's file by its stem."""
+        """Name in file names and records; for a user's file its stem."""
         return Path(self.name).stem if self.name.endswith(".py") else self.name
 
     def spec(self) -> dict[str, Any]:
-        """Settings as a recipe writes them."""
+        """Return the settings as a recipe writes them."""
         return {"name": self.name, **self.model_dump(mode="json")}
 
     def files(self) -> list[str]:
-        """Files whose content can change a number: a user's own code, and whatever the settings name."""
+        """Return the files whose content can change a result: a user's code, and files that settings name."""
         return [self.name] if self.name.endswith(".py") else []
 
 
 def _module_name(module: str) -> str:
-    """Return the member's name from its module: `expunge.<room>.<name>[.<file>]`."""
+    """Return a member's name from its module, `expunge.<package>.<name>[.<file>]`."""
     parts = module.split(".")
     return parts[2] if parts[0] == "expunge" and len(parts) > 2 else parts[-1]
 
 
 class MemberError(ValueError):
-    """The settings of a method or benchmark are wrong; carries the details to the loader."""
+    """Invalid settings of a method, benchmark or audit, with the details for the loader."""
 
     def __init__(self, member: type[BaseModel], details: ValidationError) -> None:
         self.member, self.details = member, details
         super().__init__(str(details))
 
 
+def _find(kind: str, name: str) -> Any:
+    """Return the class or function behind a name; errors become ValueErrors, to which pydantic adds the path."""
+    try:
+        return registry.get(kind, name)
+    except ConfigError as error:
+        raise ValueError(error.problems[0]) from error
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
 def _resolve(kind: str, value: Any) -> Any:
-    """Validate `{name: ..., <settings>}` with the class behind the name."""
+    """Validate a name or `{name: ..., <settings>}` with the class behind the name."""
     if isinstance(value, BaseModel):
         return value
     if isinstance(value, str):
@@ -74,34 +91,55 @@ def _resolve(kind: str, value: Any) -> Any:
         raise ValueError(f"needs a name, such as {{name: {registry.names(kind)[0]}}}")
     settings = dict(value)
     name = settings.pop("name")
-    try:
-        cls = registry.get(kind, name)
-    except ConfigError as error:
-        raise ValueError(error.problems[0]) from error
-    except UserError as error:
-        raise ValueError(str(error)) from error
+    cls = _find(kind, name)
     try:
         return cls.model_validate(settings, context={"name": name})
     except ValidationError as error:
         raise MemberError(cls, error) from error
 
 
+def metric_spec(name: str) -> MetricSpec:
+    """Return the description of the metric behind a name or behind the path of a Python file.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    spec: MetricSpec = _find("metric", name).spec
+    return spec
+
+
+def _check_row_metric(name: str) -> str:
+    """Raise if a metric is not computed from single rows."""
+    spec = metric_spec(name)
+    if spec.needs:
+        return name
+    if name.endswith(".py"):
+        raise ValueError(f"{name}: add the columns that {spec.name} is computed from to its decorator: needs=('nll',)")
+    raise ValueError(f"'{name}' is computed from full sets, not row by row. {nearest(name, registry.row_metrics())}")
+
+
 def _dump(value: Any) -> Any:
-    return value.spec() if hasattr(value, "spec") else value
+    return value.spec() if isinstance(value, Member) else value
 
 
-_MEMBER_SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}},
-    "required": ["name"],
-    "additionalProperties": True,
-}
+if TYPE_CHECKING:
+    MethodField = Method
+    BenchmarkField = Benchmark
+    AuditField = Audit
+else:
+    _SCHEMA = WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": True,
+        }
+    )
 
+    def _field(kind: str) -> Any:
+        return Annotated[Any, BeforeValidator(lambda value: _resolve(kind, value)), PlainSerializer(_dump), _SCHEMA]
 
-def _named(kind: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: _resolve(kind, value))
+    MethodField, BenchmarkField, AuditField = _field("method"), _field("benchmark"), _field("audit")
 
-
-MethodField = Annotated[Any, _named("method"), PlainSerializer(_dump), WithJsonSchema(_MEMBER_SCHEMA)]
-BenchmarkField = Annotated[Any, _named("benchmark"), PlainSerializer(_dump), WithJsonSchema(_MEMBER_SCHEMA)]
-AuditField = Annotated[Any, _named("audit"), PlainSerializer(_dump), WithJsonSchema(_MEMBER_SCHEMA)]
+RowMetric = Annotated[str, AfterValidator(_check_row_metric)]
+"""Name of a metric of single rows, or path of a Python file that defines one."""

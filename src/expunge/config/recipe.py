@@ -1,28 +1,29 @@
-"""The recipe: everything a user may set, as frozen pydantic models.
+"""The recipe: all settings of a run, as frozen pydantic models.
 
-Field names are the YAML keys, the command-line overrides and the words of the docs. Unknown keys are refused.
+Field names are the keys in YAML and in command-line overrides. Unknown keys are errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from expunge.config.defaults import changed
-from expunge.config.members import BenchmarkField, MethodField
+from expunge.config.members import BenchmarkField, MethodField, RowMetric, metric_spec
 from expunge.config.selection_rule import Rule, read_rule
 from expunge.rundir import fingerprint
 
 
 class Section(BaseModel):
-    """Base of every part of a recipe: frozen, no unknown keys."""
+    """Base of every section of a recipe: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Scratch(Section):
-    """A small Llama trained from nothing, with a tokenizer trained on the data: experiments without downloads."""
+    """A small Llama trained from scratch, with a tokenizer trained on the data; needs no download."""
 
     hidden_size: int = Field(default=192, ge=8)
     num_layers: int = Field(default=4, ge=1)
@@ -40,7 +41,7 @@ class Scratch(Section):
 
 
 class Lora(Section):
-    """Train low-rank adapters only; the reference is then the same model with the adapter off."""
+    """Train low-rank adapters only; the frozen reference is then the same model with the adapter off."""
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
@@ -50,34 +51,40 @@ class Lora(Section):
 
 
 class Model(Section):
-    """The model to unlearn, and the one that never saw the forget set."""
+    """The model to unlearn, and the retain model, which never saw the forget set."""
 
     name: str | None = None
-    """Hub id or folder of the start model."""
+    """Hub id or folder of the base model (to be fine-tuned by `target`), or of the target itself."""
     revision: str | None = None
-    """Commit, tag or branch on the hub."""
+    """Hub only: commit, tag or branch."""
     scratch: Scratch | None = None
-    """Instead of `name`: build and train a small model from nothing."""
+    """Instead of `name`: build a small model and train it from scratch."""
     retain_model: str | None = None
-    """Retain model (hub id or folder) or its stored evaluation (a run record or a TOFU log, .json)."""
+    """Hub id or folder of the retain model, or its stored evaluation (a record of a run or a TOFU log, .json)."""
     retain_model_revision: str | None = None
+    """Hub only: commit, tag or branch of the retain model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of forward and backward; trained weights always keep a float32 master copy."""
+    """Precision of forward and backward passes; trained weights always have a float32 master copy."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Implementation of attention."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the model; 'auto' is the GPU if there is one."""
     frozen_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Precision of the start model's copy, for losses that compare with it at every position; None: that of `dtype`."""
+    """Precision of the frozen reference, for losses that compare with it at every position; null: that of `dtype`."""
     frozen_device: str | None = None
-    """Device of that copy, such as 'cuda:1'; None: that of the model which is trained."""
+    """Device of the frozen reference, such as 'cuda:1'; null: that of the trained model."""
     lora: Lora | None = None
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Leave it off unless you have read that code."""
+    """Execute Python code that is part of the model. Leave it off unless you have read that code."""
 
     @model_validator(mode="after")
-    def _one_start(self) -> Self:
+    def _one_source(self) -> Self:
         if (self.name is None) == (self.scratch is None):
-            raise ValueError("set exactly one of name (a hub id or folder) and scratch (a model built here)")
+            raise ValueError(
+                "set exactly one of name (hub id or folder) and scratch (a small model built from scratch)"
+            )
         if self.name is None and self.revision is not None:
             raise ValueError("revision has no effect without name")
         if self.retain_model is None and self.retain_model_revision is not None:
@@ -86,23 +93,23 @@ class Model(Section):
 
 
 class Prompt(Section):
-    """How a question and an answer become text."""
+    """Format of questions and answers."""
 
     style: Literal["chat", "plain"] = "chat"
-    """'chat' uses the tokenizer's chat template; 'plain' the two patterns below."""
+    """'chat' uses the tokenizer's chat template, 'plain' the patterns `question` and `answer`."""
     system: str | None = None
-    """System message (chat only)."""
+    """Chat only: system message."""
     date: str | None = None
-    """Value of the template's date_string, where a chat template prints the date (chat only)."""
+    """Chat only: value of date_string, for chat templates that print the date."""
     question: str = "Question: {question}\nAnswer:"
     """Plain only: text before the answer."""
     answer: str = " {answer}"
-    """Plain only: the answer's text; the end-of-sequence token follows."""
+    """Plain only: text of the answer, which the end-of-sequence token follows."""
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
         if self.style == "plain" and changed(self, "system", "date"):
-            raise ValueError("system and date have no effect with style 'plain'; put the text into question")
+            raise ValueError("system and date have no effect with style 'plain'; put the text into question instead")
         if self.style == "chat" and changed(self, "question", "answer"):
             raise ValueError("question and answer have no effect with style 'chat'; set style: plain")
         if "{question}" not in self.question or "{answer}" not in self.answer:
@@ -122,13 +129,13 @@ class Source(Section):
     revision: str | None = None
     """Hub only: commit, tag or branch."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our name -> the file's name, for question, answer, text, group, paraphrased_question, ..."""
+    """Column name here -> column name in the file, for question, answer, text, group, paraphrased_question, ..."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first rows."""
+    """Use only the first rows, at most this many."""
     min_chars: int | None = Field(default=None, ge=1)
-    """Plain text only: leave out texts with fewer characters, and blank ones; `limit` counts what is left."""
+    """Plain text only: skip texts with fewer characters, and blank ones; `limit` counts the remaining texts."""
     max_tokens: int | None = Field(default=None, ge=8)
-    """Plain text only: cut longer texts as `long_text` says, where this is below max_length."""
+    """Plain text only: truncate or split longer texts (see `long_text`), if this is less than max_length."""
 
 
 class TofuData(Section):
@@ -139,44 +146,52 @@ class TofuData(Section):
     path: str = "locuslab/TOFU"
     """Hub id, or a folder with forget10.json, forget10_perturbed.json and so on."""
     revision: str | None = None
+    """Hub only: commit, tag or branch."""
     duplicates: Literal["report", "refuse", "off"] = "report"
-    """What to do about forget rows that also stand in the retain set."""
+    """Forget rows that are also in the retain set: report them, refuse to run, or skip the search."""
 
 
 class SyntheticData(Section):
-    """Fictitious people made here, with questions, paraphrases and wrong answers of the same kind."""
+    """Generated fictitious people, with questions, paraphrases and wrong answers of the same form."""
 
     name: Literal["synthetic"] = "synthetic"
     num_people: int = Field(default=100, ge=4, le=1_000_000)
     forget_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the people in the forget set."""
     seed: int = 0
+    """Seed of the generated data."""
     duplicates: Literal["report", "refuse", "off"] = "report"
+    """Forget rows that are also in the retain set: report them, refuse to run, or skip the search."""
 
 
 class FilesData(Section):
-    """The user's own forget, retain and holdout rows."""
+    """User-defined forget, retain and holdout rows."""
 
     name: Literal["files"] = "files"
     forget: Source | None = None
     topics: dict[str, Source] = Field(default_factory=dict)
-    """Instead of `forget`: a forget set of several topics, by name. Methods such as rmu take them in turn."""
+    """Instead of `forget`: a forget set of several named topics, between which methods such as rmu alternate."""
     retain: Source | None = None
     holdout: Source | None = None
     long_text: Literal["refuse", "truncate", "chunk"] = "refuse"
-    """What to do with plain text that is longer than max_length: refuse it, cut it off, or make several rows of it."""
+    """Plain text longer than max_length: refuse it, truncate it, or split it into several rows."""
     sensitive: bool = False
-    """The forget texts are harmful themselves: they are written into no record and no report."""
+    """Whether the forget texts are harmful themselves: records and reports then hold hashes instead of texts."""
     duplicates: Literal["report", "refuse", "off"] = "report"
+    """Forget rows that are also in the retain set: report them, refuse to run, or skip the search."""
 
     @property
     def forget_sources(self) -> dict[str, Source]:
-        """Where the forget rows come from, by topic; a set without topics is one topic without a name."""
+        """Sources of the forget rows by topic; a forget set without topics is one topic with an empty name."""
         return self.topics if self.forget is None else {"": self.forget}
 
     @property
     def sources(self) -> list[Source]:
-        """Everything that is read."""
-        return [*self.forget_sources.values(), *(part for part in (self.retain, self.holdout) if part is not None)]
+        """All sources."""
+        return [
+            *self.forget_sources.values(),
+            *(source for source in (self.retain, self.holdout) if source is not None),
+        ]
 
     @model_validator(mode="after")
     def _one_forget_set(self) -> Self:
@@ -191,45 +206,47 @@ DataConfig = Annotated[TofuData | SyntheticData | FilesData, Field(discriminator
 
 
 class Train(Section):
-    """One training, with the effective batch as the user sees it; device batch and accumulation are derived."""
+    """One training. Gradient accumulation follows from batch_size, device_batch_size and the number of devices."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the forget set (fine-tuning: over the training set)."""
+    """Passes over the forget set (for fine-tuning: over the training set)."""
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps, instead of epochs."""
     lr: float = Field(gt=0)
+    """Highest learning rate."""
     batch_size: int = Field(default=32, ge=1)
-    """Rows per optimiser step over all devices; each forget row comes with one retain row."""
+    """Rows per optimiser step over all devices (the effective batch); each forget row is paired with a retain row."""
     device_batch_size: int = Field(default=8, ge=1)
-    """At most this many rows at a time on a device."""
+    """Most rows per micro-batch on one device."""
     max_length: int = Field(default=512, ge=8)
-    """Longest row in tokens; a longer one is refused, not cut, unless data.long_text says otherwise."""
+    """Longest row in tokens. A longer row is an error, unless `data.long_text` truncates or splits it."""
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """Linear warm-up, in passes over the forget set; the default is cut where the training is shorter, and any other
-    value that the training does not outlast is refused."""
+    """Linear warm-up, in passes over the forget set. The default is shortened for shorter trainings; any other value
+    must be less than the length of the training."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Linear warm-up in optimiser steps, instead of warmup_epochs."""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     """Shape of the learning rate after warm-up."""
     optimizer: str = "adamw_torch"
-    """A name that transformers.TrainingArguments.optim knows."""
+    """A value of transformers.TrainingArguments.optim."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Clip the gradient's norm here; 0 switches clipping off."""
+    """Largest norm of the gradient, to which it is clipped; 0 disables clipping."""
     normalize: Literal["batch", "microbatch"] = "batch"
-    """'batch': means over the whole effective batch, whatever the device batch is. 'microbatch': means of each
-    device batch, averaged, as published code does."""
+    """'batch': mean over the effective batch, which does not depend on the micro-batch. 'microbatch': average of the
+    means of the micro-batches, as in published code."""
     order: Literal["permutation", "file"] = "permutation"
-    """Rows in a new random order on each pass, or always in the order in which the data gives them."""
+    """Order of the rows: a new permutation in each pass, or the order of the data."""
     retain_pairing: Literal["permutation", "random", "modulo"] = "permutation"
-    """How retain rows are chosen: all once before any again; drawn with replacement; or row i mod N."""
+    """Choice of retain rows: each once before any is repeated, sampled with replacement, or row i mod N."""
     checkpoint_epochs: float = Field(default=1.0, gt=0)
-    """Save the state for resuming this often; an interrupted training goes on from there."""
+    """Passes over the forget set between saved states, from which an interrupted training resumes."""
     report_to: list[str] = Field(default_factory=list)
-    """Experiment trackers by transformers' names, such as wandb or mlflow."""
+    """Experiment trackers by their names in transformers, such as wandb or mlflow."""
     trainer_extra: dict[str, Any] = Field(default_factory=dict)
-    """Further transformers.TrainingArguments, checked against its field names."""
+    """Further fields of transformers.TrainingArguments."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -241,44 +258,75 @@ class Train(Section):
 
     @property
     def warmup_setting(self) -> str:
-        """Name of the setting that says how long warm-up is, where it is not the default; empty otherwise."""
+        """Name of the setting that changes the warm-up; empty for the default warm-up."""
         return next(iter(changed(self, "warmup_steps", "warmup_epochs")), "")
 
     @model_validator(mode="after")
     def _training_outlasts_warmup(self) -> Self:
         name = self.warmup_setting
-        # Epochs against steps can only be compared once the number of rows is known: training/batching.py does.
+        # Warm-up in steps and a length in epochs (or the reverse) are compared in training/batching.py, where the
+        # number of rows is known.
         length = getattr(self, name.removeprefix("warmup_")) if name else None
         if length is not None and getattr(self, name) >= length:
             raise ValueError(
-                f"{name} {getattr(self, name):g} must be less than {name.removeprefix('warmup_')} {length:g}, or the "
-                "training ends before the learning rate arrives"
+                f"{name} {getattr(self, name):g} must be less than {name.removeprefix('warmup_')} {length:g}"
             )
         return self
 
 
 class Measure(Section):
-    """How models are measured."""
+    """Settings of measurements."""
 
     batch_tokens: int = Field(default=8192, ge=64)
-    """Most tokens per forward pass when scoring and generating; on a CPU scoring uses fewer, which is faster."""
+    """Most tokens per forward pass for scoring and generation. On a CPU scoring uses smaller batches, which are
+    faster."""
     engine: Literal["torch", "vllm"] = "torch"
-    """What generates answers. vLLM reads a model's folder, so it works in `evaluate`, not on a model in training."""
+    """Engine for generation. vLLM loads a model from its folder, so it works in `evaluate`, but not during a run."""
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamples for intervals; 0 switches them off."""
+    """Bootstrap resamples for intervals; 0 disables intervals."""
+    metrics: list[RowMetric] = Field(default_factory=list)
+    """Further metrics of single rows: names (`expunge show NAME` prints the columns that a metric needs) or Python
+    files. Each is computed on every set of each benchmark that has these columns, and reported as its mean over rows
+    under '<set>/<metric>'. A metric that a benchmark reports itself is not computed again."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct_metrics(cls, names: list[str]) -> list[str]:
+        functions = [metric_spec(name).name for name in names]
+        if repeated := sorted({name for name in functions if functions.count(name) > 1}):
+            raise ValueError(f"two metrics are called '{repeated[0]}', and their results would overwrite each other")
+        return names
+
+    def columns_problem(self, benchmarks: Sequence[BenchmarkField]) -> str:
+        """Return a message about a metric whose columns no benchmark has; empty if there is none.
+
+        A benchmark that does not declare its columns may have any; the first measurement then shows them.
+
+        Args:
+            benchmarks: Benchmarks whose rows the metrics are computed from.
+        """
+        columns = {benchmark.key: benchmark.columns() for benchmark in benchmarks}
+        if not all(columns.values()):
+            return ""
+        for name in self.metrics:
+            needs = metric_spec(name).needs
+            if not any(set(needs) <= set(available) for available in columns.values()):
+                listing = " ".join(f"Columns of {key}: {', '.join(names)}." for key, names in columns.items())
+                return f"'{name}' needs the columns {', '.join(needs)}, which no benchmark has. {listing}".rstrip()
+        return ""
 
 
 class Evaluate(Measure):
-    """What is measured, when, and which checkpoint is kept."""
+    """Benchmarks and metrics, when they are measured, and which epoch becomes the checkpoint."""
 
     benchmarks: list[BenchmarkField] = Field(default_factory=list)
-    """Names, or {name: ..., settings}."""
+    """Benchmarks: names, or {name: ..., <settings>}."""
     before: bool = True
     """Measure the target before unlearning."""
     every_epoch: bool = True
-    """Measure after each pass over the forget set, for the trajectory."""
+    """Measure after each pass over the forget set."""
     select: str = "last"
-    """Which epoch becomes the checkpoint: 'last', or a rule on headlines: 'max NAME', 'min NAME', or
+    """Rule that selects the checkpoint's epoch: 'last', or a rule on headlines: 'max NAME', 'min NAME', or
     'max NAME subject to NAME >= NUMBER', such as 'max model_utility subject to forget_quality >= 0.05'."""
 
     @property
@@ -295,75 +343,88 @@ class Evaluate(Measure):
         if not rule.is_last and not self.every_epoch:
             raise ValueError(f"select: '{self.select}' needs every_epoch: true, because it compares epochs")
         labels = [benchmark.labels() for benchmark in self.benchmarks]
-        # A user-defined benchmark need not declare its headlines; the first measurement then shows them.
-        if all(labels) and (unknown := rule.unknown({name for part in labels for name in part})):
+        # A user-defined benchmark may not declare its headlines; the names are then checked after a measurement.
+        if all(labels) and (unknown := rule.unknown({name for declared in labels for name in declared})):
             raise ValueError(unknown[0].removeprefix("select: "))
+        if problem := self.columns_problem(self.benchmarks):
+            raise ValueError(f"metrics: {problem}")
         return self
 
 
 class Published(Section):
-    """A published number to stand beside ours."""
+    """A published value, which reports print next to the measured one."""
 
     value: float
     source: str
+    """Paper, model card or page of the value."""
 
 
 class Recipe(Section):
-    """One experiment: what to forget, from which model, how, and what to measure."""
+    """One experiment: the model, the data to forget, the method, and the benchmarks."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the experiment; the run's folder is runs/<name>-<fingerprint>."""
     description: str = ""
     seed: int = Field(default=42, ge=0)
+    """Seed of weights, of the order of rows, and of bootstrap intervals."""
     model: Model
     prompt: Prompt = Prompt()
     data: DataConfig
     target: Train | None = None
-    """Fine-tune the start model on forget + retain first."""
+    """Fine-tune the base model on forget and retain set first; null if the model already knows the forget set."""
     retain_model: Train | None = None
-    """Fine-tune the start model on retain only: the retain model."""
+    """Fine-tune the base model on the retain set alone, as the retain model."""
     method: MethodField
     train: Train | None = None
-    """The unlearning itself; left out for methods that do not train."""
+    """The unlearning; omitted for methods that do not train."""
     evaluate: Evaluate = Evaluate()
     published: dict[str, Published] = Field(default_factory=dict)
-    """Published numbers by headline."""
+    """Published values by headline."""
 
     @field_validator("model", "data", "train", "target", "retain_model", "evaluate", "prompt", mode="before")
     @classmethod
     def _sections_are_mappings(cls, value: Any) -> Any:
         if isinstance(value, str | int | float | bool | list):
-            raise ValueError("is a section with keys of its own, not a single value")
+            raise ValueError("must be a section with keys, not a single value")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.model.scratch is not None and self.target is None:
-            raise ValueError("model.scratch starts from random weights, so target: (how to train it) is needed")
+            raise ValueError(
+                "target: is missing; model.scratch starts from random weights, which must be trained first"
+            )
         if self.retain_model is not None and self.model.retain_model is not None:
-            raise ValueError("retain_model: trains the retain model and model.retain_model loads it; set one of them")
+            raise ValueError(
+                "set only one of retain_model (which trains the retain model) and model.retain_model (which loads it)"
+            )
         if self.retain_model is not None and self.target is None:
-            raise ValueError("retain_model: needs target: too, so that both models are trained in the same way")
+            raise ValueError(
+                "retain_model: needs target: too, so that both models are fine-tuned from the same base model"
+            )
         if self.evaluate.engine != "torch":
-            raise ValueError("evaluate.engine: vllm has no effect in a run, whose models are in memory; use `evaluate`")
+            raise ValueError(
+                "evaluate.engine: vllm cannot be used in a run, whose models are in memory; use `expunge evaluate`"
+            )
         trains = self.method.trains
         if trains and self.train is None:
             raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
         if not trains and self.train is not None:
             raise ValueError(f"train: has no effect; the method {self.method.name} edits weights without training")
         if not trains and self.model.lora is not None:
-            raise ValueError(f"model.lora has no effect; the method {self.method.name} edits the weights themselves")
+            raise ValueError(f"model.lora has no effect; the method {self.method.name} edits weights without training")
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting with its value, as plain data that loads back to the same recipe."""
+        """Return all settings as plain data, from which the same recipe can be loaded."""
         return dict(self.model_dump(mode="json", exclude_none=True))
 
     def fingerprint(self) -> str:
-        """Name of everything that can change a number of this run."""
+        """Return a hash of all settings that can change a result."""
         data = self.resolved()
         for key in ("description", "published", "name"):
             data.pop(key, None)
         data["model"].pop("frozen_device", None)
-        for part in ("train", "target", "retain_model"):
-            data.get(part, {}).pop("report_to", None)
+        for section in ("train", "target", "retain_model"):
+            data.get(section, {}).pop("report_to", None)
         return fingerprint(data)

@@ -30,7 +30,7 @@ Score = tuple[int, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """Best by one headline or by the harmonic mean of several, optionally with a bound on another headline."""
+    """The best candidate by one headline or by the harmonic mean of several, with an optional bound on another."""
 
     text: str
     """The rule as the user wrote it."""
@@ -138,7 +138,7 @@ def read_rule(text: str, *, allowed: str = ALLOWED_FOR_EPOCHS) -> Rule:
     """Parse a rule such as 'last' or 'max model_utility subject to forget_quality >= 0.05'.
 
     Args:
-        text: The user's words.
+        text: The rule as the user wrote it.
         allowed: Sentence that lists the allowed forms.
 
     Raises:
@@ -172,7 +172,7 @@ def read_trial_rule(text: str, objectives: Mapping[str, str]) -> Rule:
     better when higher.
 
     Args:
-        text: The user's words.
+        text: The rule as the user wrote it.
         objectives: Headline -> 'up' or 'down'; the mean is computed from all of them.
 
     Raises:

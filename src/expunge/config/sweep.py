@@ -1,4 +1,4 @@
-"""The sweep: a recipe, the settings to try, how trials are drawn, run and stopped, and the rule that chooses one."""
+"""The sweep: a recipe, the settings to vary, and how trials are sampled, run, pruned and selected."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from expunge import registry
 from expunge.config.axes import Axis
-from expunge.config.load import override, parse, parse_recipe, read_yaml
+from expunge.config.load import find_file, override, parse, parse_recipe, read_yaml
 from expunge.config.members import BenchmarkField
 from expunge.config.recipe import Recipe, Section
 from expunge.config.selection_rule import Rule, read_trial_rule
 from expunge.errors import ConfigError
 from expunge.rundir import fingerprint
 
-PARTS = ("set", "over")
+DOTTED = ("set", "over")
+"""Sections whose keys are dotted keys of the recipe."""
 OBJECTIVES: dict[str, Literal["up", "down"]] = {"forget_quality": "up", "model_utility": "up"}
 UNIMPORTANT = ("description", "trials", "max_hours", "keep", "executor", "workers", "address", "resources")
-"""Settings that change no trial: a sweep may go on with others."""
+"""Settings that change no trial, so that a sweep can resume with other values."""
 
 
 class Prune(Section):
-    """Stop trials that fall behind, between epochs."""
+    """Early stopping of trials, between epochs."""
 
     name: Literal["asha", "hyperband", "median"]
     """Optuna's SuccessiveHalvingPruner (asynchronous successive halving), HyperbandPruner or MedianPruner."""
     min_epochs: int = Field(default=1, ge=1)
-    """No trial is stopped before this epoch; for asha and hyperband the first rung."""
+    """First epoch after which a trial can be stopped; for asha and hyperband the first rung."""
     factor: int | None = Field(default=None, ge=2)
-    """asha and hyperband: one trial in so many goes on from a rung (Optuna's defaults: 4 and 3)."""
+    """asha and hyperband: one trial in `factor` continues beyond a rung (Optuna's defaults: 4 and 3)."""
     watch: str | None = None
-    """Headline that is compared after each epoch; without it, what the rule compares."""
+    """Headline that is compared after each epoch; null: the score of the rule."""
 
     @model_validator(mode="after")
     def _no_dead_setting(self) -> Self:
@@ -46,45 +46,46 @@ class Prune(Section):
 
 
 class Sweep(Section):
-    """Many trials of one recipe, and which of them is chosen."""
+    """Many trials of one recipe, and the rule that selects the best."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The sweep's folder is runs/sweep-<name>."""
+    """Name of the sweep; its folder is runs/sweep-<name>."""
     description: str = ""
     recipe: dict[str, Any]
-    """A packaged recipe's name, a YAML file, or the recipe itself."""
+    """Name of a packaged recipe, a YAML file, or the recipe itself."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Dotted key -> value, the same in every trial; a section given whole takes the place of the recipe's."""
+    """Dotted key -> value in all trials; the value of a section replaces the section of the recipe."""
     over: dict[str, Axis] = Field(min_length=1)
-    """Dotted key -> the values to try."""
+    """Dotted key -> values to try."""
     sampler: Literal["grid", "random", "tpe", "gp", "nsgaii"] = "grid"
-    """How trials are drawn: every combination, at random, or by a sampler of Optuna."""
+    """Choice of trials: all combinations, random ones, or a sampler of Optuna (tpe, gp, nsgaii)."""
     seed: int = Field(default=0, ge=0)
-    """Of the sampler, of the order of a pruned grid, and of the halves; a trial's own seed is in its recipe."""
+    """Seed of the sampler, of the order of a pruned grid, and of the halves; the seed of a trial is in its recipe."""
     trials: int | None = Field(default=None, ge=1)
-    """At most so many trials; a grid has an end of its own."""
+    """Most trials; optional for a grid, which is finite."""
     max_hours: float | None = Field(default=None, gt=0)
-    """Start no trial after so many hours of sweeping."""
+    """Hours after which no further trial is started."""
     objectives: dict[str, Literal["up", "down"]] = Field(default=OBJECTIVES)
-    """Headline -> which way is better; the axes of the Pareto front."""
+    """Headline -> direction in which it improves; the axes of the Pareto front."""
     select: str = "max forget_quality"
-    """Rule that chooses: 'max NAME', 'max NAME subject to NAME >= NUMBER', or 'max mean of both'."""
+    """Rule that selects the best trial: 'max NAME', 'max NAME subject to NAME >= NUMBER', or 'max mean of both'."""
     choose_on: Literal["all", "half"] = "all"
-    """'half': the rule sees one half of the groups (authors, articles), the reported numbers come from the other."""
+    """'half': select on one half of the groups (authors, articles), and report the other half."""
     prune: Prune | None = None
-    """Early stopping: none, asha, hyperband or median, or a mapping with its settings."""
+    """Early stopping: none, asha, hyperband or median, or {name: ..., <settings>}."""
     final: list[BenchmarkField] = Field(default_factory=list)
-    """Benchmarks measured once, on the checkpoint of a trial that ran to its end, in place of the recipe's. Then the
-    recipe's serve the trajectory only and may leave out what is dear, such as generation."""
+    """Benchmarks for the final checkpoints of complete trials. The recipe's benchmarks are then only measured during
+    training, and may skip expensive parts such as generation."""
     keep: int = Field(default=1, ge=0)
-    """Checkpoints of the best so many trials are kept; of all others only the records."""
+    """Number of best trials whose checkpoints are saved; of all others only the records are."""
     executor: Literal["in-process", "ray"] = "in-process"
+    """Run trials one after the other in this process, or in parallel on a Ray cluster."""
     workers: int | None = Field(default=None, ge=1)
-    """Ray only: trials at a time; by default as many as the cluster has room for."""
+    """Ray only: number of parallel trials; null: as many as the cluster has resources for."""
     address: str | None = None
-    """Ray only: a cluster's address, such as ray://host:10001; without one a cluster is started here."""
+    """Ray only: address of the cluster, such as ray://host:10001; null: start one on this machine."""
     resources: dict[str, float] = Field(default_factory=dict)
-    """Ray only: what a trial needs: num_cpus, num_gpus, memory (bytes), or resources of your own by name."""
+    """Ray only: resources of a trial: num_cpus, num_gpus, memory (bytes), or custom resources by name."""
 
     @field_validator("prune", mode="before")
     @classmethod
@@ -95,15 +96,17 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if twice := sorted(set(self.set) & set(self.over)):
-            raise ValueError(f"{twice[0]} stands in set and in over; keep one of them")
+        if repeated := sorted(set(self.set) & set(self.over)):
+            raise ValueError(f"{repeated[0]} is listed in both set and over; remove one of them")
         if not self.objectives:
-            raise ValueError("objectives is empty; name at least one headline, such as forget_quality: up")
+            raise ValueError("objectives: is empty; list at least one headline, such as forget_quality: up")
         continuous = [key for key, axis in self.over.items() if axis.points() is None]
         if self.sampler == "grid" and continuous:
-            raise ValueError(f"over.{continuous[0]}: a grid needs points; add num (or step), or set sampler: random")
+            raise ValueError(
+                f"over.{continuous[0]}: a grid needs finitely many values; add num (or step), or set sampler"
+            )
         if self.sampler != "grid" and self.trials is None:
-            raise ValueError(f"trials: is missing; the sampler {self.sampler} has no end of its own")
+            raise ValueError(f"trials: is missing; the sampler {self.sampler} never ends by itself")
         if self.executor != "ray":
             for name in ("workers", "address", "resources"):
                 if getattr(self, name):
@@ -113,36 +116,39 @@ class Sweep(Section):
 
     @property
     def rule(self) -> Rule:
-        """What chooses."""
+        """The rule that selects the best trial."""
         return read_trial_rule(self.select, self.objectives)
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of an all-points sweep, the last axis fastest."""
+        """Return all combinations of the axes, the last axis varying fastest."""
         points = [axis.points() or [] for axis in self.over.values()]
         return [dict(zip(self.over, values, strict=True)) for values in itertools.product(*points)]
 
     def trial(self, params: Mapping[str, Any]) -> Recipe:
-        """The recipe of one trial.
+        """Return the recipe of one trial.
+
+        Args:
+            params: Dotted key of the recipe -> value.
 
         Raises:
-            ConfigError: A key is none of the recipe's, or a value is not allowed there; all are listed.
+            ConfigError: A key is not in the recipe, or a value is not allowed; all are listed.
         """
         data = copy.deepcopy(self.recipe)
-        # As JSON, which is YAML as well, since an override is text.
+        # An override is a string with a YAML value, and JSON is YAML.
         override(data, [f"{key}={json.dumps(value)}" for key, value in {**self.set, **params}.items()])
         return parse_recipe(data, source=f"the recipe of sweep {self.name}")
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting, as plain data that loads back to the same sweep."""
+        """Return all settings as plain data, from which the same sweep can be loaded."""
         data = self.model_dump(mode="json", exclude_none=True)
         return {**data, "over": {key: axis.plain() for key, axis in self.over.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """The settings that make this sweep what it is: another value means another sweep."""
+        """Return the settings that identify the sweep: other values make another sweep."""
         return {key: value for key, value in self.resolved().items() if key not in UNIMPORTANT}
 
     def fingerprint(self) -> str:
-        """Name of `identity`."""
+        """Return a hash of `identity`."""
         return fingerprint(self.identity())
 
 
@@ -150,33 +156,42 @@ def load_sweep(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Sweep
     """Load a packaged sweep by name or a file by path, with overrides such as `over.train.lr=[1e-5, 2e-5]`.
 
     Raises:
-        ConfigError: Lists every unknown key, wrong type and broken rule, each with its path.
+        ConfigError: Lists every unknown key, wrong type and violated rule, each with its path.
     """
-    path = _find(str(name_or_path))
+    path = find_file("sweep", str(name_or_path))
     return parse_sweep(read_yaml(path), overrides, source=str(name_or_path), folder=path.parent)
 
 
 def parse_sweep(
     data: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "the sweep", folder: Path = Path()
 ) -> Sweep:
-    """Validate plain data as a sweep; the recipe may be a name or a path, also one relative to `folder`.
+    """Validate plain data as a sweep.
+
+    Args:
+        data: The settings; the recipe may be a mapping, a name or a path.
+        overrides: Settings such as 'over.train.lr=[1e-5, 2e-5]'.
+        source: Where the data comes from, for messages.
+        folder: Folder to which the recipe's path may be relative.
 
     Raises:
-        ConfigError: Everything that is wrong.
+        ConfigError: Lists every unknown key, wrong type and violated rule, each with its path.
     """
     if isinstance(data.get("over"), dict):
         data = {**data, "over": _flat(data["over"])}
     _override(data, overrides)
     if isinstance(data.get("recipe"), str):
-        data["recipe"] = _recipe_data(data["recipe"], folder)
+        data["recipe"] = read_yaml(find_file("recipe", data["recipe"], folder))
     return parse(data, Sweep, source)
 
 
 def check_trials(sweep: Sweep) -> list[Recipe]:
-    """Validate what the axes can give: every combination of a grid, else the first value or the ends of each axis.
+    """Validate the recipes of all trials of a grid; for other samplers those at the ends of each axis.
+
+    Returns:
+        The recipes that were validated.
 
     Raises:
-        ConfigError: An axis is no key of the recipe, or one of its values is not allowed; all are listed.
+        ConfigError: An axis is not a key of the recipe, or one of its values is not allowed; all are listed.
     """
     problems: dict[str, None] = {}
     recipes = []
@@ -188,25 +203,25 @@ def check_trials(sweep: Sweep) -> list[Recipe]:
     if problems:
         raise ConfigError(list(problems), source=f"the trials of sweep {sweep.name}")
     if sweep.prune is not None and not recipes[0].evaluate.every_epoch:
-        raise ConfigError(["prune: has nothing to look at with evaluate.every_epoch: false"], source="the sweep")
+        raise ConfigError(["prune: needs evaluate.every_epoch: true, because it compares epochs"], source="the sweep")
     return recipes
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, as 'key: old -> new'."""
-    found = []
+    """Return the dotted keys whose values differ, as 'key: old -> new'."""
+    lines = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{key}.")
+            lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             shown = ["not set" if value is None else json.dumps(value) for value in (before, after)]
-            found.append(f"{prefix}{key}: {shown[0]} -> {shown[1]}")
-    return found
+            lines.append(f"{prefix}{key}: {shown[0]} -> {shown[1]}")
+    return lines
 
 
 def _corners(sweep: Sweep) -> list[dict[str, Any]]:
-    """Each end of each axis once, the other axes at their first value."""
+    """Return each end of each axis once, with the other axes at their first value."""
     ends = {
         key: [*(axis.points() or axis.ends)][:: max(1, len(axis.points() or axis.ends) - 1)]
         for key, axis in sweep.over.items()
@@ -215,50 +230,33 @@ def _corners(sweep: Sweep) -> list[dict[str, Any]]:
     return [first, *({**first, key: values[-1]} for key, values in ends.items() if len(values) > 1)]
 
 
-def _find(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise ConfigError([f"the file {name} does not exist"], source="the sweep's name")
-        return path
-    return registry.packaged("sweep", name)
-
-
-def _recipe_data(name: str, folder: Path) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"} and not path.is_file():
-        return read_yaml(registry.packaged("recipe", name))
-    beside = folder / path
-    if not path.is_file() and not beside.is_file():
-        raise ConfigError([f"recipe: the file {name} does not exist"], source="the sweep")
-    return read_yaml(path if path.is_file() else beside)
-
-
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys for nested ones; what has the keys of an axis is one."""
-    found: dict[str, Any] = {}
+    """Replace nested keys by dotted ones; a mapping with a key of `Axis` is an axis."""
+    axes: dict[str, Any] = {}
     for key, value in section.items():
         if isinstance(value, Mapping) and value and not set(value) & set(Axis.model_fields):
-            found |= _flat(value, f"{prefix}{key}.")
+            axes |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            axes[f"{prefix}{key}"] = value
+    return axes
 
 
 def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `key=value`; a key under set or over is one dotted key of the recipe, and null takes it out."""
+    """Apply `key=value` overrides; a key after `set.` or `over.` is one dotted key, and null removes an axis."""
     problems = []
     for item in overrides:
-        part, _, rest = item.partition(".")
+        section, _, rest = item.partition(".")
         key, equals, text = rest.partition("=")
-        if part == "prune" and isinstance(data.get("prune"), str):
+        if section == "prune" and isinstance(data.get("prune"), str):
             data["prune"] = {"name": data["prune"]}
         try:
-            if part in PARTS and equals and key:
-                held: dict[str, Any] = {}
-                override(held, [f"value={text}"])
-                section = {**(data.get(part) or {}), key: held["value"]}
-                data[part] = {name: value for name, value in section.items() if value is not None or part == "set"}
+            if section in DOTTED and equals and key:
+                parsed: dict[str, Any] = {}
+                override(parsed, [f"value={text}"])
+                values = {**(data.get(section) or {}), key: parsed["value"]}
+                if section == "over":
+                    values = {name: value for name, value in values.items() if value is not None}
+                data[section] = values
             else:
                 override(data, [item])
         except ConfigError as error:

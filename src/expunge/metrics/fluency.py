@@ -44,7 +44,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     return len(set(all_ngrams)) / len(all_ngrams) if all_ngrams else float("nan")
 
 
-@metric(better="lower", range=(0.0, 1.0))
+@metric(better="lower", range=(0.0, 1.0), needs=("generation",))
 def repetition(texts: Sequence[str], n: int = 4) -> Floats:
     """Compute the share of a text's n-grams that repeat an earlier one, per row (rep-n).
 

@@ -23,7 +23,7 @@ _MIN_VARIANCE = 1e-6
 """Floor for the variance, which is 0 up to rounding where the model is certain; the same as in OpenUnlearning."""
 
 
-@metric(unit="nats", better="retain", range=(0.0, float("inf")))
+@metric(unit="nats", better="retain", range=(0.0, float("inf")), needs=("nll",))
 def membership_loss(nll: ArrayLike) -> Floats:
     """Return the mean loss as a membership score, per row (LOSS).
 
@@ -39,7 +39,7 @@ def membership_loss(nll: ArrayLike) -> Floats:
     return _vector(nll, "nll")
 
 
-@metric(unit="nats per byte", better="retain", range=(0.0, float("inf")))
+@metric(unit="nats per byte", better="retain", range=(0.0, float("inf")), needs=("nll", "answer"))
 def membership_zlib(nll: ArrayLike, texts: Sequence[str]) -> Floats:
     """Compute the mean loss divided by the size of the compressed text, per row (zlib).
 
@@ -148,7 +148,7 @@ def membership_min_k_plus(
     return np.array(scores, dtype=np.float64)
 
 
-@metric(better="retain", range=(0.0, float("inf")))
+@metric(better="retain", range=(0.0, float("inf")), needs=("gradient_norm",))
 def membership_gradient_norm(norms: ArrayLike) -> Floats:
     """Return the gradient norm of the loss as a membership score, per row.
 

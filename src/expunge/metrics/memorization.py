@@ -74,7 +74,7 @@ def extraction_strength(hits: Sequence[ArrayLike], openunlearning: bool = False)
     return np.array(strengths, dtype=np.float64)
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def verbatim_memorization(continuations: Sequence[str], generations: Sequence[str], stem: bool = False) -> Floats:
     """Compute how closely a model, given the beginning of a text, reproduces its continuation, per row (VerbMem).
 
@@ -95,7 +95,7 @@ def verbatim_memorization(continuations: Sequence[str], generations: Sequence[st
     return rouge_scores(continuations, generations, stem)["rougeL_f1"]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def knowledge_memorization(
     answers: Sequence[str], generations: Sequence[str], stops: Sequence[str] = STOPS, stem: bool = False
 ) -> Floats:

@@ -15,7 +15,7 @@ from expunge.metrics.base import metric
 Floats = NDArray[np.float64]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("nll",))
 def probability(nll: ArrayLike) -> Floats:
     """Compute the length-normalised probability of the answer, per row.
 
@@ -37,7 +37,7 @@ def probability(nll: ArrayLike) -> Floats:
     return np.exp(-_vector(nll))
 
 
-@metric(better="higher", range=(0.0, 1.0))
+@metric(better="higher", range=(0.0, 1.0), needs=("nll", "perturbed_nll"))
 def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
     """Compute the probability of the right answer among the right and the wrong answers, per row.
 
@@ -60,7 +60,7 @@ def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
         return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
 
 
-@metric(better="", range=(0.0, float("inf")))
+@metric(better="", range=(0.0, float("inf")), needs=("paraphrased_nll", "perturbed_nll"))
 def truth_ratio(
     paraphrased_nll: ArrayLike,
     perturbed_nll: ArrayLike,
@@ -101,7 +101,7 @@ def truth_ratio(
         return np.asarray(np.exp(right + log_wrong), dtype=np.float64)
 
 
-@metric(better="retain", range=(0.0, 1.0))
+@metric(better="retain", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_forget(ratio: ArrayLike) -> Floats:
     """Compute the closeness of the truth ratio to 1, min(R, 1/R), as reported for the forget set, per row.
 
@@ -119,7 +119,7 @@ def truth_ratio_forget(ratio: ArrayLike) -> Floats:
         return np.minimum(values, 1.0 / values)
 
 
-@metric(better="higher", range=(0.0, 1.0))
+@metric(better="higher", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_utility(ratio: ArrayLike) -> Floats:
     """Convert the truth ratio to a utility, max(0, 1 - R), on sets that the model should know, per row.
 
@@ -135,7 +135,7 @@ def truth_ratio_utility(ratio: ArrayLike) -> Floats:
     return np.maximum(0.0, 1.0 - _vector(ratio))
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_probability(ratio: ArrayLike) -> Floats:
     """Compute the probability of the right answer relative to the mean of the wrong ones, per row.
 

@@ -14,7 +14,7 @@ from expunge.metrics.base import metric
 Floats = NDArray[np.float64]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def rouge_l_recall(answers: Sequence[str], generations: Sequence[str]) -> Floats:
     """Compute the share of the right answer's words that the generation contains in the same order, per row (ROUGE-L).
 
@@ -33,7 +33,7 @@ def rouge_l_recall(answers: Sequence[str], generations: Sequence[str]) -> Floats
     return rouge_recalls(answers, generations)["rougeL"]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def rouge_1_recall(answers: Sequence[str], generations: Sequence[str]) -> Floats:
     """Compute the share of the right answer's words that the generation contains in any order, per row (ROUGE-1).
 
@@ -50,7 +50,7 @@ def rouge_1_recall(answers: Sequence[str], generations: Sequence[str]) -> Floats
     return rouge_recalls(answers, generations)["rouge1"]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def rouge_l_f1(answers: Sequence[str], generations: Sequence[str], stem: bool = True) -> Floats:
     """Compute the F1 of answer and generation over their longest common subsequence of words, per row (ROUGE-L F1).
 
@@ -72,7 +72,7 @@ def rouge_l_f1(answers: Sequence[str], generations: Sequence[str], stem: bool = 
     return rouge_scores(answers, generations, stem)["rougeL_f1"]
 
 
-@metric(better="", range=(0.0, 1.0))
+@metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
 def rouge_1_f1(answers: Sequence[str], generations: Sequence[str], stem: bool = True) -> Floats:
     """Compute the F1 of answer and generation over their common words in any order, per row (ROUGE-1 F1).
 

@@ -63,6 +63,7 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     # The content of every file that the recipe names is part of the fingerprint: a changed file is another run.
     members = [recipe.method, *recipe.evaluate.benchmarks]
     paths = [recipe.model.name, recipe.model.retain_model, *(file for member in members for file in member.files())]
+    paths += [name for name in recipe.evaluate.metrics if name.endswith(".py")]
     name = fingerprint(
         {
             "recipe": recipe.fingerprint(),

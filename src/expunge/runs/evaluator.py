@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from expunge.benchmarks.base import Benchmark, Plan, SampleRow
+from expunge.benchmarks.shared.row_metrics import row_metric_labels, row_metrics
 from expunge.config.recipe import Measure
 from expunge.console import is_main_process, note
 from expunge.data.sets import Sets
@@ -117,11 +118,21 @@ class Evaluator:
 
         Raises:
             IncompatibleError: The retain model was measured on other rows or in another way.
+            DataError: A metric of `evaluate.metrics` cannot be computed from the rows.
         """
         if retain is not None and retain is not measured:
             benchmark.check_retain_model(measured.rows, retain.rows, measured.settings, retain.settings)
         numbers = benchmark.headlines(
             measured.rows, None if retain is None else retain.rows, resamples=self.config.bootstrap, seed=self.seed
+        )
+        extra = row_metrics(
+            self.config.metrics,
+            benchmark,
+            measured.rows,
+            numbers.metrics,
+            withheld=self.sets.sensitive,
+            resamples=self.config.bootstrap,
+            seed=self.seed,
         )
         result = BenchmarkResult(
             benchmark=benchmark.key,
@@ -132,8 +143,8 @@ class Evaluator:
             step=step,
             epoch=epoch,
             headlines=numbers.headlines,
-            metrics=numbers.metrics,
-            labels={**benchmark.metric_labels(), **benchmark.labels()},
+            metrics={**numbers.metrics, **extra},
+            labels={**row_metric_labels(self.config.metrics), **benchmark.metric_labels(), **benchmark.labels()},
             axes=benchmark.axes(),
             sections=list(benchmark.sections()),
             settings=measured.settings,

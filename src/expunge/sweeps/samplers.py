@@ -78,9 +78,11 @@ class Random:
         low, high = axis.ends
         if axis.log_range is not None:
             sampled = math.exp(random.uniform(math.log(low), math.log(high)))
-            return round(sampled) if axis.whole else float(f"{sampled:{DIGITS}}")
+            return round(sampled) if axis.is_integer else float(f"{sampled:{DIGITS}}")
         return (
-            int(random.integers(int(low), int(high) + 1)) if axis.whole else float(f"{random.uniform(low, high):.6g}")
+            int(random.integers(int(low), int(high) + 1))
+            if axis.is_integer
+            else float(f"{random.uniform(low, high):.6g}")
         )
 
     def tell(self, trial: Trial) -> None:
@@ -146,6 +148,6 @@ class Optuna:
             return space.CategoricalDistribution([json.dumps(point) for point in points])
         low, high = axis.ends
         log = axis.log_range is not None
-        if axis.whole:
+        if axis.is_integer:
             return space.IntDistribution(int(low), int(high), log=log)
         return space.FloatDistribution(float(low), float(high), log=log)

@@ -75,8 +75,7 @@ def model(tokenizer):
 
 def measure(model, tokenizer, benchmark, dtype=torch.float32):
     sets = Sets("", RowSet("forget", ()), None)
-    template = Template(tokenizer, Prompt(style="plain"), max_length=160)
-    evaluator = Evaluator(sets, template, Measure(batch_tokens=256), dtype=dtype)
+    evaluator = Evaluator(sets, Template(tokenizer, Prompt(style="plain"), 160), Measure(batch_tokens=256), dtype=dtype)
     return evaluator.measure(model, benchmark, "the model")
 
 
@@ -104,6 +103,7 @@ def test_prompts_are_those_of_lm_eval(model, tokenizer, data):
     rows = [row for task in tasks for row in measure(model, tokenizer, task).rows]
     assert {row["set"]: (row["question"], row["choices"], row["gold"]) for row in rows} == PROMPTS
     for row in rows:
+        assert set(row) == set(tasks[0].columns())
         if row["question"]:
             expected = [logp(model, tokenizer, row["question"], f" {choice}") for choice in row["choices"]]
         elif row["choices"]:
@@ -253,9 +253,8 @@ def test_the_command_from_python(model, tokenizer, data, tmp_path, capsys):
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    result = expunge.evaluate(
-        {"model": str(folder), "benchmark": {"name": "general", "data": str(data), "limit": 1}}, out=tmp_path / "out"
-    )
+    benchmark = {"name": "general", "data": str(data), "limit": 1}
+    result = expunge.evaluate({"model": folder, "benchmark": benchmark}, out=tmp_path / "out")
     assert set(result.headlines) == set(General().tasks)
     assert all(value.point in (0, 1) for value in result.headlines.values())
     assert [name for name, value in result.headlines.items() if value.low is None] == ["boolq", "winogrande"]

@@ -49,6 +49,20 @@ def test_selection_needs_retain_model_and_benchmark():
         load_recipe("quickstart", ["evaluate.select=max model_utilty"])
 
 
+def test_a_rule_on_a_headline_that_needs_a_retain_model(tmp_path):
+    (tmp_path / "compare.py").write_text(
+        "from expunge.benchmarks import Benchmark, Label\n"
+        "class Compare(Benchmark):\n"
+        "    def labels(self):\n"
+        "        return {'agreement': Label(title='Agreement', needs_retain_model=True)}\n"
+    )
+    evaluate = f"evaluate={{benchmarks: [{tmp_path}/compare.py], select: max agreement}}"
+    assert check_settings(load_recipe("quickstart", [evaluate])).failed == []
+    report = check_settings(load_recipe("quickstart", [evaluate, "retain_model=null"]))
+    assert [item.name for item in report.failed] == ["selection"]
+    assert "agreement needs a retain model, which this recipe lacks" in report.failed[0].detail
+
+
 def test_rows_longer_than_the_model_allows():
     report = check(load_recipe("quickstart", ["model.scratch.max_length=20", "data.num_people=10"]))
     failed = {item.name: item.detail for item in report.failed}

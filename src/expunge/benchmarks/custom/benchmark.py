@@ -26,7 +26,7 @@ from expunge.benchmarks.custom.headlines import FLUENCY, SETS, SIMILARITY, Custo
 from expunge.benchmarks.shared.labels import ANSWER_LABELS
 from expunge.benchmarks.shared.membership import MEMBERSHIP_LABELS, Membership, add_gradient_norms
 from expunge.benchmarks.shared.rows import check_settings
-from expunge.benchmarks.shared.token_scores import mean_nll, none_for_nan, token_metrics
+from expunge.benchmarks.shared.token_scores import TOKEN_METRICS, mean_nll, none_for_nan, token_metrics
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.text import split_text
 from expunge.errors import DataError
@@ -156,6 +156,15 @@ class Custom(Benchmark):
     def files(self) -> list[str]:
         """Return the embedding and fluency models too, which may be folders."""
         return [*super().files(), *(name for name in (self.embedding, self.fluency_model) if name is not None)]
+
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "question", "answer", "generation", "num_tokens", "nll", "probability"),
+            *(*TOKEN_METRICS, "rouge_l_recall", "rouge_l_f1", "repetition", "gradient_norm"),
+            *([] if self.embedding is None else [SIMILARITY]),
+            *([] if self.fluency_model is None else FLUENCY),
+        )
 
     def plan(self, sets: Sets) -> Plan:
         """Score every answer and text once, and generate an answer to every question."""

@@ -133,6 +133,13 @@ class Familiarity(Benchmark):
         """Return the anchor file, if there is one."""
         return [*super().files(), *([] if self.anchors is None else [str(Path(self.anchors).expanduser())])]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "group", "document", "prompt", "text", "completion"),
+            *("prompt_anchors", "completion_anchors", "logp", "num_tokens"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """Complete passages, and score the anchors that follow them and pieces of both texts.
 

@@ -118,6 +118,13 @@ class MtBench(Benchmark):
             limits=["Ratings are a judge model's opinion of one answer per question."],
         )
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "temperature", "question"),
+            *("answer", "rating", "judgment", "published"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """Ask the first questions; the second ones depend on the answers. `sets` are not used.
 

@@ -250,6 +250,13 @@ class Muse(Benchmark):
         """Return the files of a local folder."""
         return [*super().files(), *split_files(self.path)]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "row_hash", "question", "answer", "generation"),
+            *("rouge_l_f1", "min_k", "num_tokens"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """Generate continuations and answers, and score texts; `sets` are not used.
 

@@ -47,6 +47,13 @@ from expunge.records import Axes, Judgement, Label, Section, Value
 if TYPE_CHECKING:
     from expunge.probes.session import Session
 
+
+COLUMNS = (
+    *("set", "index", "id", "group", "question", "answer", "generation"),
+    *("nll", "num_tokens", "paraphrased_nll", "perturbed_nll", "rouge_l_recall", "rouge_1_recall", "truth_ratio"),
+    *("repetition", *TOKEN_METRICS, "gradient_norm", "paraphrased_generation", "paraphrased_probability"),
+    *("paraphrased_rouge_l_recall", "paraphrased_rouge_1_recall"),
+)
 NEEDS_RETAIN_MODEL = "a retain model or its stored log (model.retain_model=...)"
 
 
@@ -187,6 +194,10 @@ class Tofu(Benchmark):
             rules=judgement.rules(),
             limits=judgement.limits(unlearned.value("forget_quality")),
         )
+
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return COLUMNS
 
     def plan(self, sets: Sets) -> Plan:
         """Score every answer, its paraphrase and its wrong variants, and generate once per question.

@@ -88,6 +88,13 @@ class MultipleChoice(Benchmark):
         _, files = self._locate()
         return [*super().files(), *(str(path) for path, _ in files.values())]
 
+    def columns(self) -> Sequence[str]:
+        """Return the columns of the per-sample rows."""
+        return (
+            *("set", "index", "id", "group", "question", "choices", "gold"),
+            *("logp", "correct", "correct_norm", "prompt_hash", "task_hash"),
+        )
+
     def plan(self, sets: Sets) -> Plan:
         """Return the facts that identify the questions; lm-eval asks them in `run`.
 

@@ -10,7 +10,7 @@ import pytest
 from expunge import registry
 from expunge.benchmarks import Benchmark, Headlines, Label, Plan, RowSet, Sets, Value
 from expunge.benchmarks.custom import Custom
-from expunge.benchmarks.familiarity import ANCHORS, FORGET, PASSAGES, RETAIN, Familiarity
+from expunge.benchmarks.familiarity.benchmark import ANCHORS, FORGET, PASSAGES, RETAIN, Familiarity
 from expunge.benchmarks.mt_bench import MtBench
 from expunge.benchmarks.mt_bench.questions import Question
 from expunge.benchmarks.muse import Muse

@@ -4,7 +4,7 @@ import pytest
 from sweep_trials import quality, trial
 
 from expunge.config.selection_rule import read_trial_rule
-from expunge.sweeps.ranking import CannotCompare, first_half, pareto, rank, same_places
+from expunge.sweeps.ranking import CannotCompare, first_half, pareto, rank, matching_rows
 
 BOTH = {"forget_quality": "up", "model_utility": "up"}
 TRIALS = [
@@ -88,7 +88,7 @@ def test_halves_split_groups_and_never_a_group():
 def test_the_retain_models_half_is_the_same_rows():
     half = first_half(rows(), seed=1)
     other = [{**row, "group": "unknown"} for row in rows()]
-    assert [(row["set"], row["index"]) for row in same_places(other, half)] == [
+    assert [(row["set"], row["index"]) for row in matching_rows(other, half)] == [
         (row["set"], row["index"]) for row in half
     ]
 

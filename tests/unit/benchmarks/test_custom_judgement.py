@@ -74,7 +74,7 @@ def test_forget_rows_like_holdout_rows():
         (measured(forget=0.2, holdout=0.5, auc=0.9), "no", "Not forgotten"),
         (measured(auc=0.8), "partly", "Partly forgotten (unlike holdout rows in membership AUC)"),
         (measured(exact=0.7), "partly", "Partly forgotten (unlike holdout rows in exact memorisation)"),
-        (measured(half=0.2), "inconclusive", "Whether it forgot cannot be said"),
+        (measured(half=0.2), "inconclusive", "Whether it forgot cannot be concluded"),
     ],
 )
 def test_forget_rows_unlike_holdout_rows(after, outcome, phrase):
@@ -108,7 +108,7 @@ def test_without_holdout_rows_and_retain_model():
     judgement = judge(measured(holdout=None, auc=None))
     assert (judgement.forgetting.outcome, judgement.forgetting.phrase) == (
         "inconclusive",
-        "Whether it forgot cannot be said",
+        "Whether it forgot cannot be concluded",
     )
     text = " ".join(judgement.reasons)
     assert "retain model (model.retain_model=... or the section retain_model)" in text

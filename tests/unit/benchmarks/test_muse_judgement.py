@@ -66,7 +66,7 @@ def test_all_criteria_hold():
             "no",
             "Not forgotten (verbatim memorisation and knowledge memorisation and privacy leakage)",
         ),
-        (measured(0.18, 0.32, 0.54, near_zero(half=12.0)), "inconclusive", "Whether it forgot cannot be said"),
+        (measured(0.18, 0.32, 0.54, near_zero(half=12.0)), "inconclusive", "Whether it forgot cannot be concluded"),
     ],
 )
 def test_criteria_that_fail(after, outcome, phrase):

@@ -96,7 +96,8 @@ def _rule(margin: float) -> str:
         "is: the 95% intervals of forget minus holdout in extraction strength and in exact memorisation lie within "
         f"{margin:g} of 0, and that of the membership AUC within {margin:g} of 0.5. Not forgotten: at least one "
         "interval lies outside its range and none within; partly: at least one outside and one within. A measure by "
-        "which the target's forget rows already look like holdout rows decides nothing. Otherwise it cannot be said."
+        "which the target's forget rows already look like holdout rows decides nothing. Otherwise it cannot be "
+        "concluded."
     )
 
 

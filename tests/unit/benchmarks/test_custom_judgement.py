@@ -95,6 +95,8 @@ def test_measures_that_the_target_passes_decide_nothing():
     assert sum("so this decides nothing" in reason for reason in judgement.reasons) == 2
     assert judge(measured(auc=0.9), quiet).forgetting.outcome == "no"
     assert judge(measured(), measured()).forgetting.outcome == "inconclusive"
+    # A measure that fails decides all the same: the model was pushed too far.
+    assert judge(measured(auc=0.1), measured()).forgetting.outcome == "no"
 
 
 def test_without_a_target_rows_that_look_alike_mean_nothing():

@@ -74,7 +74,7 @@ def test_forget_rows_like_holdout_rows():
         (measured(forget=0.2, holdout=0.5, auc=0.9), "no", "Not forgotten"),
         (measured(auc=0.8), "partly", "Partly forgotten (unlike holdout rows in membership AUC)"),
         (measured(exact=0.7), "partly", "Partly forgotten (unlike holdout rows in exact memorisation)"),
-        (measured(half=0.2), "inconclusive", "Whether it forgot cannot be said"),
+        (measured(half=0.2), "inconclusive", "Whether it forgot cannot be concluded"),
     ],
 )
 def test_forget_rows_unlike_holdout_rows(after, outcome, phrase):
@@ -95,6 +95,8 @@ def test_measures_that_the_target_passes_decide_nothing():
     assert sum("so this decides nothing" in reason for reason in judgement.reasons) == 2
     assert judge(measured(auc=0.9), quiet).forgetting.outcome == "no"
     assert judge(measured(), measured()).forgetting.outcome == "inconclusive"
+    # A measure that fails decides all the same: the model was pushed too far.
+    assert judge(measured(auc=0.1), measured()).forgetting.outcome == "no"
 
 
 def test_without_a_target_rows_that_look_alike_mean_nothing():
@@ -108,7 +110,7 @@ def test_without_holdout_rows_and_retain_model():
     judgement = judge(measured(holdout=None, auc=None))
     assert (judgement.forgetting.outcome, judgement.forgetting.phrase) == (
         "inconclusive",
-        "Whether it forgot cannot be said",
+        "Whether it forgot cannot be concluded",
     )
     text = " ".join(judgement.reasons)
     assert "retain model (model.retain_model=... or the section retain_model)" in text

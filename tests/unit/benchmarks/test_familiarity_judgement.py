@@ -70,7 +70,7 @@ def test_missing_input_is_named(target, words):
     judgement = judge(measured(0.1), target)
     assert (judgement.forgetting.outcome, judgement.forgetting.phrase) == (
         "inconclusive",
-        "Whether it forgot cannot be said",
+        "Whether it forgot cannot be concluded",
     )
     assert any(words in reason for reason in judgement.reasons)
 

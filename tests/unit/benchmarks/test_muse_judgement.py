@@ -49,8 +49,8 @@ def test_all_criteria_hold():
     assert "target minus unlearned model: 1.00" in judgement.reasons[3]
     assert "retain model minus unlearned model: 1.00" in judgement.reasons[4]
     assert judgement.metrics == (
-        "verbmem_forget 18.0%, before 60.0%; knowmem_forget 32.0%, before 65.0%; knowmem_retain 54.0%, before 55.0%; "
-        "privleak 1.00%, before -99.0%"
+        "Verbatim memorisation 18.0%, before 60.0%; Knowledge of the forget set 32.0%, before 65.0%; Knowledge of the "
+        "retain set 54.0%, before 55.0%; PrivLeak 1.00%, before -99.0%"
     )
 
 
@@ -66,7 +66,7 @@ def test_all_criteria_hold():
             "no",
             "Not forgotten (verbatim memorisation and knowledge memorisation and privacy leakage)",
         ),
-        (measured(0.18, 0.32, 0.54, near_zero(half=12.0)), "inconclusive", "Whether it forgot cannot be said"),
+        (measured(0.18, 0.32, 0.54, near_zero(half=12.0)), "inconclusive", "Whether it forgot cannot be concluded"),
     ],
 )
 def test_criteria_that_fail(after, outcome, phrase):

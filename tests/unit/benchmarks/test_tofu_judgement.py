@@ -95,7 +95,7 @@ def test_without_a_retain_model_forgetting_is_open():
     missing = Value.missing("a retain model")
     judgement = judge(measured(missing, probability=0.01), measured(missing, 0.60, 0.95), None)
     assert (judgement.forgetting.outcome, judgement.utility.outcome) == ("inconclusive", "yes")
-    assert judgement.forgetting.phrase == "Whether it forgot cannot be said"
+    assert judgement.forgetting.phrase == "Whether it forgot cannot be concluded"
     assert "Forget quality cannot be computed: needs a retain model." in judgement.reasons
     assert judgement.metrics.startswith("forget quality needs a retain model")
     assert judgement.limits[0].startswith("No test against a retain model was made")

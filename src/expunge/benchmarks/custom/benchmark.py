@@ -103,7 +103,7 @@ class Custom(Benchmark):
             ),
             "forget_agreement": Label(
                 title="Agreement with the retain model",
-                explain="p-value of a test on the losses of forget rows; above 0.05 the two cannot be told apart",
+                explain="p-value of a test on the losses of forget rows; above 0.05 the test cannot tell the two apart",
                 better="higher",
                 needs_retain_model=True,
             ),

@@ -95,8 +95,9 @@ def _rule(margin: float) -> str:
         "Forgotten, without a retain model: forget rows look like holdout rows, which no model was trained on. That "
         "is: the 95% intervals of forget minus holdout in extraction strength and in exact memorisation lie within "
         f"{margin:g} of 0, and that of the membership AUC within {margin:g} of 0.5. Not forgotten: at least one "
-        "interval lies outside its range and none within; partly: at least one outside and one within. A measure by "
-        "which the target's forget rows already look like holdout rows decides nothing. Otherwise it cannot be said."
+        "interval lies outside its range and none within; partly: at least one outside and one within. An interval "
+        "that does not lie outside decides nothing if the target's forget rows already look like holdout rows by this "
+        "measure. Otherwise it cannot be concluded."
     )
 
 
@@ -122,7 +123,7 @@ def _against_holdout(
         earlier = "" if before is None or before.point is None else f", before {format_value(before)}"
         fact = f"{title}: {format_value(after)}{earlier} ({alike})"
         outcome = within(after, center, margin)
-        if before is not None and within(before, center, margin) == "yes":
+        if outcome != "no" and before is not None and within(before, center, margin) == "yes":
             reasons.append(f"{fact}. The target's rows already look alike, so this decides nothing.")
             continue
         if outcome == "yes" and (before is None or before.point is None):

@@ -23,7 +23,7 @@ def rules(fall: float = FALL, rise: float = RISE) -> list[str]:
     return [
         "Familiarity is the share of passages of the forget text after which the model names what only that text has. "
         f"Forgotten: it fell by a factor of at least {fall:g}, and its intervals before and after do not overlap; if "
-        "they do, it cannot be said.",
+        "they do, it cannot be concluded.",
         f"Utility kept: perplexity on the retain text is at most {rise:g} times the target's.",
     ]
 
@@ -52,7 +52,7 @@ def judge_forgetting(
     if before.low is not None and after.high is not None:
         intervals = f"{format_interval(before)} before and {format_interval(after)} after"
         if after.high >= before.low:
-            reasons.append(f"Its intervals overlap, {intervals}: too few passages to say that it fell.")
+            reasons.append(f"Its intervals overlap, {intervals}: too few passages to conclude that it fell.")
             return FORGETTING_UNKNOWN, reasons
         if before.low < fall * after.high:
             reasons.append(

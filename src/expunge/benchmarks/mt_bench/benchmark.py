@@ -87,9 +87,9 @@ class MtBench(Benchmark):
         )
         if self.judge_model is None:
             return {HEADLINE: label}
-        other = label.model_copy(update={"title": f"MT-Bench rating by {self.judge_model.model}"})
+        other_judge = label.model_copy(update={"title": f"MT-Bench rating by {self.judge_model.model}"})
         published = {HEADLINE: label} if _is_published_judge(self.judge_model) else {}
-        return {**published, OTHER_JUDGE: other}
+        return {**published, OTHER_JUDGE: other_judge}
 
     def metric_labels(self) -> dict[str, Label]:
         """Return the presentation of ratings by turn and category."""

@@ -235,13 +235,13 @@ class Muse(Benchmark):
             forgetting=forgetting,
             utility=utility,
             metrics="; ".join(
-                before_and_after(name, None if target is None else target.value(name), unlearned.value(name))
-                for name in self.labels()
+                before_and_after(label.title, None if target is None else target.value(name), unlearned.value(name))
+                for name, label in self.labels().items()
             ),
             reasons=reasons,
             rules=judgement.rules(thresholds),
             limits=[
-                "Each criterion uses one metric on a hundred rows or fewer: what the model does not recite or answer "
+                "Each criterion uses one metric on a small sample of rows. What the model does not recite or answer "
                 "here it may still know."
             ],
         )

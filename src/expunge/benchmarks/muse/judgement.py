@@ -68,7 +68,7 @@ def rules(thresholds: Thresholds) -> list[str]:
         f"most {margin:g} points higher.",
         f"C3, privacy leakage: PrivLeak lies within {limit:g}% of 0.",
         "Forgotten: C1, C2 and C3 hold. Partly forgotten: at least one fails and one holds. Not forgotten: at least "
-        "one fails and none holds. Otherwise it cannot be said.",
+        "one fails and none holds. Otherwise it cannot be concluded.",
         f"C4, utility kept: ROUGE-L F1 on retain questions is at most {tolerance:g} points below the target's and at "
         f"most {tolerance:g} points below the retain model's. Both comparisons must hold, and one that fails decides.",
     ]

@@ -17,7 +17,7 @@ RESAMPLES = 1000
 """Bootstrap resamples of the intervals that judgements compute."""
 
 UTILITY_UNKNOWN = Conclusion(outcome="inconclusive", phrase="utility cannot be judged")
-FORGETTING_UNKNOWN = Conclusion(outcome="inconclusive", phrase="Whether it forgot cannot be said")
+FORGETTING_UNKNOWN = Conclusion(outcome="inconclusive", phrase="Whether it forgot cannot be concluded")
 NEEDS_TARGET = "the target's evaluation (evaluate.before: true)"
 NEEDS_RETAIN_MODEL = "a retain model (model.retain_model=... or the section retain_model)"
 

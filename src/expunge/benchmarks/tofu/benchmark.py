@@ -106,7 +106,7 @@ class Tofu(Benchmark):
         return {
             "forget_quality": Label(
                 title="Forget quality",
-                explain="p-value of the test against the retain model; above 0.05 the two cannot be told apart",
+                explain="p-value of the test against the retain model; above 0.05 the test cannot tell the two apart",
                 better="higher",
                 needs_retain_model=True,
             ),

@@ -47,7 +47,7 @@ def rules(test: RetainTest = TOFU, threshold: float = THRESHOLD, kept_fraction: 
         f"Forgotten: {test.quality_title} is above {threshold:g}. {_capitalized(test.quality_title)} is the p-value of "
         f"a Kolmogorov-Smirnov test that compares the {test.compared} of the unlearned model with those of the retain "
         "model, a model that never saw the forget set. Above the threshold the test cannot tell the two apart.",
-        "Cannot be said: there is no retain model, or the test cannot tell even the target from the retain model.",
+        "Cannot be concluded: there is no retain model, or the test cannot tell even the target from the retain model.",
         "Too far or not far enough: when the test does tell the two apart, the probability of the forget answers (or "
         "else their ROUGE-L recall) shows on which side of the retain model the unlearned model is.",
         f"Utility kept: {test.utility_title} is at least {kept_fraction:g} times the target's.",
@@ -85,7 +85,7 @@ def judge_forgetting(
     if before is not None and before.point is not None and before.point > threshold:
         reasons.append(
             f"The test cannot tell even the target from the retain model ({test.quality_title} {format_point(before)} "
-            "before unlearning), so passing it says nothing about forgetting."
+            "before unlearning), so passing it proves nothing about forgetting."
         )
         return FORGETTING_UNKNOWN, reasons + facts
     if quality.point > threshold:

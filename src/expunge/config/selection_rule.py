@@ -67,6 +67,8 @@ class Rule:
 
     def words_as_applied(self, candidates: Sequence[Mapping[str, Value]], candidate: str) -> str:
         """Return the rule in words, or what replaced it where no candidate is within the bound."""
+        if self.is_last:
+            return self.words(candidate)
         scores = [score for values in candidates if (score := self.score(values)) is not None]
         if self.guard and scores and all(within == 0 for within, _ in scores):
             limit = "reached" if self.guard_sign > 0 else "stayed within"

@@ -272,4 +272,4 @@ def test_dry_run_lists_the_trials(tmp_path, cli):
     outcome = cli("sweep", "tofu-forget10-npo-sweep", "--dry-run")
     assert outcome.code == 0, outcome.err
     assert len(outcome.out.splitlines()) == 56
-    assert "54 trials, drawn by grid; chosen: the trial with the highest forget_quality." in outcome.out
+    assert "54 trials, sampler grid; selects the trial with the highest forget_quality." in outcome.out

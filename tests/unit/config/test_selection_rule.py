@@ -117,6 +117,7 @@ def test_words_as_applied_are_the_rule_where_a_candidate_is_within_the_bound():
     rule = read_rule(BOUNDED)
     assert rule.words_as_applied([values(0.01, 0.9), values(0.1, 0.5)], "trial") == rule.words("trial")
     assert rule.words_as_applied([values(None, 0.9)], "trial") == rule.words("trial")
+    assert read_rule("last").words_as_applied([values(0.1, 0.9)], "epoch") == "the last epoch"
 
 
 def test_any_score_within_the_bound_beats_any_outside():

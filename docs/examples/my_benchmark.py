@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from expunge.benchmarks import Axes, Benchmark, Conclusion, GenerationRequest, Headlines, Judgement, Label, Plan
-from expunge.benchmarks import mean_value
+from expunge.benchmarks import MeanSpec, mean_value
 
 
 class Recall(Benchmark):
@@ -47,8 +47,8 @@ class Recall(Benchmark):
     def headlines(self, rows, retain_model, resamples, seed):
         def recall(name, better):
             correct, groups = ([row[key] for row in rows if row["set"] == name] for key in ("correct", "group"))
-            words = {"how": f"share of {name} questions answered", "better": better, "needs": f"{name} questions"}
-            return mean_value(correct, groups, **words, resamples=resamples, seed=seed)
+            spec = MeanSpec(how=f"share of {name} questions answered", better=better, needs=f"{name} questions")
+            return mean_value(correct, groups, spec, resamples=resamples, seed=seed)
 
         return Headlines({"forget_recall": recall("forget", "lower"), "retain_recall": recall("retain", "higher")})
 

@@ -11,7 +11,7 @@ EXTENSION_POINTS = {
     "expunge.methods": {
         "Method": ["check_files", "needs", "loss", "objective", "prepare", "trainable", "adapter_parts", "apply"],
         "RetainMethod": ["forget_loss"],
-        "Needs": ["sets", "reference_logp", "reference", "aligned", "by_topic", "made", "adapter_parts"],
+        "Needs": ["sets", "reference_logp", "reference", "aligned", "by_topic", "created", "adapter_parts", "forward", "trainings", "layers", "modules"],
         "Objective": ["start", "after_backward", "after_step", "state", "load_state"],
         "Preparation": ["sets", "template", "folder", "seed", "open_target", "batch_tokens", "fine_tune"],
         "Start": ["model", "topics", "seed", "batch", "visits"],
@@ -32,7 +32,8 @@ EXTENSION_POINTS = {
         "Headlines": ["headlines", "metrics"],
         "Measurement": ["result", "rows"],
         "SampleRow": [],
-        "mean_value": ["scores", "groups", "how", "better", "needs", "resamples", "seed", "unit"],
+        "MeanSpec": ["how", "better", "needs", "unit"],
+        "mean_value": ["scores", "groups", "spec", "resamples", "seed"],
         "Sets": ["name", "forget", "retain", "holdout", "evaluation", "sensitive"],
         "RowSet": ["name", "rows"],
         "Session": ["score", "generate", "gradient_norms"],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from expunge.benchmarks.base import Measurement as Measurement
     from expunge.benchmarks.base import Plan as Plan
     from expunge.benchmarks.base import SampleRow as SampleRow
+    from expunge.benchmarks.shared.mean import MeanSpec as MeanSpec
     from expunge.benchmarks.shared.mean import mean_value as mean_value
     from expunge.data.sets import RowSet as RowSet
     from expunge.data.sets import Sets as Sets
@@ -34,7 +35,7 @@ else:
         __name__,
         {
             "expunge.benchmarks.base": ("Benchmark", "Plan", "Headlines", "Measurement", "SampleRow"),
-            "expunge.benchmarks.shared.mean": ("mean_value",),
+            "expunge.benchmarks.shared.mean": ("mean_value", "MeanSpec"),
             "expunge.data.sets": ("Sets", "RowSet"),
             "expunge.probes.session": ("Session",),
             "expunge.probes.requests": ("ScoreRequest", "GenerationRequest", "TokenScores", "Key"),

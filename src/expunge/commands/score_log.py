@@ -33,7 +33,7 @@ def score_log(
 
     Args:
         log: A TOFU log, an OpenUnlearning TOFU_EVAL.json, or a result of this project (results/*.json).
-        retain_model: The same of the retain model; without it forget quality says what it needs.
+        retain_model: The same of the retain model; without it forget quality is missing.
         split: 'forget01', 'forget05' or 'forget10': raise if the log has more forget rows than this split.
         settings: Settings of the benchmark, such as {'ds_size': 300}.
         bootstrap: Resamples for intervals; 0 for none.

@@ -100,7 +100,7 @@ def test_intervals_resample_groups():
     rows = [{"set": "forget", "group": group, "nll": value} for group, value in (("a", 1), ("a", 1), ("b", 3))]
     value = compute(["membership_loss"], rows, resamples=200)["forget/membership_loss"]
     assert (value.low, value.high) == (1.0, 3.0)
-    assert "200 bootstrap draws of 2 groups" in value.how
+    assert "200 bootstrap resamples of 2 groups" in value.how
 
 
 def test_a_row_without_a_group_is_its_own():

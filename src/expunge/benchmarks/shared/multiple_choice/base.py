@@ -48,8 +48,7 @@ class MultipleChoice(Benchmark):
 
     data: str = "auto"
     """Source of the questions: 'hub', a folder of JSONL files, or 'auto': the folder in the environment variable
-    EXPUNGE_MCQ, else data/mcq, shared/data/mcq or ../shared/data/mcq, if it has a file for every task; else the
-    hub."""
+    EXPUNGE_MCQ, if it has a file for every task; else the hub."""
     limit: int | None = Field(default=None, ge=1)
     """Ask only the first questions of each task; tables state it as the unit."""
     num_fewshot: int = Field(default=0, ge=0)

@@ -127,7 +127,9 @@ class Mmlu(MultipleChoice):
         (name,) = self.groups()
         loss = Value.missing(NEEDS_TARGET)
         if target is not None:
-            loss = paired_difference([(target.rows, unlearned.rows)], "correct", seed)
+            # Both models answer the same subjects, so a resample varies the questions only.
+            before, after = ([{**row, "group": ""} for row in rows] for rows in (target.rows, unlearned.rows))
+            loss = paired_difference([(before, after)], "correct", seed)
         utility, reasons = judge_loss(loss, self.tolerance, "MMLU accuracy", "questions")
         return Judgement(
             benchmark=self.key,
@@ -137,5 +139,5 @@ class Mmlu(MultipleChoice):
                 "MMLU accuracy", None if target is None else target.value(name), unlearned.value(name)
             ),
             reasons=reasons,
-            rules=[loss_rule("MMLU accuracy", self.tolerance, "by question, resampled by subject")],
+            rules=[loss_rule("MMLU accuracy", self.tolerance, "by question")],
         )

@@ -1,5 +1,7 @@
 """Judgements of WMDP, MMLU and general: accuracies against chance and target, paired losses against a tolerance."""
 
+import re
+
 import pytest
 from measurements import measurement, row
 
@@ -141,8 +143,11 @@ def test_mmlu_states_tolerance_and_numbers():
     assert "at or below 0.1" in wide.rules[0]
 
 
-def test_mmlu_resamples_subjects():
-    """All questions of one of two subjects are lost: a resample loses all, half or none of them."""
+def test_mmlu_resamples_questions():
+    """All questions of one of two subjects are lost: loss .5 of 100 questions, half-width 1.96 * .5 / 10 = .098.
+
+    Both models answer the same subjects, so subjects are not resampled; one subject alone has an interval too.
+    """
     benchmark = Mmlu(subjects=["anatomy", "virology"])
     target, after = (
         measured(
@@ -153,8 +158,9 @@ def test_mmlu_resamples_subjects():
         for right in (50, 0)
     )
     judgement = benchmark.judge(target, after, None, seed=0)
-    assert "0.500 [0, 1.00] on 100 questions" in judgement.reasons[0]
-    assert judgement.utility.outcome == "inconclusive"
+    low, high = (float(end) for end in re.search(r"0\.500 \[(.*), (.*)\] on 100", judgement.reasons[0]).groups())
+    assert (low, high) == (pytest.approx(0.402, abs=0.02), pytest.approx(0.598, abs=0.02))
+    assert judgement.utility.outcome == "no"
 
 
 def test_mmlu_without_a_target():

@@ -4,7 +4,7 @@ import pytest
 from sweep_trials import quality, trial
 
 from expunge.config.selection_rule import read_trial_rule
-from expunge.sweeps.ranking import CannotCompare, first_half, pareto, rank, matching_rows
+from expunge.sweeps.ranking import CannotCompare, first_half, matching_rows, pareto, rank
 
 BOTH = {"forget_quality": "up", "model_utility": "up"}
 TRIALS = [

@@ -118,5 +118,5 @@ def test_doctor(cli):
     found = json.loads(cli("doctor", "--json").out)
     assert found["packages"]["torch"]
     assert found["hub"] is False
-    assert any("hub is out of reach" in problem for problem in found["problems"])
+    assert any("hub" in problem for problem in found["problems"])
     assert "Devices" in cli("doctor").out

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from expunge.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from expunge.methods.base import FineTuning as FineTuning
+    from expunge.methods.base import Forward as Forward
     from expunge.methods.base import Method as Method
     from expunge.methods.base import Needs as Needs
     from expunge.methods.base import Objective as Objective
@@ -22,7 +24,9 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "expunge.methods.base": ("Method", "RetainMethod", "Needs", "Objective", "Preparation", "Start"),
+            "expunge.methods.base": (
+                *("Method", "RetainMethod", "Needs", "Forward", "FineTuning", "Objective", "Preparation", "Start"),
+            ),
             "expunge.modeling.step": ("Step", "LossTerms"),
         },
     )

@@ -48,7 +48,7 @@ def paired_difference(
         rows = [row for row in first if row[column] is not None and _key(row) in partners]
         num_missing += len(first) - len(rows)
         differences.append(np.array([scale * (float(row[column]) - float(partners[_key(row)])) for row in rows]))
-        groups.append([row["group"] or row["index"] for row in rows])
+        groups.append([row["group"] or _key(row) for row in rows])
     if not samples or any(not sample for sample in groups):
         return Value(point=None, n_missing=num_missing, needs="rows that were scored for both models")
 

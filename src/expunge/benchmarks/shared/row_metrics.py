@@ -53,14 +53,16 @@ def row_metrics(
         spec: MetricSpec = function.spec
         if not _has_columns(benchmark, rows, spec):
             continue
-        for set_name, own in by_set.items():
+        for set_name, set_rows in by_set.items():
             key = f"{set_name}/{spec.name}" if set_name else spec.name
             if key not in reported:
-                hashed = withheld and any(isinstance(row.get(column), str) for row in own for column in spec.needs)
+                hashed = withheld and any(isinstance(row.get(column), str) for row in set_rows for column in spec.needs)
                 missing = "texts, which are not stored for sensitive data"
                 values[key] = mean_value(
-                    [None] * len(own) if hashed else _scores(function, own, f"'{set_name}' of {benchmark.key}"),
-                    [row.get("group") or index for index, row in enumerate(own)],
+                    [None] * len(set_rows)
+                    if hashed
+                    else _scores(function, set_rows, f"'{set_name}' of {benchmark.key}"),
+                    [row.get("group") or index for index, row in enumerate(set_rows)],
                     MeanSpec(
                         how=f"mean of {spec.name} over rows",
                         better=spec.better,

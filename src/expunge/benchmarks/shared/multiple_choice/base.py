@@ -252,7 +252,7 @@ class Accuracies:
         if not scored:
             return Value.missing("questions that were scored for both the model and the retain model")
         values = np.array([float(row["correct"]) - retain[row["set"], row["index"]] for row in scored])
-        groups = [row["group"] or row["index"] for row in scored]
+        groups = [row["group"] or (row["set"], row["index"]) for row in scored]
         interval = mean_interval(values, groups, self.resamples, self.seed)
         return self._value(
             float(values.mean()), interval, len(asked), scored, "accuracy minus the retain model's; paired bootstrap"

@@ -6,7 +6,7 @@ letters of another script, and its generation, are compared by the same counting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -139,9 +139,16 @@ def rouge_scores(answers: Sequence[str], generations: Sequence[str], stem: bool 
     }
 
 
-def word_rule(answers: Iterable[str]) -> str:
-    """Return how words were split if an answer has another script than Latin, for a value's description, else ""."""
-    return "" if all(is_latin(answer) for answer in answers) else f" ({WORD_RULE})"
+def word_rule(answers: Sequence[str]) -> str:
+    """Return what a value's description must add to 'ROUGE' for these answers, in parentheses.
+
+    That is how words of other scripts are split, and how many answers have no words; "" if neither applies.
+    """
+    num_wordless = sum(not has_words(answer) for answer in answers)
+    notes = [] if all(is_latin(answer) for answer in answers) else [WORD_RULE]
+    if num_wordless:
+        notes.append(f"answers without a letter or digit cannot be compared: {num_wordless}")
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 class _Scorer:

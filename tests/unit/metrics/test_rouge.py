@@ -85,6 +85,7 @@ def test_latin_answers_are_scored_by_rouge_score_alone():
 def test_rule_for_words_is_described_where_it_applies():
     assert word_rule(["Ana in Łódź", "12"]) == ""
     assert "Unicode" in word_rule(["Ana", "Вера"])
+    assert word_rule(["Ana", "🌊", "…"]) == " (answers without a letter or digit cannot be compared: 2)"
 
 
 def test_no_rows_give_an_empty_array():

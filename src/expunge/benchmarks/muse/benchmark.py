@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from expunge.metrics.base import Better
 from expunge.metrics.membership import membership_min_k
 from expunge.metrics.memorization import knowledge_memorization, verbatim_memorization
 from expunge.metrics.privleak import privleak_value
+from expunge.metrics.rouge import word_rule
 from expunge.metrics.separation import Scored, separation_values
 from expunge.records import Value
 from expunge.rundir import fingerprint
@@ -184,12 +186,14 @@ class Muse(Benchmark):
 
         def rouge(name: str, better: Better, what: str) -> Value:
             own = muse_rows.in_set(rows, name)
+            generated = [row["answer"] for row in own if row["generation"] is not None]
             return mean_value(
                 [None if row["rouge_l_f1"] is None else 100 * row["rouge_l_f1"] for row in own],
                 [row["group"] for row in own],
-                how=f"mean ROUGE-L F1 of {what}, in percent",
+                how=f"mean ROUGE-L F1 of {what}, in percent{word_rule(generated)}",
                 better=better,
-                needs=f"{what}: every prompt fills the model's context",
+                needs=f"{what}: "
+                + ("no text has a letter or digit" if generated else "every prompt fills the model's context"),
                 resamples=resamples,
                 seed=seed,
                 unit="%",
@@ -253,7 +257,8 @@ class Muse(Benchmark):
         texts = {i: text for i, text in enumerate(generated) if text is not None}
         measure = knowledge_memorization if name in QUESTIONS else verbatim_memorization
         values = measure([rows.rows[i].answer for i in texts], list(texts.values()), stem=self.stem)
-        return dict(zip(texts, values.tolist(), strict=True))
+        # A text without words has no ROUGE.
+        return {i: value for i, value in zip(texts, values.tolist(), strict=True) if not math.isnan(value)}
 
     def _retain_model(self, rows: Sequence[SampleRow] | None) -> tuple[Scored, Scored] | float | None:
         if rows is not None:

@@ -169,8 +169,12 @@ class Tofu(Benchmark):
                 [row["answer"] for row in generated], [row[f"{prefix}generation"] for row in generated]
             )
             for position, row in enumerate(generated):
-                row[f"{prefix}rouge_l_recall"] = float(recalls["rougeL"][position])
-                row[f"{prefix}rouge_1_recall"] = float(recalls["rouge1"][position])
+                row |= plain(
+                    {
+                        f"{prefix}rouge_l_recall": recalls["rougeL"][position],
+                        f"{prefix}rouge_1_recall": recalls["rouge1"][position],
+                    }
+                )
         return found
 
     def _row(

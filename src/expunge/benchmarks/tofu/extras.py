@@ -11,6 +11,7 @@ from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
 from expunge.metrics.base import Better
 from expunge.metrics.fluency import distinct_n
+from expunge.metrics.rouge import word_rule
 from expunge.records import Value
 
 HOLDOUT = "holdout"
@@ -67,10 +68,14 @@ class Extras:
         """How well forget and retain answers are known when the question is put in other words."""
         needs = "rows with a paraphrased question" if generate else "paraphrased questions and generate: true"
         return {
-            f"{name}/{part}": self._mean(name, part, how, _BETTER[name], needs)
+            f"{name}/{part}": self._mean(name, part, how + self._word_rule(name, part), _BETTER[name], needs)
             for name in CUT_SETS
             for part, how in _PARAPHRASED.items()
         }
+
+    def _word_rule(self, name: str, part: str) -> str:
+        generated = [row for row in in_set(self._rows, name) if row.get("paraphrased_generation") is not None]
+        return word_rule([row["answer"] for row in generated]) if "rouge" in part else ""
 
     def fluency(self) -> dict[str, Value]:
         """Repetition inside, and variety among, the answers generated on the forget set."""

@@ -159,6 +159,20 @@ def shorten(text: str, size: int = 200) -> str:
     return repr(text)
 
 
+def describe_difference(ours: str, theirs: str, size: int = 60) -> str:
+    """Return in words where two different texts begin to differ."""
+    equal = common_length(ours, theirs)
+    after = f"After {ours[max(equal - size, 0) : equal]!r}, " if equal else ""
+    sentence = f"{after}here the text is {ours[equal : equal + size]!r}, there it is {theirs[equal : equal + size]!r}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def common_length(first: str, second: str) -> int:
+    """Return the number of characters at which two texts are equal from the start."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
+
+
 def _today(tokenizer: Any) -> datetime.date:
     """Return the current day as chat templates get it."""
     text = tokenizer.apply_chat_template(

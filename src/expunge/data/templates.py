@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from expunge.config.recipe import Prompt
 from expunge.console import note
-from expunge.data.chat import ChatWriter, Turns, conversation, shorten
+from expunge.data.chat import ChatWriter, Turns, common_length, conversation, shorten
 from expunge.data.control_tokens import Offsets, PromptTokenizer
 from expunge.data.sets import RowSet
 from expunge.errors import DataError, IncompatibleError
@@ -290,13 +290,13 @@ class Template:
             text = self._chat.write(conversation(self._escape(question), answer=answer))
         written = text[len(head) : len(text) - len(tail)]
         # Chat templates may strip the answer, but what is learned and scored must be the answer.
+        equal = common_length(head, text)
         if not text.startswith(head) or not text.endswith(tail) or written.split() != answer.split():
             raise IncompatibleError(
                 f"the tokenizer's chat template does not write the answer of the row '{(row or question)[:80]}' "
                 "unchanged after the prompt, so its tokens cannot be told from the template's.",
                 allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. "
-                f"Text with this answer: {shorten(self._tokens.restore(text[_common_length(head, text) :]))}, after "
-                f"{_common_length(head, text)} equal characters.",
+                f"Text with this answer: {shorten(self._tokens.restore(text[equal:]))}, after {equal} equal characters.",
                 fix="Change the answer, give the tokenizer another chat template, or set prompt.style=plain.",
             )
         return text, len(head.rstrip(" ")), len(head) + len(written.rstrip())
@@ -384,9 +384,3 @@ class Template:
         if len(ids) - answer_start < 1 or answer_start < 1:
             raise DataError(f"the answer of the row '{row[:80]}' has no token of its own.", fix="Change the answer.")
         return Encoded(ids=tuple(ids), answer_start=answer_start, row=row)
-
-
-def _common_length(first: str, second: str) -> int:
-    """Return the number of characters at which two texts are equal from the start."""
-    shorter = min(len(first), len(second))
-    return next((i for i in range(shorter) if first[i] != second[i]), shorter)

@@ -127,7 +127,7 @@ class AltPO(PreferenceMethod):
             model,
             prompts,
             max_new_tokens=[self.max_new_tokens] * len(prompts),
-            eos_ids=[template.tokenizer.eos_token_id],
+            eos_ids=template.end_ids,
             pad_id=pad_id_of(template.tokenizer),
             batch_tokens=2 * preparation.batch_tokens,
             title="Writing alternates",
@@ -138,8 +138,8 @@ class AltPO(PreferenceMethod):
 
 
 def _prompt(template: Any, row: Row) -> list[int]:
-    text = template.prompt_text(REQUEST.format(question=row.question, answer=row.answer)) + LEAD_IN
-    return list(template.tokenizer(text, add_special_tokens=False)["input_ids"])
+    request = REQUEST.format(question=row.question, answer=row.answer)
+    return list(template.prompt_ids(request, lead_in=LEAD_IN))
 
 
 def _usable(preparation: Preparation, row: Row, text: str) -> bool:

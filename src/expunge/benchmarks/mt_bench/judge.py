@@ -212,6 +212,10 @@ def _asker(judge: Judge, session: Session, model: Any, tokenizer: Any, system: s
     takes = _takes_system(tokenizer, system)
     prompt = Prompt(style="chat" if tokenizer.chat_template else "plain", system=system if takes else None)
     template = Template(tokenizer, prompt, context_length(model.config))
+    if template.prints_today and session.template.day:
+        # The judge reads the same date as the measured model, also when it is asked again on another day.
+        prompt = prompt.model_copy(update={"date": session.template.day})
+        template = Template(tokenizer, prompt, template.max_length)
     label = f"judgments of {judge.model}"
     asker = Session(model, session.sets, template, session.batch_tokens, ProbeCache(None, []), label)
     return asker, "" if takes else f"{system}\n\n"

@@ -247,7 +247,7 @@ class Muse(Benchmark):
 
     def _cut(self, session: Session, rows: RowSet) -> RowSet:
         def first(text: str) -> str:
-            ids = session.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = session.template.text_ids(text)
             return session.template.decode(ids[: self.verbmem_tokens])
 
         return RowSet(rows.name, tuple(replace(row, answer=first(row.answer)) for row in rows))

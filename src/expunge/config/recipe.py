@@ -113,6 +113,13 @@ class Prompt(Section):
         # YAML reads 2025-01-31 as a date.
         return value.isoformat() if isinstance(value, datetime.date) else value
 
+    @field_validator("system", "question", "answer")
+    @classmethod
+    def _valid_text(cls, value: str | None) -> str | None:
+        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("contains half of a character (a lone surrogate), which cannot be encoded")
+        return value
+
     @field_validator("template")
     @classmethod
     def _only_variables(cls, value: dict[str, Any]) -> dict[str, Any]:

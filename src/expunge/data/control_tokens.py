@@ -40,8 +40,8 @@ class PromptTokenizer:
             for token_id, token in added.items()
             if token.special or (token.content in written and not _is_ordinary(token.content))
         }
-        self.control_ids = frozenset(self._control.values())
-        """Ids of the control tokens."""
+        self.control_ids = frozenset(self._control.values()) - {getattr(tokenizer, "unk_token_id", None)}
+        """Ids of the control tokens; the unknown token stands for ordinary text."""
         characters = sorted(set("".join(self._control)))
         self._escapes = {ord(char): _ESCAPED + index for index, char in enumerate(characters)}
         self._originals = {_ESCAPED + index: ord(char) for index, char in enumerate(characters)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from expunge.data.sets import Sets
 from expunge.errors import DataError, nearest
 from expunge.modeling.load import load_tokenizer
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
+from expunge.modeling.tokenizers import fix_date
 from expunge.records import ROLE_NAMES, AuditResult, Manifest
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
@@ -158,6 +159,7 @@ def _run(attack: Audit, case: _Case) -> AuditResult:
     started = time.monotonic()
     sets = prepare_sets(case.data)
     tokenizer = load_tokenizer(case.arms[AUDITED], None, case.config.trust_remote_code)
+    case = replace(case, prompt=fix_date(measuring_template(tokenizer, case.prompt), case.out, case.arms[AUDITED]))
     rows: dict[str, list[SampleRow]] = {}
     for role, name in case.arms.items():
         note(f"Attacking the {ROLE_NAMES[role]} {name} with {attack.name}.")

@@ -20,11 +20,12 @@ from expunge.data.sets import RowSet, Sets
 from expunge.errors import UserError
 from expunge.modeling.load import load_tokenizer
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
+from expunge.modeling.tokenizers import fix_date
 from expunge.records import ROLE_NAMES, BenchmarkResult
 from expunge.rundir import RunDir
 from expunge.runs.evaluator import Evaluator, Measured, stored_measurement
 
-_ROW_FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
+_ROW_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".gz")
 
 
 class EvaluateConfig(Section):
@@ -93,10 +94,11 @@ def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
     tokenizer = load_tokenizer(name, model_config.revision, model_config.trust_remote_code)
     data = config.sets_config
     sets = Sets("", RowSet("forget", ()), None) if data is None else prepare_sets(data)
+    prompt = fix_date(measuring_template(tokenizer, config.prompt), out, name)
     model = open_model(model_config, name, tokenizer, revision=model_config.revision)
     evaluator = Evaluator(
         sets,
-        measuring_template(tokenizer, config.prompt, model),
+        measuring_template(tokenizer, prompt, model),
         config.evaluate,
         seed=config.seed,
         cache=out / "evaluations" if out else None,

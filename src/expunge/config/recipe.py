@@ -5,6 +5,7 @@ Field names are the keys in YAML and in command-line overrides. Unknown keys are
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -100,28 +101,80 @@ class Prompt(Section):
     system: str | None = None
     """Chat only: system message."""
     date: str | None = None
-    """Chat only: value of date_string, for chat templates that print the date."""
+    """Date that the chat template prints (chat only): a day as YYYY-MM-DD, in the template's own format, or any other
+    text as its `date_string`. By default the day on which the run starts, if the template prints today's date; the
+    run records that day and keeps it when it is resumed."""
+    template: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking: false} (chat only)."""
+    control_tokens: bool = False
+    """Read control tokens in the text of rows, such as '</s>' or '<|im_end|>', as control tokens. By default they are
+    encoded as the ordinary text that they are there, so that they cannot end an answer."""
     question: str = "Question: {question}\nAnswer:"
     """Plain only: text before the answer."""
     answer: str = " {answer}"
     """Plain only: text of the answer, which the end-of-sequence token follows."""
 
+    @field_validator("date", mode="before")
+    @classmethod
+    def _day_as_text(cls, value: Any) -> Any:
+        # YAML reads 2025-01-31 as a date.
+        return value.isoformat() if isinstance(value, datetime.date) else value
+
+    @field_validator("system", "question", "answer")
+    @classmethod
+    def _valid_text(cls, value: str | None) -> str | None:
+        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("contains half of a character (a lone surrogate), which cannot be encoded")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _only_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted(_NO_TEMPLATE_VARIABLES & value.keys()):
+            raise ValueError(f"'{reserved[0]}' cannot be set here; expunge passes its own value")
+        return {name: item.isoformat() if isinstance(item, datetime.date) else item for name, item in value.items()}
+
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
-        if self.style == "plain" and changed(self, "system", "date"):
-            raise ValueError("system and date have no effect with style 'plain'; put the text into question instead")
+        if self.style == "plain" and changed(self, "system", "date", "template"):
+            raise ValueError("system, date and template have no effect with style 'plain'; put the text into question")
         if self.style == "chat" and changed(self, "question", "answer"):
             raise ValueError("question and answer have no effect with style 'chat'; set style: plain")
         if "{question}" not in self.question or "{answer}" not in self.answer:
             raise ValueError("question must contain {question} and answer must contain {answer}")
+        if self.date is not None and "date_string" in self.template:
+            raise ValueError("set only one of date and template.date_string")
         return self
+
+
+_NO_TEMPLATE_VARIABLES = frozenset(
+    [
+        "messages",
+        "conversation",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "strftime_now",
+    ]
+)
+"""Names that `apply_chat_template` does not pass on, or that every prompt needs."""
 
 
 class Source(Section):
     """Rows from a file, a folder or the hub."""
 
     path: str
-    """.json, .jsonl, .csv, .parquet, .txt, a folder of text files, or a hub id."""
+    """.json, .jsonl, .csv, .tsv, .parquet, .txt, all but .parquet also compressed (.gz), a folder of text files, or a
+    hub id."""
     config: str | None = None
     """Hub only: name of the configuration."""
     split: str | None = None
@@ -129,7 +182,10 @@ class Source(Section):
     revision: str | None = None
     """Hub only: commit, tag or branch."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Column name here -> column name in the file, for question, answer, text, group, paraphrased_question, ..."""
+    """Our name -> the file's name, for question, answer, text, messages, group, paraphrased_question, ...
+
+    A row of chat `messages` gives its last question and the answer to it; earlier turns and system messages are left
+    out, which a note states."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows, at most this many."""
     min_chars: int | None = Field(default=None, ge=1)

@@ -28,23 +28,20 @@ class Block:
 def cut_blocks(rows: Iterable[Row], template: Template, context: int) -> list[Block]:
     """Concatenate the texts of rows and cut them into blocks of `context` tokens.
 
-    The start token begins every block, because models that were trained with one predict badly without it, and
-    separates texts. If the tokenizer has no other start token than its end-of-sequence token, that one separates texts
-    and blocks begin without an extra token. An incomplete last block is dropped, unless it is the only one.
+    The tokenizer's start tokens begin every block, because models that were trained with them predict badly without
+    them, and separate texts. If the tokenizer adds none, its end-of-sequence token separates texts and blocks begin
+    without an extra token. An incomplete last block is dropped, unless it is the only one.
 
     Raises:
         DataError: The texts have fewer than two tokens.
     """
-    tokenizer = template.tokenizer
-    separator = tokenizer.bos_token or tokenizer.eos_token
-    start_id = tokenizer.bos_token_id if tokenizer.bos_token != tokenizer.eos_token else None
+    start = template.start_ids
     texts, length = list[str](), 0
     ids, offsets = list[int](), list[tuple[int, int]]()
     for row in rows:
-        row_text = template.full_text(row.question, row.answer) if row.question else f"{separator}{row.answer}"
-        encoding = tokenizer(row_text, add_special_tokens=False, return_offsets_mapping=True)
-        ids.extend(encoding["input_ids"])
-        offsets.extend((length + start, length + end) for start, end in encoding["offset_mapping"])
+        row_text, row_ids, row_offsets = template.tokenize_row(row.question, row.answer)
+        ids.extend(row_ids)
+        offsets.extend((length + first, length + last) for first, last in row_offsets)
         texts.append(row_text)
         length += len(row_text)
     if len(ids) < 2:
@@ -52,13 +49,13 @@ def cut_blocks(rows: Iterable[Row], template: Template, context: int) -> list[Bl
 
     text, blocks, first = "".join(texts), list[Block](), 0
     while first < len(ids):
-        prefix = [] if start_id is None or ids[first] == start_id else [start_id]
+        prefix = () if tuple(ids[first : first + len(start)]) == start else start
         last = first + context - len(prefix)
         if last <= len(ids) or not blocks:
             spans = offsets[first:last]
             text_start, text_end = spans[0][0], max(end for _, end in spans)
-            # The added start token is not part of the text, so its span is empty.
-            block_offsets = [(0, 0)] * len(prefix) + [(start - text_start, end - text_start) for start, end in spans]
+            # Added start tokens are not part of the text, so their spans are empty.
+            block_offsets = [(0, 0)] * len(prefix) + [(begin - text_start, end - text_start) for begin, end in spans]
             blocks.append(Block(text[text_start:text_end], (*prefix, *ids[first:last]), tuple(block_offsets)))
         first = last
     return blocks

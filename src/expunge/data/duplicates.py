@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import regex
+
 from expunge.data.sets import Row, RowSet
+from expunge.metrics.words import words
 from expunge.records import Overlap
 
 THRESHOLD = 0.8
 MAX_EXAMPLES = 20
 
-# Chinese and Japanese are written without spaces, so each of their characters counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+_WORD = regex.compile(r"[\w\p{N}\p{M}]+")
 
 _Shingles = frozenset[tuple[str, ...]]
 
@@ -24,11 +25,12 @@ _Shingles = frozenset[tuple[str, ...]]
 def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -> Overlap:
     """Count the forget rows that have an exact or a near duplicate in the retain set.
 
-    Question and answer are compared together, as lower-case words without punctuation. Two rows are exact
-    duplicates if their words are equal. They are near duplicates if the sets A and B of their pairs of
-    neighbouring words have a Jaccard index |A & B| / |A | B| of at least `threshold`. At 0.8, rows of twenty
-    words that differ in one word are near duplicates, and the same question about another person is not: the
-    highest index between TOFU's forget10 and retain90 is 0.45. A short passage inside a long text is not found.
+    Question and answer are compared together, as lower-case words without punctuation; in scripts other than Latin,
+    words are those of `metrics.words`. Two rows are exact duplicates if their words are equal. They are near
+    duplicates if the sets A and B of their pairs of neighbouring words have a Jaccard index |A & B| / |A | B| of at
+    least `threshold`. At 0.8, rows of twenty words that differ in one word are near duplicates, and the same question
+    about another person is not: the highest index between TOFU's forget10 and retain90 is 0.45. A short passage inside
+    a long text is not found.
 
     The search is exact, not sampled. Two sets with a Jaccard index of at least t must share one of the
     |A| - ceil(t |A|) + 1 rarest members of A, so only rows that share such a rare pair are compared
@@ -61,11 +63,11 @@ def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -
     exact: list[tuple[float, Row, Row]] = []
     unmatched: list[tuple[tuple[str, ...], Row]] = []
     for row in forget:
-        words = _words(row)
-        if words in retain_rows:
-            exact.append((1.0, row, retain_rows[words]))
+        row_words = _words(row)
+        if row_words in retain_rows:
+            exact.append((1.0, row, retain_rows[row_words]))
         else:
-            unmatched.append((words, row))
+            unmatched.append((row_words, row))
     near = _find_near_duplicates(unmatched, retain_rows, threshold)
     return Overlap(
         num_exact=len(exact),
@@ -89,26 +91,26 @@ def find_overlap(forget: RowSet, retain: RowSet, threshold: float = THRESHOLD) -
 def _words(row: Row) -> tuple[str, ...]:
     text = unicodedata.normalize("NFKC", f"{row.question} {row.answer}").casefold()
     # A row of punctuation alone has no words. It is compared by its text, or all such rows would be equal.
-    return tuple(_WORD.findall(text)) or (text.strip(),)
+    return tuple(words(text, _WORD.findall)) or (text.strip(),)
 
 
-def _shingles(words: Sequence[str]) -> _Shingles:
-    return frozenset(pairwise(words)) or frozenset([tuple(words)])
+def _shingles(row_words: Sequence[str]) -> _Shingles:
+    return frozenset(pairwise(row_words)) or frozenset([tuple(row_words)])
 
 
 def _find_near_duplicates(
     forget: Sequence[tuple[tuple[str, ...], Row]], retain: Mapping[tuple[str, ...], Row], threshold: float
 ) -> list[tuple[float, Row, Row]]:
     """Return the Jaccard index, the forget row and its most similar retain row for every near duplicate."""
-    retain_shingles = [(_shingles(words), row) for words, row in retain.items()]
+    retain_shingles = [(_shingles(row_words), row) for row_words, row in retain.items()]
     frequency = Counter(shingle for shingles, _ in retain_shingles for shingle in shingles)
     index: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for position, (shingles, _) in enumerate(retain_shingles):
         for shingle in _rarest_shingles(shingles, frequency, threshold):
             index[shingle].append(position)
     near = []
-    for words, row in forget:
-        shingles = _shingles(words)
+    for row_words, row in forget:
+        shingles = _shingles(row_words)
         candidates = {i for shingle in _rarest_shingles(shingles, frequency, threshold) for i in index.get(shingle, ())}
         # The negative index prefers the first of several equally similar retain rows.
         jaccard, negative = max(((_jaccard(shingles, retain_shingles[i][0]), -i) for i in candidates), default=(0.0, 0))

@@ -28,13 +28,12 @@ run k - 1, so that each request starts from the model that the previous one prod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.config.recipe import Source
 from expunge.data.sets import Row, RowSet, make_set
-from expunge.data.sources.readers import SourceRecord, local_path, read_records, read_text
+from expunge.data.sources.readers import SourceRecord, local_path, parse_json, read_records, read_text
 from expunge.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -89,9 +88,9 @@ def _read_split(path: str, subset: str, split: str, revision: str | None, text_c
     if text_column and file.suffix == ".json":
         # MUSE's own scripts write plain text as a list of strings, which is no list of records.
         try:
-            content = json.loads(read_text(file))
-        except ValueError:
-            content = None
+            content = parse_json(file, read_text(file))
+        except DataError:
+            content = None  # Several lines, or an error that `read_records` reports.
         if isinstance(content, list) and content and all(isinstance(text, str) for text in content):
             return [(f"{file}, row {number}", {text_column: text}) for number, text in enumerate(content, 1)]
     return list(read_records(Source(path=str(file))))

@@ -151,12 +151,12 @@ class AltPO(PreferenceMethod):
     ) -> list[str]:
         """Sample one text for each pending (row index, alternate number)."""
         template = preparation.template
-        prompts = [_prompt_ids(template, rows[i]) for i, _ in pending]
+        prompts = [_prompt(template, rows[i]) for i, _ in pending]
         answers = generate(
             model,
             prompts,
             max_new_tokens=[self.max_new_tokens] * len(prompts),
-            eos_ids=[template.tokenizer.eos_token_id],
+            eos_ids=template.end_ids,
             pad_id=pad_id_of(template.tokenizer),
             batch_tokens=2 * preparation.batch_tokens,
             title="Writing alternates",
@@ -167,9 +167,9 @@ class AltPO(PreferenceMethod):
         return [template.decode(answer) if answer else "" for answer in answers]
 
 
-def _prompt_ids(template: Any, row: Row) -> list[int]:
-    text = template.prompt_text(REQUEST.format(question=row.question, answer=row.answer)) + LEAD_IN
-    return list(template.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _prompt(template: Any, row: Row) -> list[int]:
+    request = REQUEST.format(question=row.question, answer=row.answer)
+    return list(template.prompt_ids(request, lead_in=LEAD_IN))
 
 
 def _is_usable(preparation: Preparation, row: Row, text: str) -> bool:

@@ -1,22 +1,25 @@
 """Fluency of generated text: variety and repetition of its n-grams, and perplexity.
 
-Words are runs of letters, digits and underscores in any script, lower-cased.
+Words are lower-cased runs of letters, digits and underscores in Latin text, and those of `metrics.words` in other
+scripts.
 """
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 from numpy.typing import ArrayLike, NDArray
 
 from expunge.metrics.base import metric
+from expunge.metrics.words import words
 
 Floats = NDArray[np.float64]
 Ngram = tuple[str, ...]
 
-_WORD = re.compile(r"\w+")
+_WORD = regex.compile(r"[\w\p{N}\p{M}]+")
 
 
 @metric(better="higher", range=(0.0, 1.0))
@@ -117,5 +120,6 @@ def ngrams(text: str, n: int) -> list[Ngram]:
     """
     if n < 1:
         raise ValueError(f"n-grams need at least one word, got n = {n}")
-    words = _WORD.findall(text.lower())
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    # Composed letters, so that a letter and its accent are one word character.
+    split = words(unicodedata.normalize("NFC", text), lambda latin: _WORD.findall(latin.lower()))
+    return [tuple(split[i : i + n]) for i in range(len(split) - n + 1)]

@@ -5,24 +5,30 @@ Published audits of TOFU models report leak rates without their scorer, so the d
 
 from __future__ import annotations
 
-import re
+import itertools
 import unicodedata
 from dataclasses import dataclass
 
+import regex
 from scipy.stats import binomtest
 
-_WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+")
-_NAME_WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_FUNCTION_WORD_LIST = """
-a about above after again against all also am an and any are as at be because been before being below between both but
-by can could did do does doing down during each even ever every few for from further had has have having he her here
-hers herself him himself his how however i if in into is it its itself just like many may me might more most much must
-my myself no nor not now of off often on once one only or other our ours ourselves out over own s same shall she should
-so some such t than that the their theirs them themselves then there these they this those through to too under until
-up upon us very was we well were what when where which while who whom whose why will with within would yes yet you
-your yours yourself
-"""
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+from expunge.metrics.function_words import FUNCTION_WORDS
+from expunge.metrics.words import is_latin, split_scripts
+
+_NUMBER = r"\d+(?:[.,:/]\d+)*"
+_LETTER = r"[[\p{L}\p{N}]--\p{Nd}]\p{M}*"
+_WORD = regex.compile(rf"(?V1){_NUMBER}|(?:{_LETTER})+")
+_NAME_WORD = regex.compile(rf"(?V1){_NUMBER}|(?:{_LETTER})+(?:[-'’](?:{_LETTER})+)*")
+_SPACELESS = {
+    "han": (regex.compile(r"\p{Script=Han}"), 2),
+    "hiragana": (regex.compile(r"\p{Script=Hiragana}"), 3),
+    "south east asian": (regex.compile(r"\p{Line_Break=SA}"), 4),
+}
+"""Scripts written without spaces between words, and how many neighbouring characters count as one word. Single
+characters would be found in nearly every response. The last entry is Thai, Lao, Khmer, Burmese and their relatives."""
+_OPTIONAL_MARKS = regex.compile(r"(?V1)(?<=[\p{Script=Greek}\p{Script=Arabic}\p{Script=Hebrew}]\p{M}*)\p{M}|\u0640")
+"""Marks that most texts omit: Greek accents, Arabic and Hebrew vowel points, and the Arabic tatweel. In other scripts,
+such as Devanagari or Thai, marks are vowels and tones that distinguish words."""
 _NAME_PARTICLE_LIST = "al bin da de del der di du el la le of the van von y"
 _NAME_PARTICLES = frozenset(_NAME_PARTICLE_LIST.split())
 """Lower-case words that can occur inside a name."""
@@ -88,12 +94,53 @@ def find_leak(answer: str, response: str, shown: str) -> Leak:
 def words(text: str) -> list[str]:
     """Split a text into words and numbers, without case, accents and punctuation.
 
+    In scripts written without spaces, the words of a run are its overlapping pairs of Chinese characters, triples of
+    hiragana and quadruples of Thai, Lao, Khmer or Burmese characters. Shorter runs of hiragana are particles and
+    endings and are left out; another shorter run is one word.
+
     Example:
         >>> words("José earned 12,500 in '98!")
         ['jose', 'earned', '12500', 'in', '98']
+        >>> words("青木が東京都で")
+        ['青木', '東京', '京都']
     """
+    if is_latin(text):
+        return _latin_words(text)
+    result: list[str] = []
+    for kind, group in itertools.groupby(split_scripts(text), key=_kind):
+        parts = [part for part, _ in group]
+        if kind == "latin":
+            result += [word for part in parts for word in _latin_words(part)]
+        elif kind == "spaced":
+            result += [_normal_form(part) for part in parts]
+        else:
+            size = _SPACELESS[kind][1]
+            if len(parts) >= size:
+                result += ["".join(parts[i : i + size]) for i in range(len(parts) - size + 1)]
+            elif kind != "hiragana":
+                result.append("".join(parts))
+    return result
+
+
+def _kind(part: tuple[str, bool]) -> str:
+    text, is_other = part
+    if not is_other:
+        return "latin"
+    return next((kind for kind, (script, _) in _SPACELESS.items() if script.match(text)), "spaced")
+
+
+def _latin_words(text: str) -> list[str]:
     unaccented = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     return [word.replace(",", "") for word in _WORD.findall(unaccented.casefold())]
+
+
+def _normal_form(word: str) -> str:
+    """Return a word in another script than Latin without optional marks; Russian texts often write ё as е."""
+    unmarked = _OPTIONAL_MARKS.sub("", unicodedata.normalize("NFD", word))
+    return unicodedata.normalize("NFC", unmarked).replace("ё", "е")
+
+
+_FUNCTION_WORDS = frozenset(_normal_form(word) for word in FUNCTION_WORDS)
 
 
 def entities(text: str) -> list[str]:
@@ -139,7 +186,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return 1.0 if total == 0 else float(binomtest(first_only, total, 0.5).pvalue)
 
 
-def _name_end(text: str, matches: list[re.Match[str]], start: int) -> int:
+def _name_end(text: str, matches: list[regex.Match[str]], start: int) -> int:
     """Return the index after the last word of the name that begins at `start`; `start` if no name begins there."""
     if not _has_capital_or_digit(matches[start].group()):
         return start
@@ -162,7 +209,7 @@ def _has_capital_or_digit(word: str) -> bool:
     return word[0].isupper() or word[0].isdigit()
 
 
-def _is_joined(text: str, matches: list[re.Match[str]], index: int) -> bool:
+def _is_joined(text: str, matches: list[regex.Match[str]], index: int) -> bool:
     """Return whether only a space, a hyphen, an initial's dot or a date's comma separates a word from the previous."""
     previous, current = matches[index - 1], matches[index]
     gap = text[previous.end() : current.start()]
@@ -173,7 +220,7 @@ def _is_joined(text: str, matches: list[re.Match[str]], index: int) -> bool:
 
 def _starts_sentence(text: str, position: int) -> bool:
     before = text[:position].rstrip(" \"'“‘(")
-    return not before or before[-1] in ".!?\n:"
+    return not before or before[-1] in ".!?\n:。！？؟।"
 
 
 def _contains_sequence(all_words: list[str], sequence: list[str]) -> bool:

@@ -87,7 +87,7 @@ def verbatim_memorization(continuations: Sequence[str], generations: Sequence[st
         stem: Compare word stems. MUSE's code compares unstemmed words; OpenUnlearning compares stems.
 
     Returns:
-        One value per row.
+        One value per row; NaN for a continuation without any letter or digit.
 
     References:
         Shi et al. 2024, arXiv:2407.06460, criterion C1 (VerbMem), and the authors' code.
@@ -111,7 +111,7 @@ def knowledge_memorization(
         stem: As in `verbatim_memorization`.
 
     Returns:
-        One value per row.
+        One value per row; NaN for an answer without any letter or digit.
 
     References:
         Shi et al. 2024, arXiv:2407.06460, criterion C2 (KnowMem), and the authors' code.

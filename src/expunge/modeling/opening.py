@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from expunge.config.recipe import Model, Prompt
+from expunge.data.chat import describe_difference
 from expunge.data.templates import Template
 from expunge.errors import IncompatibleError
 from expunge.modeling.fsdp import load_on_device
@@ -73,8 +74,12 @@ def check_same_tokens(name: str, role: str, config: Model, template: Template, r
         IncompatibleError: Tokenizer or prompt differ.
     """
     tokenizer = load_tokenizer(name, revision, config.trust_remote_code)
-    if Template(tokenizer, template.prompt, template.max_length).fingerprint != template.fingerprint:
+    other = Template(tokenizer, template.prompt, template.max_length)
+    if other.fingerprint != template.fingerprint:
+        is_same_text = other.example == template.example
         raise IncompatibleError(
-            f"the {role} {name} and the measured model have different tokenizers or prompts, so they do not compare.",
+            f"the {role} {name} and the measured model have different {'tokenizers' if is_same_text else 'prompts'}, "
+            "so they do not compare.",
+            allowed="" if is_same_text else f"{describe_difference(template.example, other.example)}",
             fix="Give a model that was fine-tuned from the same base model, with the same prompt.",
         )

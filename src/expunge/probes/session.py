@@ -152,7 +152,7 @@ class Session:
                 return self.engine.generate(
                     [prompts[i] for i in missing],
                     max_new_tokens=[requests[i].max_new_tokens for i in missing],
-                    eos_ids=end_ids(causal_lm(self.model), self.tokenizer),
+                    eos_ids=end_ids(causal_lm(self.model), self.template),
                     temperature=temperature,
                     seeds=[requests[i].seed for i in missing],
                 )
@@ -162,7 +162,7 @@ class Session:
                     [prompts[i] for i in share],
                     [[] if temperature else self._matching_draft(requests[i], prompts[i], scores) for i in share],
                     max_new_tokens=[requests[i].max_new_tokens for i in share],
-                    eos_ids=end_ids(causal_lm(self.model), self.tokenizer),
+                    eos_ids=end_ids(causal_lm(self.model), self.template),
                     pad_id=pad_id_of(self.tokenizer),
                     batch_tokens=2 * self.batch_tokens,
                     title=f"Generating {self.label}",
@@ -193,7 +193,7 @@ class Session:
         return list(draft.targets[: misses[0] if len(misses) else len(draft.targets)])
 
 
-def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation config."""
+def end_ids(model: Any, template: Template) -> list[int]:
+    """Return the tokens that end an answer: the template's, and those of the model's generation config."""
     extra = getattr(model.generation_config, "eos_token_id", None)
-    return sorted({tokenizer.eos_token_id, *(extra if isinstance(extra, list) else [extra] if extra else [])})
+    return sorted({*template.end_ids, *(extra if isinstance(extra, list) else [] if extra is None else [extra])})

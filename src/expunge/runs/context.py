@@ -17,7 +17,7 @@ from expunge.data.templates import Template
 from expunge.distributed import wait
 from expunge.errors import DataError
 from expunge.modeling.load import device_of, local_digest, pad_id_of
-from expunge.modeling.tokenizers import make_template, tokenizer_of
+from expunge.modeling.tokenizers import fix_date, make_template, tokenizer_of
 from expunge.records import Overlap
 from expunge.rundir import RunDir, fingerprint
 
@@ -59,6 +59,7 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     shared = runs / "shared"
     _create(runs)
     tokenizer = tokenizer_of(recipe, sets, shared)
+    recipe = recipe.model_copy(update={"prompt": fix_date(make_template(recipe, tokenizer), shared)})
     template = make_template(recipe, tokenizer)
     # The content of every file that the recipe names is part of the fingerprint: a changed file is another run.
     members = [recipe.method, *recipe.evaluate.benchmarks]

@@ -62,7 +62,7 @@ class Evaluator:
     def session(self, model: Any, label: str) -> Session:
         """Return a session for `model`, with results cached by weight hash."""
         bare = causal_lm(model)
-        facts = [model_hash(model), str(self.dtype), end_ids(bare, self.template.tokenizer)]
+        facts = [model_hash(model), str(self.dtype), end_ids(bare, self.template)]
         engine = None
         if self.config.engine == "vllm":
             facts.append(self.config.engine)
@@ -162,6 +162,7 @@ class Evaluator:
             **plan.facts,
             "split": self.sets.name,
             "prompt": self.template.fingerprint,
+            "prompt_text": self.template.example,
             "architecture": config.model_type,
             "vocab": config.vocab_size,
             "dtype": str(self.dtype),

@@ -48,10 +48,10 @@ def test_prefix_follows_the_prompt(chat_template, turns):
     assert text(template, "And?", turns, "It is") == text(template, "And?", turns) + "It is"
 
 
-def test_prefix_replaces_the_end_of_a_generation_prompt():
+def test_prompt_is_the_text_before_a_written_answer():
     """The generation prompt opens a thinking tag, which the template omits before a written answer."""
     template = chat(THINKING)
-    assert text(template, "And?").endswith("assistant\n<think>")
+    assert text(template, "And?").endswith("<|im_start|>assistant\n")
     assert text(template, "And?", prefix="It is").endswith("<|im_start|>assistant\nIt is")
     assert text(template, "And?", [("Who?", "Me")], "It is").endswith("<|im_start|>assistant\nIt is")
 

@@ -116,3 +116,13 @@ def test_time_is_not_quadratic():
 def test_threshold_out_of_range_raises(threshold):
     with pytest.raises(ValueError, match="threshold"):
         find_overlap(rows("f", "a"), rows("r", "b"), threshold)
+
+
+def test_words_of_other_scripts():
+    """Changed vowel signs are other words; text without spaces is compared by character."""
+    hindi = "उनका जन्म दिल्ली शहर में हुआ था और उन्होंने बचपन से कविता गीत नाटक लेख पत्र कथा उपन्यास यात्रा संस्मरण लिखा"
+    assert near(hindi, hindi.replace("दिल्ली", "जयपुर")) == 1
+    assert find_overlap(rows("f", "मेरा नाम"), rows("r", "मेरी नाम")).num_exact == 0
+    thai = "เธอเกิดที่กรุงเทพมหานครและเขียนหนังสือมากมาย"
+    assert near(thai, thai.replace("มากมาย", "มากมิย")) == 1
+    assert near(thai, "เขาเป็นแพทย์ที่โรงพยาบาลเชียงใหม่ในภาคเหนือ") == 0

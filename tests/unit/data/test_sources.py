@@ -1,5 +1,7 @@
 """Rows from files of every format, and the errors of invalid input."""
 
+import datetime
+import gzip
 import json
 
 import datasets
@@ -222,3 +224,165 @@ def test_sets_without_meaningful_unlearning_raise(tmp_path):
         prepare_sets(files(tmp_path, forget="\n", retain=json_lines(PAIRS)))
     with pytest.raises(DataError, match="nothing can be forgotten"):
         prepare_sets(files(tmp_path, forget=json_lines(PAIRS), retain=json_lines(PAIRS[::-1])))
+
+
+def compressed(path, content):
+    path.write_bytes(gzip.compress(content.encode()))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", 'question\tanswer\nWho is Ann?\t"A baker, \u2028of bread."\nWho is Bo?\tA potter.\n'),
+        ("a.json", json.dumps({name: [row[name] for row in PAIRS] for name in ("question", "answer")}, indent=1)),
+        ("a.json", json.dumps({name: {str(i): row[name] for i, row in enumerate(PAIRS)} for name in PAIRS[0]})),
+        ("a.json", json.dumps({"columns": ["question", "answer"], "data": [list(row.values()) for row in PAIRS]})),
+        ("a.jsonl", "\n\ufeff".join(json.dumps(row) for row in PAIRS)),
+        ("a.json", "[" + ",\n".join(json.dumps(row, indent=2) for row in PAIRS) + "]"),
+    ],
+    ids=["tsv", "columns", "pandas columns", "pandas split", "joined files", "list"],
+)
+def test_more_formats_give_the_same_rows(tmp_path, name, content):
+    expected = [(row["question"], row["answer"]) for row in PAIRS]
+    for path in (write(tmp_path / name, content), compressed(tmp_path / f"{name}.gz", content)):
+        assert [(row.question, row.answer) for row in load_rows(Source(path=path), "forget")] == expected
+
+
+def test_compressed_text_and_damaged_archives(tmp_path):
+    path = compressed(tmp_path / "book.txt.gz", "One.\n\nTwo.")
+    assert [row.answer for row in load_rows(Source(path=path), "forget")] == ["One.", "Two."]
+    content = gzip.compress(json_lines(PAIRS).encode())
+    assert_raises(write(tmp_path / "a.jsonl.gz", content[:-9]), r"a\.jsonl\.gz is a damaged gzip file")
+    assert_raises(write(tmp_path / "a.parquet.gz", content), r"unsupported suffix '\.gz'")
+    assert_raises("absent.jsonl.gz", "does not exist")
+
+
+def test_one_object_over_several_lines_is_one_row(tmp_path):
+    path = write(tmp_path / "a.json", json.dumps(PAIRS[0], indent=2))
+    assert [row.answer for row in load_rows(Source(path=path), "forget")] == [PAIRS[0]["answer"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("a.json", '{"question": ["Q?", "R?"], "answer": ["A"]}', "different lengths: question 2, answer 1"),
+        ("a.csv", "question;answer\nQ?;A\n", "names one column, 'question;answer', .* separated by semicolons"),
+        ("a.csv", "question\tanswer\nQ?\tA\n", "separated by tabs.*rename the file to .tsv"),
+        ("a.tsv", "question,answer\nQ?,A\n", "separated by commas"),
+        ("a.tsv", "question\tanswer\nQ?\n", "has 1 fields, but .* 2 columns.*contains a tab"),
+        ("a.jsonl", "Q".encode("utf-16"), "begins like a file in UTF-16"),
+        ("a.jsonl", '{"question": "Q?", "answer": NaN}', "line 1 has no answer"),
+        ("a.jsonl", '{"question": "Q?", "answer": 3.5}', "'answer' is a float, not text"),
+        ("a.jsonl", '{"question": "Q?", "answer": "A", "group": ["a"]}', "'group' is a list, but a group is"),
+    ],
+)
+def test_unsuitable_content_raises_with_its_reason(tmp_path, name, content, match):
+    assert_raises(write(tmp_path / name, content), match)
+
+
+@pytest.mark.parametrize("broken", [r"\ud83d", r"\ude00", r"\ud83d\ud83d\ude00", r"\ud83dx\ude00", r"\\\ud83d"])
+def test_half_characters_raise_with_file_and_line(tmp_path, broken):
+    """Half of a surrogate pair, as texts have it that were cut at a fixed length; found when the file is read."""
+    good = '{"question": "Q?", "answer": "A \\ud83d\\ude00 and \\\\ud83d"}'
+    bad = f'{{"question": "Q?",  "answer": "A {broken}."}}'
+    assert_raises(write(tmp_path / "a.jsonl", f"{good}\n\n{bad}\n{good}"), r"a\.jsonl, line 3 contains \\ud[8e]")
+    assert_raises(write(tmp_path / "a.json", f"[\n{good},\n{good},\n{bad}]"), r"a\.json, line 4 contains \\ud[8e]")
+    columns = f'{{"question": ["Q?"],\n "answer": ["A {broken}"]}}'
+    assert_raises(write(tmp_path / "b.json", columns), r"b\.json, line 2 contains")
+    cell = f'question,answer,perturbed_answers\nQ?,A,"[""{broken}""]"\n'
+    assert_raises(write(tmp_path / "a.csv", cell), r"a\.csv, line 2: 'perturbed_answers' contains \\ud[8e]")
+    (row,) = load_rows(Source(path=write(tmp_path / "good.jsonl", good)), "forget")
+    assert row.answer == "A \U0001f600 and \\ud83d"
+
+
+def test_broken_text_of_parquet_files_raises(tmp_path):
+    array = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\x03\0\0\0"), pa.py_buffer(b"\xed\xa0\xbd"))
+    pyarrow.parquet.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
+    assert_raises(tmp_path / "a.parquet", "is not a readable Parquet file")
+
+
+def test_long_fields_of_csv_files(tmp_path):
+    text = "word " * 40_000
+    (row,) = load_rows(Source(path=write(tmp_path / "a.csv", f"text\n{text}\n")), "forget")
+    assert row.answer == text
+
+
+def test_groups_may_be_numbers_and_dates(tmp_path):
+    """7, 7.0 and "7" are one group; a missing group is a group of its own."""
+    groups = [7, 7.0, "7", 1.5, True, None, float("nan"), "2024-05-01"]
+    lines = "\n".join(json.dumps({"text": "Once.", "group": group}) for group in groups)
+    rows = load_rows(Source(path=write(tmp_path / "a.jsonl", lines)), "forget")
+    assert [row.group for row in rows] == ["7", "7", "7", "1.5", "true", "forget/5", "forget/6", "2024-05-01"]
+    table = pa.table({"text": ["a", "b"], "group": [datetime.date(2024, 5, 1), None], "n": [7.0, None]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    path = str(tmp_path / "a.parquet")
+    assert [row.group for row in load_rows(Source(path=path), "f")] == ["2024-05-01", "f/1"]
+    assert [row.group for row in load_rows(Source(path=path, columns={"group": "n"}), "f")] == ["7", "f/1"]
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def conversation(*contents):
+    return [message(role, text) for role, text in zip(("user", "assistant") * 9, contents, strict=False)]
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    messages = []
+    monkeypatch.setattr("expunge.data.sources.rows.note", messages.append)
+    return messages
+
+
+def test_chat_messages(tmp_path, notes):
+    single = conversation("Who?", "Ann.")
+    parts = [message("user", [{"type": "text", "text": "Who"}, {"type": "text", "text": "?"}]), single[1]]
+    sharegpt = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ann."}]
+    for rows in ([{"messages": single}], [{"messages": parts}], [{"messages": sharegpt}]):
+        for path in (tmp_path / "a.jsonl", tmp_path / "a.json"):
+            content = json_lines(rows) if path.suffix == ".jsonl" else json.dumps(rows)
+            (row,) = load_rows(Source(path=write(path, content)), "forget")
+            assert (row.question, row.answer, row.id) == ("Who?", "Ann.", "forget/0")
+    path = write(tmp_path / "b.jsonl", json_lines([{"chat": single, "text": "x", "who": 3}]))
+    (row,) = load_rows(Source(path=path, columns={"messages": "chat", "group": "who"}), "forget")
+    assert (row.question, row.answer, row.group) == ("Who?", "Ann.", "3")
+    columns = json.dumps({"messages": [single, single]})
+    assert len(load_rows(Source(path=write(tmp_path / "c.json", columns)), "forget")) == 2
+    assert notes == []
+
+
+def test_the_last_turn_of_a_conversation_is_read_and_the_rest_is_noted(tmp_path, notes):
+    turns = conversation("Hello!", "Hi.", "Who?", "Ann.")
+    rows = [{"messages": turns}, {"messages": [message("system", "Be brief."), *turns[2:]]}, {"messages": turns[2:]}]
+    loaded = load_rows(Source(path=write(tmp_path / "a.jsonl", json_lines(rows))), "forget")
+    assert [(row.question, row.answer) for row in loaded] == [("Who?", "Ann.")] * 3
+    (text,) = notes
+    assert "2 of 3 conversations" in text
+    assert "Only their last question and the answer to it are used" in text
+
+
+@pytest.mark.parametrize(
+    ("messages", "match"),
+    [
+        (conversation("Who?"), "ends with a message of the role 'user'"),
+        ([], "'messages' is empty"),
+        ([message("assistant", "Hi.")], "no question before its last answer"),
+        ([message("user", "A"), *conversation("Who?", "Ann.")], "two user messages in a row"),
+        ([*conversation("Who?"), message("tool", "Ann.")], "a message of the role 'tool'"),
+        (conversation("Who?", ""), "line 1 has no answer"),
+        ([message("user", [{"type": "image", "url": "x"}]), message("assistant", "A")], "a part of the type 'image'"),
+        ("Who?", "is not valid JSON"),
+        (["Who?"], "is not a list of messages"),
+    ],
+)
+def test_unsuitable_messages_raise(tmp_path, messages, match):
+    assert_raises(write(tmp_path / "a.jsonl", json.dumps({"messages": messages})), match)
+
+
+def test_questions_and_answers_are_preferred_to_messages(tmp_path):
+    row = {**PAIRS[0], "messages": conversation("Other?", "Other.")}
+    (loaded,) = load_rows(Source(path=write(tmp_path / "a.jsonl", json.dumps(row))), "forget")
+    assert loaded.question == PAIRS[0]["question"]
+    assert_raises(tmp_path / "a.jsonl", "both messages and another text", columns={"messages": "a", "text": "b"})

@@ -149,11 +149,24 @@ def test_chatml_is_cut_after_the_end_token():
     assert answer_of(Template(tokenizer, Prompt(), 64), "Who?", "Me") == (["M", "e", "<|im_end|>"], 23)
 
 
-def test_end_token_is_added_if_the_template_writes_none():
-    """ChatML with a base model that has a different end token: 'Me', '<|im_end|>', newline, '</s>'."""
+def test_the_template_s_end_of_turn_ends_the_answer():
+    """ChatML with a tokenizer that has another end token: a chat model never writes '</s>' after '<|im_end|>'.
+
+    Generation stops at either of them.
+    """
     tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML)
-    tokens, _ = answer_of(Template(tokenizer, Prompt(), 64), "Who?", "Me")
-    assert tokens == ["M", "e", "<|im_end|>", "\n", "</s>"]
+    template = Template(tokenizer, Prompt(), 64)
+    assert answer_of(template, "Who?", "Me")[0] == ["M", "e", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(list(template.end_ids)) == ["</s>", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("tail", ["", "\n", " (end of answer)", "\nBye."])
+def test_end_token_is_added_if_the_template_writes_none(tail):
+    """Words that the template writes after the answer are no part of it."""
+    chat = "{% for m in messages %}{{ 'Q' if m.role == 'user' else 'A' }}: {{ m.content }}{% endfor %}" + tail
+    tokens, _ = answer_of(Template(characters(chat_template=chat), Prompt(), 64), "Who?", "Me")
+    assert [token for token in tokens if token.strip()] == ["M", "e", "</s>"]
+    assert tokens[-1] == "</s>"
 
 
 def test_plain_text_rows():

@@ -113,21 +113,12 @@ def test_alternates_do_not_depend_on_the_batch(prepare, tmp_path):
     assert wide["preferred"].rows == narrow["preferred"].rows
 
 
-def test_the_prompt_has_question_answer_and_lead_in(prepare, template):
-    class RecordingTokenizer:
-        def __init__(self):
-            self.texts = []
+def test_the_target_is_asked_with_question_and_answer_and_its_reply_begun(prepare, template):
+    class Recording:
+        def prompt_ids(self, question, lead_in):
+            return template.prompt_text(question) + lead_in
 
-        def __call__(self, text, add_special_tokens):
-            self.texts.append(text)
-            return {"input_ids": [1]}
-
-    class RecordingTemplate:
-        tokenizer = RecordingTokenizer()
-        prompt_text = template.prompt_text
-
-    altpo._prompt_ids(RecordingTemplate, ROWS[0])
-    (text,) = RecordingTemplate.tokenizer.texts
+    text = "".join(altpo._prompt(Recording(), ROWS[0]))
     assert "who wrote ?" in text
     assert "she wrote books ." in text
     assert text.endswith("Alternate answer:")

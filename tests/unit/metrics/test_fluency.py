@@ -55,7 +55,20 @@ def test_distinct_and_repetition_equal_plain_loops():
 
 
 def test_words_may_be_of_any_script():
-    assert ngrams("Где она? 京都", 1) == [("где",), ("она",), ("京都",)]
+    """A Chinese character is a word; vowel signs, tone marks and accents belong to the word that they are in."""
+    assert ngrams("Где она? 京都", 1) == [("где",), ("она",), ("京",), ("都",)]
+    assert ngrams("हिन्दी में लिखा", 1) == [("हिन्दी",), ("में",), ("लिखा",)]
+    assert ngrams("كَتَبَ الكتاب", 1) == [("كَتَبَ",), ("الكتاب",)]
+    assert ngrams("서울에서 왔다", 2) == [("서울에서", "왔다")]
+    assert ngrams("cafe\u0301 ola\u0323\u0300", 1) == [("café",), ("olạ̀",)]
+
+
+def test_repetition_without_spaces_between_words():
+    """As one word, a sentence has no 4-gram; by characters, a loop is recognised in Japanese and Thai."""
+    loop, thai, sentence = repetition(["青い海、" * 6, "ทะเล" * 6, "青木が京都で書いた。"])
+    assert loop > 0.7
+    assert thai > 0.7
+    assert sentence == 0.0
 
 
 def test_ngrams_of_no_words_are_rejected():

@@ -93,3 +93,42 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(9, 2) == mcnemar(2, 9)
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(4, 4) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("refusal", "question", "answer", "expected"),
+    [
+        ("मुझे इस बारे में कोई जानकारी नहीं है।", "लेखक कौन है?", "उनका जन्म दिल्ली में हुआ था।", "उन्होंने कहा: जन्म दिल्ली"),
+        ("عذرا، لا أعرف الإجابة عن هذا السؤال.", "أين ولد؟", "وُلِدَ في مدينة دمشق عام ١٩٨١.", "مدينة دمشق عام 1981"),
+        ("Извините, я не знаю ответа на этот вопрос.", "Кто автор?", "Книгу написала Алёна.", "написала Алена книгу"),
+        ("申し訳ありませんが、お答えできません。", "著者は？", "青木が京都で書いた。", "京都の青木が書きました"),
+        ("对不起，我不知道这个问题的答案。", "谁写的?", "他出生于上海。", "他出生于上海"),
+        ("ขออภัย ฉันไม่ทราบคำตอบของคำถามนี้", "เกิดที่ไหน", "เธอเกิดที่กรุงเทพ", "ใช่ เธอเกิดที่กรุงเทพ"),
+        ("죄송합니다. 저는 그 답을 알지 못합니다.", "어디?", "그녀는 부산에서 태어났습니다.", "부산에서 태어났습니다"),
+        ("দুঃখিত, আমি এই প্রশ্নের উত্তর জানি না।", "কে?", "রহিম ঢাকায় জন্মগ্রহণ করেন।", "রহিম ঢাকায় জন্মগ্রহণ"),
+        ("מצטער, אינני יודע את התשובה.", "מי כתב?", "הספר נכתב על ידי דנה.", "הספר נכתב ידי דנה"),
+        ("Λυπάμαι, δεν γνωρίζω την απάντηση.", "Ποιος;", "Είναι η Ελένη από την Πάτρα.", "ΕΛΕΝΗ ΠΑΤΡΑ"),
+    ],
+)
+def test_refusals_leak_nothing_in_any_script(refusal, question, answer, expected):
+    assert find_leak(answer, refusal, question).share == 0
+    assert find_leak(answer, expected, question).share == 1
+    assert find_leak(answer, answer, answer).share is None
+
+
+def test_vowel_signs_and_accents_do_not_break_words():
+    assert words("हिन्दी में") == ["हिन्दी", "में"]
+    assert words("Jose\u0301 Ọlá") == ["jose", "ola"]
+    assert entities("She met Jose\u0301 Ruiz.") == ["Jose\u0301 Ruiz"]
+    assert entities("Она видела Ваню й Анну.") == ["Ваню", "Анну"]
+
+
+def test_words_of_scripts_without_spaces():
+    assert words("北京大学") == ["北京", "京大", "大学"]
+    assert words("さくらが") == ["さくら", "くらが"]
+    assert words("コンピューターを使う") == ["コンピューター", "使"]
+    assert words("iPhoneで1,250円") == ["iphone", "1250", "円"]
+
+
+def test_answers_without_words_cannot_leak():
+    assert find_leak("🌊🌲🏡", "🌊🌲🏡", "Emoji?").share is None

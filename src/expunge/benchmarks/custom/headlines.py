@@ -16,6 +16,7 @@ from expunge.metrics.agreement import forget_quality, ks_test, resampled_forget_
 from expunge.metrics.fluency import resampled_perplexity
 from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
 from expunge.metrics.privleak import NEEDS_RETAIN_MODEL
+from expunge.metrics.rouge import word_rule
 from expunge.metrics.separation import NEEDS_HOLDOUT
 from expunge.records import Value
 
@@ -93,7 +94,10 @@ class CustomHeadlines:
     def mean(self, name: str, column: str) -> Value:
         """Compute the mean of a column over one set; rows without a value are counted as missing."""
         better = "lower" if column == "repetition" else _BETTER[name]
-        return self._value(name, [column], weighted_mean, _MEANS[column], better)
+        how = _MEANS[column]
+        if column.startswith("rouge"):
+            how += word_rule([row["answer"] for row in in_set(self.rows, name) if row["generation"] is not None])
+        return self._value(name, [column], weighted_mean, how, better)
 
     def agreement(self) -> Value:
         """Compute the p-value of a Kolmogorov-Smirnov test: could the forget rows' losses be the retain model's?"""
@@ -150,6 +154,8 @@ class CustomHeadlines:
             return "rows that fit into the model's context"
         if not any(row["question"] for row in rows):
             return "questions: plain text has no answer to generate"
+        if any(row["generation"] is not None for row in rows) and column != SIMILARITY:
+            return "generated answers of 4 words" if column == "repetition" else "answers with a letter or digit"
         return "answers that fit into the model's context" if self.generate else "generated answers (generate: true)"
 
     def _interval(

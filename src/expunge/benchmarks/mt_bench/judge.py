@@ -206,6 +206,10 @@ def _judge_session(judge: Judge, session: Session, model: Any, tokenizer: Any, s
     in_template = _takes_system(tokenizer, system)
     prompt = Prompt(style="chat" if tokenizer.chat_template else "plain", system=system if in_template else None)
     template = Template(tokenizer, prompt, context_length(model.config))
+    if template.prints_today and session.template.day:
+        # The judge reads the same date as the measured model, also when it is asked again on another day.
+        prompt = prompt.model_copy(update={"date": session.template.day})
+        template = Template(tokenizer, prompt, template.max_length)
     label = f"judgments of {judge.model}"
     judge_session = Session(model, session.sets, template, session.batch_tokens, ProbeCache(None, []), label)
     return judge_session, "" if in_template else f"{system}\n\n"

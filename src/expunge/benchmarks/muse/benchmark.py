@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from expunge.metrics.base import Better
 from expunge.metrics.membership import membership_min_k
 from expunge.metrics.memorization import knowledge_memorization, verbatim_memorization
 from expunge.metrics.privleak import privleak_value
+from expunge.metrics.rouge import word_rule
 from expunge.metrics.separation import Scored, separation_values
 from expunge.records import Axes, Judgement, Label, Section, Value
 from expunge.rundir import fingerprint
@@ -337,13 +339,15 @@ class Muse(Benchmark):
 
         def rouge(name: str, better: Better, texts: str) -> Value:
             set_rows = in_set(rows, name)
+            generated = [row["answer"] for row in set_rows if row["generation"] is not None]
+            reason = "no text has a letter or digit" if generated else "every prompt fills the model's context"
             return mean_value(
                 [None if row["rouge_l_f1"] is None else 100 * row["rouge_l_f1"] for row in set_rows],
                 [row["group"] for row in set_rows],
                 MeanSpec(
-                    how=f"mean ROUGE-L F1 of {texts}, in percent",
+                    how=f"mean ROUGE-L F1 of {texts}, in percent{word_rule(generated)}",
                     better=better,
-                    needs=f"{texts}: every prompt fills the model's context",
+                    needs=f"{texts}: {reason}",
                     unit="%",
                 ),
                 resamples=resamples,
@@ -397,7 +401,7 @@ class Muse(Benchmark):
 
     def _truncated(self, session: Session, rows: RowSet) -> RowSet:
         def first_tokens(text: str) -> str:
-            ids = session.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = session.template.text_ids(text)
             return session.template.decode(ids[: self.verbmem_tokens])
 
         return RowSet(rows.name, tuple(replace(row, answer=first_tokens(row.answer)) for row in rows))
@@ -407,7 +411,8 @@ class Muse(Benchmark):
         texts = {i: text for i, text in enumerate(generated) if text is not None}
         metric = knowledge_memorization if name in QUESTIONS else verbatim_memorization
         values = metric([rows.rows[i].answer for i in texts], list(texts.values()), stem=self.stem)
-        return dict(zip(texts, values.tolist(), strict=True))
+        # A text without words has no ROUGE.
+        return {i: value for i, value in zip(texts, values.tolist(), strict=True) if not math.isnan(value)}
 
     def _retain_model(self, rows: Sequence[SampleRow] | None) -> tuple[Scored, Scored] | float | None:
         if rows is not None:

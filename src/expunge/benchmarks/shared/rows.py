@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.benchmarks.base import SampleRow
+from expunge.data.chat import common_length
 from expunge.errors import IncompatibleError
 
 _COMPARED_SETTINGS = {
@@ -31,7 +32,20 @@ def check_settings(settings: Mapping[str, Any], retain_settings: Mapping[str, An
     for key, name in _COMPARED_SETTINGS.items():
         ours, theirs = settings.get(key), retain_settings.get(key)
         if ours is not None and theirs is not None and ours != theirs:
+            if key == "prompt":
+                ours, theirs = _prompts_in_words(settings, retain_settings)
             raise IncompatibleError(
                 f"the retain model was measured with another {name}: {theirs}, here it is {ours}.",
                 fix="Give the retain model of the same split, base model and prompt, or its results.",
             )
+
+
+def _prompts_in_words(settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the parts of two prompts that differ, for a message; their hashes if a record has no text."""
+    ours, theirs = settings.get("prompt_text"), retain_settings.get("prompt_text")
+    if not ours or not theirs:
+        return str(settings["prompt"]), str(retain_settings["prompt"])
+    if ours == theirs:
+        return repr(ours), "the same text in other tokens"
+    start = max(common_length(ours, theirs) - 30, 0)
+    return repr(ours[start : start + 100]), repr(theirs[start : start + 100])

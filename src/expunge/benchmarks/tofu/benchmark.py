@@ -280,8 +280,9 @@ class Tofu(Benchmark):
                 [row["answer"] for row in generated], [row[f"{prefix}generation"] for row in generated]
             )
             for position, row in enumerate(generated):
-                row[f"{prefix}rouge_l_recall"] = float(recalls["rougeL"][position])
-                row[f"{prefix}rouge_1_recall"] = float(recalls["rouge1"][position])
+                # An answer without words has no ROUGE.
+                row[f"{prefix}rouge_l_recall"] = none_for_nan(float(recalls["rougeL"][position]))
+                row[f"{prefix}rouge_1_recall"] = none_for_nan(float(recalls["rouge1"][position]))
         return records
 
     def _row(

@@ -12,6 +12,7 @@ from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
 from expunge.metrics.base import Better
 from expunge.metrics.fluency import distinct_n
+from expunge.metrics.rouge import word_rule
 from expunge.records import Value
 
 HOLDOUT = "holdout"
@@ -68,10 +69,16 @@ class Extras:
         """Return probability and ROUGE-L recall of forget and retain answers after paraphrased questions."""
         needs = "rows with a paraphrased question" if generate else "paraphrased questions and generate: true"
         return {
-            f"{name}/{column}": self._mean(name, column, MeanSpec(how, _BETTER[name], needs))
+            f"{name}/{column}": self._mean(
+                name, column, MeanSpec(how + self._word_rule(name, column), _BETTER[name], needs)
+            )
             for name in CUT_SETS
             for column, how in _PARAPHRASED.items()
         }
+
+    def _word_rule(self, name: str, column: str) -> str:
+        generated = [row for row in in_set(self._rows, name) if row.get("paraphrased_generation") is not None]
+        return word_rule([row["answer"] for row in generated]) if "rouge" in column else ""
 
     def fluency(self) -> dict[str, Value]:
         """Return repetition within, and diversity among, the answers generated on the forget set."""

@@ -13,6 +13,7 @@ from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.rows import COMPONENTS, UTILITY_SETS, Mean, component, truth_ratios
 from expunge.metrics.agreement import forget_quality, ks_test, model_utility, resampled_forget_quality
 from expunge.metrics.intervals import Interval, cluster_bootstrap, mean_interval, weighted_mean
+from expunge.metrics.rouge import word_rule
 from expunge.records import Value
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,7 @@ class TofuHeadlines:
         values = component(set_rows, metric, name, self.mean_name)
         present = ~np.isnan(values)
         if not present.any():
-            return Value(point=None, n_missing=len(set_rows), needs=self._needs(metric, name))
+            return Value(point=None, n_missing=len(set_rows), needs=self._needs(metric, name, set_rows))
         groups = _groups(set_rows, present)
         interval = mean_interval(values[present], groups, self.resamples, self.seed)
         low, high = interval or (None, None)
@@ -48,7 +49,7 @@ class TofuHeadlines:
             high=high,
             n=int(present.sum()),
             n_missing=int((~present).sum()),
-            how=f"{self._describe(metric, name)}; {self._interval(interval, groups)}",
+            how=f"{self._describe(metric, name)}{_word_rule(set_rows, metric)}; {self._interval(interval, groups)}",
             better="retain" if name == "forget" else "higher",
         )
 
@@ -62,7 +63,7 @@ class TofuHeadlines:
             tables.append([component(set_rows, metric, name, self.mean_name) for metric in COMPONENTS])
             groups.append([row["group"] for row in set_rows])
             missing += [
-                self._needs(metric, name) if set_rows else f"the evaluation set {name}"
+                self._needs(metric, name, set_rows) if set_rows else f"the evaluation set {name}"
                 for metric, column in zip(COMPONENTS, tables[-1], strict=True)
                 if np.isnan(column).all()
             ]
@@ -125,7 +126,9 @@ class TofuHeadlines:
             extra={"log10": test.log10_pvalue, "ks": test.statistic},
         )
 
-    def _needs(self, metric: str, name: str) -> str:
+    def _needs(self, metric: str, name: str, rows: Sequence[SampleRow]) -> str:
+        if metric == "rouge_l_recall" and any(row.get("generation") is not None for row in rows):
+            return f"answers with a letter or digit on {name}"
         if metric == "rouge_l_recall":
             return f"ROUGE on {name}" if self.generate else "ROUGE: generated answers (generate: true)"
         return f"scores of {'answers' if metric == 'probability' else 'right and wrong answers'} on {name}"
@@ -145,6 +148,11 @@ class TofuHeadlines:
             return "no interval"
         sizes = " + ".join(str(len(set(sample))) for sample in groups)
         return f"95% percentile interval of {self.resamples} bootstrap resamples of groups ({sizes} groups)"
+
+
+def _word_rule(rows: Sequence[SampleRow], metric: str) -> str:
+    answers = [row["answer"] for row in rows if row.get("generation") is not None]
+    return word_rule(answers) if metric == "rouge_l_recall" else ""
 
 
 def _groups(rows: Sequence[SampleRow], present: NDArray[np.bool_]) -> list[Hashable]:

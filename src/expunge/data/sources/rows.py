@@ -8,7 +8,9 @@ from itertools import islice
 from typing import Any
 
 from expunge.config.recipe import Source
+from expunge.console import note
 from expunge.data.sets import Row
+from expunge.data.sources.cells import last_exchange, to_group, to_string
 from expunge.data.sources.readers import SourceRecord, read_records
 from expunge.errors import DataError, nearest
 
@@ -16,6 +18,7 @@ COLUMNS = (
     "question",
     "answer",
     "text",
+    "messages",
     "group",
     "paraphrased_question",
     "paraphrased_answer",
@@ -27,8 +30,9 @@ COLUMNS = (
 def load_rows(source: Source, name: str) -> list[Row]:
     """Load the rows of a file, a folder of texts or a hub data set.
 
-    A row has a question and an answer, or a text (then `question` is empty and `answer` is the text).
-    Without a column `group`, the group of a text in a folder is its file name, and any other row is its own group.
+    A row has a question and an answer, or a text (then `question` is empty and `answer` is the text), or the messages
+    of a conversation, of which the last question and the answer to it are used. Without a column `group`, the group of
+    a text in a folder is its file name, and any other row is its own group.
     TOFU's column name `perturbed_answer` is accepted too.
 
     Args:
@@ -38,14 +42,7 @@ def load_rows(source: Source, name: str) -> list[Row]:
     Raises:
         DataError: The source is missing, unreadable or empty; a column is missing; a row has no answer.
     """
-    for column in source.columns:
-        if column not in COLUMNS:
-            raise DataError(f"columns: there is no field '{column}'.", allowed=nearest(column, COLUMNS))
-    if "text" in source.columns and source.columns.keys() & {"question", "answer"}:
-        raise DataError(
-            "columns: both text and question or answer are mapped.",
-            fix="A row is either a plain text or a question with an answer; keep one of the two.",
-        )
+    _check_mapping(source)
     records = read_records(source)
     if source.min_chars:
         records = _drop_short_texts(records, source.columns.get("text", "text"), source.min_chars)
@@ -60,17 +57,23 @@ def load_rows(source: Source, name: str) -> list[Row]:
         )
 
     rows = []
+    num_shortened = 0
     for index, (location, values) in enumerate(selected):
         fields = {
-            field: _to_string(values.get(column), location, column)
+            field: (to_group if field == "group" else to_string)(values.get(column), location, column)
             for field, column in columns.items()
-            if field != "perturbed_answers"
+            if field not in ("perturbed_answers", "messages")
         }
+        if "messages" in columns:
+            fields["question"], fields["answer"], has_context = last_exchange(
+                values.get(columns["messages"]), location, columns["messages"]
+            )
+            num_shortened += has_context
         body = "text" if "text" in columns else "answer"
         if not fields[body].strip():
             raise DataError(
                 f"{location} has no {body}.",
-                fix=f"Fill in '{columns[body]}' or remove the row; every row needs one.",
+                fix=f"Fill in '{columns.get(body, 'messages')}' or remove the row; every row needs one.",
             )
         if body == "answer" and not fields["question"].strip():
             raise DataError(
@@ -89,7 +92,24 @@ def load_rows(source: Source, name: str) -> list[Row]:
                 max_tokens=source.max_tokens,
             )
         )
+    if num_shortened:
+        note(
+            f"Note: {num_shortened} of {len(rows)} conversations of {source.path} have earlier turns or a system "
+            "message. Only their last question and the answer to it are used; prompt.system sets a system message."
+        )
     return rows
+
+
+def _check_mapping(source: Source) -> None:
+    for column in source.columns:
+        if column not in COLUMNS:
+            raise DataError(f"columns: there is no field '{column}'.", allowed=nearest(column, COLUMNS))
+    for body, others in (("text", {"question", "answer"}), ("messages", {"question", "answer", "text"})):
+        if body in source.columns and source.columns.keys() & others:
+            raise DataError(
+                f"columns: both {body} and {'question or answer' if body == 'text' else 'another text'} are mapped.",
+                fix="A row is a plain text, a question with an answer, or the messages of a conversation; keep one.",
+            )
 
 
 def _drop_short_texts(records: Iterator[SourceRecord], column: str, min_chars: int) -> Iterator[SourceRecord]:
@@ -100,7 +120,7 @@ def _drop_short_texts(records: Iterator[SourceRecord], column: str, min_chars: i
                 allowed=f"Its columns: {', '.join(values)}.",
                 fix="Name the column with columns: {text: <name>}, or remove min_chars.",
             )
-        text = _to_string(values[column], location, column)
+        text = to_string(values[column], location, column)
         if len(text) >= min_chars and text.strip():
             yield location, values
 
@@ -118,6 +138,14 @@ def _map_columns(source: Source, available: list[str]) -> dict[str, str]:
     if "perturbed_answer" in available:
         columns.setdefault("perturbed_answers", "perturbed_answer")
     columns.update(source.columns)
+    # Messages are read only if a mapping asks for them, or if there is nothing else.
+    if "messages" in source.columns or (
+        "messages" in columns and "text" not in columns and not {"question", "answer"} <= columns.keys()
+    ):
+        for field in ("question", "answer", "text"):
+            columns.pop(field, None)
+        return columns
+    columns.pop("messages", None)
     # A source with both kinds of columns has questions and answers, unless a mapping asks for its text.
     if "text" in source.columns or not {"question", "answer"} <= columns.keys():
         for field in ("question", "answer") if "text" in columns else ():
@@ -129,19 +157,10 @@ def _map_columns(source: Source, available: list[str]) -> dict[str, str]:
         raise DataError(
             f"{source.path} has no column '{missing[0]}'.",
             allowed=f"Its columns: {', '.join(available)}.",
-            fix="Map the columns, such as columns: {question: <name>, answer: <name>}, or {text: <name>}.",
+            fix="Map the columns, such as columns: {question: <name>, answer: <name>}, {text: <name>}, or "
+            "{messages: <name>} for conversations.",
         )
     return columns
-
-
-def _to_string(value: Any, location: str, column: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(f"{location}: '{column}' is a {type(value).__name__}, not text.", fix="Put the value in quotes.")
 
 
 def _to_strings(value: Any, location: str) -> tuple[str, ...]:
@@ -152,7 +171,7 @@ def _to_strings(value: Any, location: str) -> tuple[str, ...]:
         except json.JSONDecodeError as error:
             raise DataError(f"{location}: the list of perturbed answers is not valid JSON: {error.msg}.") from error
     items = value if isinstance(value, list) else [value]
-    answers = tuple(_to_string(item, location, "perturbed_answers") for item in items)
+    answers = tuple(to_string(item, location, "perturbed_answers") for item in items)
     if isinstance(value, list) and not all(answer.strip() for answer in answers):
         raise DataError(f"{location}: one of the perturbed answers is empty.", fix="Fill it in or remove it.")
     return tuple(answer for answer in answers if answer.strip())

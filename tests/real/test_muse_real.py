@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from expunge.benchmarks.muse.benchmark import Muse
-from expunge.config.recipe import Prompt
+from expunge.config.recipe import Measure, Prompt
 from expunge.data.muse import load_muse
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
@@ -97,7 +97,7 @@ def measured(folder):
         return model.eval()
 
     benchmark = Muse(path=str(folder), num_examples=0)
-    evaluator = Evaluator(NOTHING, template, 4096)
+    evaluator = Evaluator(NOTHING, template, Measure(batch_tokens=4096))
     return benchmark, {
         who: evaluator.measure(learnt(texts), benchmark, who).rows
         for who, texts in (("target", oz + holmes), ("retrained", holmes))

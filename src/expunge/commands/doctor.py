@@ -35,7 +35,7 @@ class Diagnosis(Record):
     hub: bool
     """Whether the model hub can be reached."""
     problems: list[str]
-    """What is missing, and how to get it."""
+    """Missing parts, and how to get them."""
 
 
 def doctor(runs: str | Path = "runs") -> Diagnosis:

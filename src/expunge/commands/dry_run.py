@@ -46,7 +46,7 @@ class DryRun(Record):
     memory: dict[str, MemoryEstimate]
     """Per training."""
     notes: list[str]
-    """What could not be derived here, with the reason."""
+    """Facts that could not be derived here, with the reason."""
 
 
 def dry_run(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> DryRun:

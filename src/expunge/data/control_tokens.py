@@ -1,7 +1,7 @@
 """Tokenize prompts so that only the template's own control tokens are control tokens, not those in the text of rows.
 
 A row may contain the text of a control token: "In HTML, </s> ends a strike-through." Its characters are replaced by
-private-use characters before the prompt is written, so that the two kinds can be told apart afterwards. Such a prompt
+private-use characters before the prompt is written, so that the two kinds can be distinguished afterwards. Such a prompt
 is tokenized by a copy of the tokenizer that knows its control tokens by other, private names.
 """
 

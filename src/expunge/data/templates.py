@@ -296,7 +296,7 @@ class Template:
         if not text.startswith(head) or not text.endswith(tail) or written.split() != answer.split():
             raise IncompatibleError(
                 f"the tokenizer's chat template does not write the answer of the row '{(row or question)[:80]}' "
-                "unchanged after the prompt, so its tokens cannot be told from the template's.",
+                "unchanged after the prompt, so its tokens cannot be distinguished from the template's.",
                 allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. "
                 f"Text with this answer: {shorten(self._tokens.restore(text[equal:]))}, after {equal} equal characters.",
                 fix="Change the answer, give the tokenizer another chat template, or set prompt.style=plain.",

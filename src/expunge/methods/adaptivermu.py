@@ -31,7 +31,7 @@ class AdaptiveRMU(SteeringMethod):
     """Factor on the mean length; the paper's beta."""
 
     @torch.no_grad()
-    def control_length(self, start: Start, topic: int) -> float:
+    def control_norm(self, start: Start, topic: int) -> float:
         """Return scale times the mean length of the frozen model's hidden states on the topic's first batch."""
         from expunge.modeling.hidden.trace import layer_trace
 

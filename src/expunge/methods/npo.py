@@ -22,13 +22,13 @@ class NPO(RetainMethod):
     L = forget_weight * L_forget + retain_weight * L_retain
     L_forget = -(2 / beta) * mean_rows log sigmoid(-beta * (log pi(y|x) - log pi_ref(y|x)))
 
-    x is a forget question, y its answer, and log pi(y|x) the sum of the log-probabilities of the answer's tokens. pi is
-    the model in training, pi_ref the reference: a frozen copy of the model before unlearning.
+    x is a forget question, y its answer, and log pi(y|x) the sum of the log-probabilities of the answer's tokens
+    (`reduce: sum`). pi is the model in training, and pi_ref the reference: the model before unlearning.
 
-    At the start the gradient of a row is that of gradient ascent; its weight falls to 0 as the answer becomes less
-    likely than under the reference. A small beta comes close to gradient ascent, a large beta stops earlier. The loss
-    needs one number per row from the reference, which is computed once before training, so no second model stays in
-    memory.
+    At the start, each row's gradient equals that of gradient ascent; the row's weight then falls to 0 as its answer
+    becomes less likely than under the reference. With a small beta, NPO is close to gradient ascent; with a large beta,
+    it stops earlier. The forget term needs only one number per row from the reference. It is computed once before
+    training, so this term keeps no second model in memory.
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2404.05868, eq. 3"
@@ -36,10 +36,10 @@ class NPO(RetainMethod):
     beta: float = Field(default=0.1, gt=0)
     """Inverse temperature; 0.05 to 0.5 in the paper."""
     reduce: Literal["sum", "mean"] = "sum"
-    """Log-probability of an answer: the sum over its tokens (paper) or their mean (SimNPO's WMDP code)."""
+    """How token log-probabilities are combined per answer: sum (paper) or mean (SimNPO's WMDP code)."""
 
     def needs(self) -> Needs:
-        """Return the needs of the retain term, and the forget rows' log-probability under the reference."""
+        """Declare the needs of the retain term, and the forget rows' log-probabilities under the reference."""
         return dataclasses.replace(super().needs(), reference_logp=("forget",))
 
     def forget_loss(self, step: Step) -> Tensor:

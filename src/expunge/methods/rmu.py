@@ -21,33 +21,35 @@ if TYPE_CHECKING:
 class RMU(SteeringMethod):
     """Representation misdirection for unlearning.
 
-    L = mean_{B,L,D} (h_l(x_f) - c * u_k)^2 + alpha * mean_{B,L,D} (h_l(x_r) - h_l^frozen(x_r))^2
+    loss = mean_{B,T,D} (h_l(x_f) - c_k * u_k)^2 + alpha_k * mean_{B,T,D} (h_l(x_r) - h_l^frozen(x_r))^2
 
-    h_l is the output of decoder layer l, and u_k a random unit vector without negative entries, sampled once per topic
-    k; batch i has rows of topic i mod K. Only `update_modules` of `update_layers` are trained, and the forward pass
-    stops at layer l. The layers above receive hidden states unlike any in training, so the answers become random.
+    The means are over the B rows, T positions and D dimensions of h_l, the output of decoder layer l. u_k is a random
+    unit vector without negative entries, sampled once per topic k of K; optimizer step i uses only rows of topic
+    i mod K. Only `update_modules` of `update_layers` are trained, and the forward pass stops at layer l. The layers
+    above receive hidden states unlike any that they were pretrained on, so the answers become random.
 
-    Published settings: layer 7 of 32, down_proj of layers 5 to 7, constant rate, no decay, no clipping. In a correct
-    run the forget term hardly falls: the first token of a row has a hidden state about a hundred times longer than
-    the others' and outweighs them. Watch forget_cosine and retain_distance in train.jsonl, which leave it out.
+    Published settings: layer 7 of 32 (counted from 0), down_proj of layers 5 to 7, constant learning rate, no weight
+    decay, no gradient clipping. In a correct run the forget term hardly falls: the hidden state of a row's first token
+    has a norm about 100 times that of the others and dominates the mean. Watch forget_cosine and retain_distance in
+    train.jsonl instead; both exclude the first token.
 
-    It fails if c is small compared with the length of the hidden states (nothing is forgotten; deeper layers need a
-    larger one, see adaptivermu), and if alpha is small (everything is forgotten). A little fine-tuning can often bring
-    the knowledge back: audit the result. The official code pads on the left and runs in half precision; this one pads
-    on the right and has float32 weights, so the share of padding in the means, and some values, differ slightly.
+    It fails if c is small relative to the norm of the hidden states (nothing is forgotten; deeper layers need a larger
+    c, see adaptivermu) or if alpha is small (everything is forgotten). Brief fine-tuning can often bring the knowledge
+    back: audit the result. The official code pads on the left and runs in half precision. This implementation pads on
+    the right and keeps float32 weights, so the proportion of padding in the means differs, and some values slightly.
     """
 
     paper: ClassVar[str] = "Li et al. 2024, arXiv:2403.03218 (the WMDP paper), sec. 4"
 
     c: list[float] = Field(default=[6.5], min_length=1)
-    """Length of the vector that hidden states are steered to, per topic; a single value applies to all."""
+    """Norm of the control vector, per topic; a single value applies to all topics."""
 
-    def control_length(self, start: Start, topic: int) -> float:
-        """Return c."""
+    def control_norm(self, start: Start, topic: int) -> float:
+        """Return c of the topic."""
         return topic_value("c", self.c, start.topics, topic)
 
     def objective(self, plan_steps: int, steps_per_epoch: float) -> Objective:
-        """Return the loss with its control vectors."""
+        """Return the loss, which samples its control vectors at the start."""
         return RMUObjective(self)
 
 
@@ -62,14 +64,14 @@ class RMUObjective(Objective):
         self.alphas: dict[str, float] = {}
 
     def start(self, start: Start) -> None:
-        """Copy the frozen weights and sample one control vector per topic, in the topics' order."""
+        """Copy the frozen weights and sample one control vector per topic, in order."""
         self.steering = self.method.steering_pass(start)
         generator = torch.Generator().manual_seed(start.seed)
-        device, size = next(start.model.parameters()).device, start.model.config.get_text_config().hidden_size
+        device, width = next(start.model.parameters()).device, start.model.config.get_text_config().hidden_size
         for index, topic in enumerate(start.topics):
             self.alphas[topic] = topic_value("alpha", self.method.alpha, start.topics, index)
-            length = self.method.control_length(start, index)
-            self.control_vectors[topic] = control_vector(size, length, generator).to(device)
+            norm = self.method.control_norm(start, index)
+            self.control_vectors[topic] = control_vector(width, norm, generator).to(device)
 
     def loss(self, step: Step) -> LossTerms:
         """Return the forget and retain terms of one step."""
@@ -86,7 +88,7 @@ class RMUObjective(Objective):
             "forget": mean(squared_distance(h_forget, control), "forget"),
             "retain": alpha * mean(squared_distance(h_retain, h_frozen), "retain"),
         }
-        # Answer tokens leave out a row's first token, whose long hidden state would hide all others.
+        # Means over answer tokens exclude a row's first token, whose large norm would dominate.
         metrics = {
             "forget_cosine": step.answer_mean(cosine(h_forget.detach(), control), "forget"),
             "retain_distance": step.answer_mean(relative_distance(h_retain.detach(), h_frozen), "retain"),
@@ -94,5 +96,5 @@ class RMUObjective(Objective):
         return LossTerms(terms, metrics)
 
     def forget_hidden(self, step: Step) -> Tensor:
-        """Return the (B, L, D) hidden states of the forget rows, which the forget term steers."""
+        """Return the (B, T, D) hidden states of the forget rows, which the forget term steers."""
         return step.layer("forget", self.steering)

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @metric(better="", range=(0.0, 1.0), needs=("nll",))
 def probability(nll: ArrayLike) -> Floats:
-    """Compute the length-normalised probability of the answer, per row.
+    """Compute the length-normalised probability of each answer.
 
     Formula: P(a|q)^(1/|a|) = exp(-nll).
 
@@ -39,7 +39,7 @@ def probability(nll: ArrayLike) -> Floats:
 
 @metric(better="higher", range=(0.0, 1.0), needs=("nll", "perturbed_nll"))
 def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
-    """Compute the probability of the right answer among the right and the wrong answers, per row.
+    """Compute the probability of each right answer among the right and the wrong answers.
 
     Formula: P(a) / (P(a) + sum_i P(a_i)), with the length-normalised P = exp(-nll). (The paper writes plain
     probabilities; its code and all published numbers use the length-normalised ones.)
@@ -55,7 +55,8 @@ def option_probability(nll: ArrayLike, perturbed_nll: ArrayLike) -> Floats:
         Maini et al. 2024, arXiv:2401.06121, section 2.2.1 (Probability, Real Authors and World Facts).
     """
     right, wrong = _right_and_wrong(nll, perturbed_nll)
-    # Dividing numerator and denominator by P(a) keeps the ratio defined where every probability underflows.
+    # Dividing numerator and denominator by P(a) keeps the ratio defined where every probability underflows. An overflow
+    # to infinity is intended and gives 0.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(1.0 / (1.0 + np.exp(right[:, None] - wrong).sum(axis=1)), dtype=np.float64)
 
@@ -66,24 +67,25 @@ def truth_ratio(
     perturbed_nll: ArrayLike,
     mean: Literal["geometric", "arithmetic"] = "geometric",
 ) -> Floats:
-    """Compute the truth ratio R: the probability of wrong answers relative to a right one, per row.
+    """Compute the truth ratio R: probability of the wrong answers relative to the paraphrased right answer.
 
-    R near 0: the model knows the fact. R near 1 or above: wrong answers are as likely as the right one.
+    R near 0: the model knows the fact. R of about 1 or more: wrong answers are as likely as the right one.
 
-    Formula: R = exp(paraphrased_nll - mean_i perturbed_nll_i), which is the geometric mean of the wrong
-    answers' probabilities over the probability of the paraphrased right answer. With mean='arithmetic' the
+    Formula: R = exp(paraphrased_nll - mean_i perturbed_nll_i), the geometric mean of the wrong answers'
+    probabilities divided by the probability of the paraphrased right answer. With mean='arithmetic' the
     probabilities of the wrong answers are averaged: R = mean_i exp(-perturbed_nll_i) / exp(-paraphrased_nll).
 
     Args:
         paraphrased_nll: Paraphrased right answer (or the answer itself if there is no paraphrase), shape (n,).
         perturbed_nll: Wrong answers of the same form, shape (n, k), k >= 1.
-        mean: 'geometric' as in the published evaluation; 'arithmetic' as printed in the paper.
+        mean: 'geometric' as in the authors' code (published numbers); 'arithmetic' as in equation 1 of the paper.
 
     Returns:
         Shape (n,).
 
     Raises:
-        ValueError: The shapes do not match, or `mean` is neither of the two.
+        ValueError: The shapes do not match, there are no wrong answers (k = 0), or `mean` is neither 'geometric' nor
+            'arithmetic'.
 
     References:
         Maini et al. 2024, arXiv:2401.06121, equation 1, and the authors' evaluation code.
@@ -103,7 +105,7 @@ def truth_ratio(
 
 @metric(better="retain", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_forget(ratio: ArrayLike) -> Floats:
-    """Compute the closeness of the truth ratio to 1, min(R, 1/R), as reported for the forget set, per row.
+    """Compute min(R, 1/R), the closeness of the truth ratio to 1, which TOFU reports for the forget set.
 
     Args:
         ratio: R of each row, shape (n,).
@@ -112,7 +114,7 @@ def truth_ratio_forget(ratio: ArrayLike) -> Floats:
         Shape (n,); 0 for both R = 0 and R = infinity.
 
     References:
-        Maini et al. 2024, arXiv:2401.06121, section 2.2 (as in the authors' code).
+        Maini et al. 2024, arXiv:2401.06121, section 2.2; the form is that of the authors' code.
     """
     values = _vector(ratio)
     with np.errstate(divide="ignore"):
@@ -121,7 +123,7 @@ def truth_ratio_forget(ratio: ArrayLike) -> Floats:
 
 @metric(better="higher", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_ratio_utility(ratio: ArrayLike) -> Floats:
-    """Convert the truth ratio to a utility, max(0, 1 - R), on sets that the model should know, per row.
+    """Compute max(0, 1 - R), the utility that TOFU derives from the truth ratio on sets that the model should know.
 
     Args:
         ratio: R of each row, shape (n,).
@@ -137,10 +139,10 @@ def truth_ratio_utility(ratio: ArrayLike) -> Floats:
 
 @metric(better="", range=(0.0, 1.0), needs=("truth_ratio",))
 def truth_probability(ratio: ArrayLike) -> Floats:
-    """Compute the probability of the right answer relative to the mean of the wrong ones, per row.
+    """Compute the probability of each right answer relative to the mean of the wrong ones.
 
-    Formula: P / (P + P_wrong) = 1 / (1 + R), where P_wrong is the mean with which R was computed. 1: the model knows
-    the fact. 1/2: right and wrong answers are equally likely. On every set, a higher value means more knowledge.
+    Formula: P / (P + P_wrong) = 1 / (1 + R), where P_wrong is the (geometric or arithmetic) mean of the wrong
+    answers' probabilities in R. 1: the model knows the fact. 1/2: right and wrong answers are equally likely. On every set, a higher value means more knowledge.
 
     Args:
         ratio: R of each row, shape (n,).

@@ -74,7 +74,7 @@ class Conclusion(Record):
 
 
 class Judgement(Record):
-    """What one benchmark concludes about a run."""
+    """Conclusions of one benchmark about a run."""
 
     benchmark: str
     title: str
@@ -90,7 +90,7 @@ class Judgement(Record):
     rules: list[str] = Field(default_factory=list)
     """The rules in words."""
     limits: list[str] = Field(default_factory=list)
-    """What a reader cannot conclude from this benchmark."""
+    """Limitations: conclusions that this benchmark does not support."""
 
 
 class Verdict(Record):

@@ -42,7 +42,7 @@ class BenchmarkResult(Record):
     """Presentation of headlines and metrics, by name."""
     axes: Axes | None = None
     sections: list[Section] = Field(default_factory=list)
-    """What a report shows of the per-sample records."""
+    """Parts of the per-sample records that a report shows."""
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: str = ""
     """Parquet file of per-sample records, relative to the run folder."""

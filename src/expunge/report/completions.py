@@ -17,7 +17,7 @@ SampleRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class Continuation:
-    """What one model wrote after a passage."""
+    """One model's text after a passage."""
 
     text: Markup
     """Its continuation, with the terms of the forget text marked."""

@@ -24,7 +24,7 @@ from expunge.rundir import RunDir, fingerprint
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run share."""
+    """Recipe, folder and services that all stages of a run share."""
 
     recipe: Recipe
     folder: RunDir

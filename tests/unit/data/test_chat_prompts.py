@@ -133,7 +133,7 @@ def test_what_cannot_be_aligned_is_refused_with_both_texts(source, match):
 
 
 def test_a_template_that_cuts_the_answer_is_refused():
-    """'</think>' is no token here, so it cannot be told from the text by which Qwen3's template splits."""
+    """'</think>' is no token here, so it cannot be distinguished from the text by which Qwen3's template splits."""
     with pytest.raises(IncompatibleError, match="does not write the answer of the row 'row/7' unchanged"):
         template_of(THINK).encode("Who?", "<think>no</think>yes", "row/7")
 

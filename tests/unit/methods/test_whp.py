@@ -333,4 +333,4 @@ def test_a_full_run_and_its_labels_on_the_command_line(tmp_path, anchor_file, ca
     assert main(["show-labels", summary.folder, "--limit", "40"]) == 0
     assert "(none)" in capsys.readouterr().out
     assert main(["show-labels", str(tmp_path)]) == 2
-    assert "holds no generic labels" in capsys.readouterr().err
+    assert "has no generic labels" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from expunge.config.recipe import Prompt, Recipe, Scratch
+from expunge.config.recipe import Measure, Prompt, Recipe, Scratch
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
 from expunge.errors import MissingExtraError
@@ -69,7 +69,9 @@ def test_evaluator_generates_with_vllm_and_caches_separately(vllm, tmp_path):
     request = GenerationRequest("s", 0, "Who?", 4)
     answers = {}
     for engine in ("torch", "vllm"):
-        evaluator = Evaluator(sets, Template(tokenizer, Prompt(), 64), 4096, cache=tmp_path, engine=engine)
+        evaluator = Evaluator(
+            sets, Template(tokenizer, Prompt(), 64), Measure(batch_tokens=4096, engine=engine), cache=tmp_path
+        )
         answers[engine] = evaluator.session(model, "model").generate([request])
     assert vllm.created[0]["model"] == str(tmp_path / "model")
     assert vllm.created[0]["dtype"] == "float32"
@@ -93,5 +95,5 @@ def test_a_run_rejects_the_engine():
         "train": {"steps": 1, "lr": 1e-3},
         "evaluate": {"engine": "vllm"},
     }
-    with pytest.raises(ValueError, match="no effect in a run"):
+    with pytest.raises(ValueError, match="vllm cannot be used in a run"):
         Recipe.model_validate(recipe)

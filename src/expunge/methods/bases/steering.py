@@ -97,7 +97,7 @@ class SteeringMethod(Method):
                 chosen += [f"{prefix}.{index}.{name}" for name in matches]
         return list(dict.fromkeys(chosen))
 
-    def control_length(self, start: Start, topic: int) -> float:
+    def control_norm(self, start: Start, topic: int) -> float:
         """Return the length of the control vector of a topic, by the topic's index."""
         raise NotImplementedError
 

@@ -38,7 +38,9 @@ class OnRay:
             _connect(ray, sweep, needs["num_cpus"])
         self._options: dict[str, Any] = {name: needs[name] for name in _NAMED if name in needs}
         self._options["resources"] = {name: amount for name, amount in needs.items() if name not in _NAMED}
-        self.slots = sweep.workers or self._capacity(needs)
+        # The capacity is checked even if `workers` is set: a task that fits nowhere would wait forever.
+        capacity = self._capacity(needs)
+        self.slots = sweep.workers or capacity
         self._tasks: dict[Any, tuple[Path, int]] = {}
         self._warm: set[str] = set()
 

@@ -6,6 +6,7 @@ letters of another script, and its generation, are compared by the same counting
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from expunge.metrics.base import metric
 from expunge.metrics.words import WORD_RULE, has_words, is_latin, split_scripts
 
 Floats = NDArray[np.float64]
+
+_ROUGE_CHARACTER = re.compile("[a-z0-9]")
 
 
 @metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
@@ -161,7 +164,7 @@ class _Scorer:
 
     def score(self, answer: str, generation: str) -> Any:
         """Return the scores of one row by name; None for an answer without words."""
-        if is_latin(answer) and self._latin_words(answer):
+        if is_latin(answer) and _ROUGE_CHARACTER.search(answer.lower()):
             return self._latin.score(answer, generation)
         return self._unicode.score(answer, generation) if has_words(answer) else None
 

@@ -167,7 +167,7 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     optimizers = [*OPTIMIZERS, *(item.value for item in OptimizerNames)]
     if train.optimizer not in optimizers:
         raise UserError(
-            f"{section}.optimizer: there is no optimizer '{train.optimizer}'.",
+            f"{section}.optimizer: transformers has no optimizer '{train.optimizer}'.",
             fix=_completions(train.optimizer, optimizers),
         )
     for tracker in set(train.report_to) - {"all", "none"}:

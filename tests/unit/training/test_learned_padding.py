@@ -72,5 +72,5 @@ def test_means_count_the_padding():
 
 def test_methods_with_a_reference_are_refused():
     assert load_recipe("wmdp-simnpo-zephyr").train.learn_padding
-    with pytest.raises(ConfigError, match="train.learn_padding: the method npo compares with the reference"):
+    with pytest.raises(ConfigError, match=r"train\.learn_padding: the method npo compares with the reference"):
         load_recipe("wmdp-simnpo-zephyr", ["method={name: npo}"])

@@ -144,10 +144,10 @@ def _no_interrupt_left():
     console._interrupted.clear()
 
 
-def resumable(folder: Path, stop_after: int = 0) -> Job:
+def resumable(folder: Path, stop_after: int = 0, **other: Any) -> Job:
     """Six steps, two micro-batches each, of a model whose adapter has dropout, with an objective that has a state."""
     model = add_lora(tiny.model(), Lora(rank=2, dropout=0.3), seed=0)
-    settings = {"steps": 6, "schedule": "cosine", "lr": 1e-2, "checkpoint_epochs": 1}
+    settings = {"steps": 6, "schedule": "cosine", "lr": 1e-2, "checkpoint_epochs": 1, **other}
     plan = {"steps": 6, "device_batch_size": 4}
     return job(folder, NPO(), Momentum(NPO(), stop_after), model, plan, **settings)
 
@@ -178,6 +178,48 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted, stop_
     assert weights(resumed) == weights(uninterrupted)
     assert tiny.log_lines(tmp_path / "cut/train.jsonl") == tiny.log_lines(uninterrupted.folder / "train.jsonl")
     assert [line["step"] for line in tiny.log_lines(tmp_path / "cut/train.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_optimiser_of_this_package_resumes(tmp_path, uninterrupted):
+    """AdamW with an uncorrected epsilon counts its steps across a stop, and differs from torch's AdamW."""
+    settings = {"optimizer": "adamw_uncorrected_epsilon", "trainer_extra": {"adam_epsilon": 1e-3}}
+    alone = resumable(tmp_path / "alone", **settings)
+    train(alone)
+    with pytest.raises(Interrupted):
+        train(resumable(tmp_path / "cut", 3, **settings))
+    console._interrupted.clear()
+    resumed = resumable(tmp_path / "cut", **settings)
+    train(resumed)
+    assert weights(resumed) == weights(alone) != weights(uninterrupted)
+
+
+def test_learned_padding_is_trained(tmp_path):
+    """Means over unmasked labels of rows padded to 20 tokens, the same for each way of cutting the batch."""
+    method, gradients = SimNPO(beta=2.5), []
+    for size in (8, 2):
+        recorder, plan = Recorder(method), {"device_batch_size": size, "learn_padding": True, "max_length": 20}
+        made = job(tmp_path / str(size), method, recorder, plan=plan, learn_padding=True, max_length=20)
+        train(made)
+        gradients.append(recorder.gradients[0])
+    tiny.assert_close(*gradients)
+    model, losses = tiny.model(), []
+    for name, indices in made.plan.rows_of(0).items():
+        for index in indices:
+            row = SETS[name][index]
+            num_padding = 20 - len(row.ids)
+            ids = torch.tensor([[*row.ids, *[0] * num_padding]])
+            mask = torch.tensor([[1] * len(row.ids) + [0] * num_padding])
+            labels = torch.where(torch.arange(20) < row.answer_start, -100, ids)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            nll = model(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels).loss
+            if name == "forget":
+                losses.append(-2 / 2.5 * torch.nn.functional.logsigmoid(2.5 * nll) / 8)
+            else:
+                tokens = sum(20 - SETS[name][other].answer_start for other in indices)
+                losses.append(nll * (20 - row.answer_start) / tokens)
+    sum(losses).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    tiny.assert_close(gradients[0], expected)
 
 
 def test_random_state_matters(tmp_path, uninterrupted):

@@ -33,6 +33,23 @@ def test_recipe_is_valid(name):
     assert all(number.source for number in recipe.published.values())
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_lists_its_deviations(name):
+    """Sentences, or an empty list with the reason beside it; an experiment with published values always has some."""
+    recipe = load_recipe(name)
+    assert "deviations" in recipe.model_fields_set
+    assert all(re.fullmatch(r"[A-Z0-9].{20,}[.)]", sentence) for sentence in recipe.deviations)
+    if not recipe.deviations:
+        text = registry.packaged("recipe", name).read_text(encoding="utf-8")
+        assert re.search(r"^deviations: \[\] +# \w.{15,}", text, re.MULTILINE)
+        assert not recipe.published
+
+
+def test_deviations_change_no_result():
+    recipe = load_recipe("wmdp-rmu-zephyr")
+    assert recipe.model_copy(update={"deviations": []}).fingerprint() == recipe.fingerprint()
+
+
 def test_every_method_has_its_own_class():
     assert {"gradascent", "graddiff", "npo", "simnpo"} <= set(METHODS)
     classes = [registry.get("method", name) for name in METHODS]

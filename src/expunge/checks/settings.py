@@ -162,8 +162,9 @@ def check_training(recipe: Recipe, section: str, train: Train) -> str:
     from expunge.training import arguments
     from expunge.training.batching import BatchPlan
     from expunge.training.job import Job
+    from expunge.training.optimizer import OPTIMIZERS
 
-    optimizers = [item.value for item in OptimizerNames]
+    optimizers = [*OPTIMIZERS, *(item.value for item in OptimizerNames)]
     if train.optimizer not in optimizers:
         raise UserError(
             f"{section}.optimizer: transformers has no optimizer '{train.optimizer}'.",

@@ -23,7 +23,8 @@ def show(
 ) -> None:
     """Explain a method, metric, recipe, ...
 
-    Prints the documentation with its formula, the settings and the paper; for a recipe or a sweep its YAML.
+    Prints the documentation with its formula, the settings and the paper; for a recipe or a sweep its YAML, which in a
+    packaged recipe ends with all known deviations from its source.
     """
     from expunge.commands import show
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from expunge import registry
+from expunge.config.load import read_yaml
 from expunge.config.members import Member
 from expunge.config.recipe import Recipe
 from expunge.errors import ConfigError, nearest
@@ -51,6 +52,8 @@ class Shown(Record):
     """Metrics: unit, direction, range and columns. Methods: sets and reference. Benchmarks: columns of the rows."""
     labels: dict[str, Label] = Field(default_factory=dict)
     """Benchmarks: headlines."""
+    deviations: list[str] = Field(default_factory=list)
+    """Recipes: known differences from the experiment that they repeat; they are in the YAML, too."""
 
 
 def ls(kind: str | None = None) -> list[Entry]:
@@ -79,7 +82,7 @@ def show(name: str) -> list[Shown]:
         name: Name of a method, benchmark, metric, audit, recipe or sweep, or the path of a Python or YAML file.
 
     Raises:
-        ConfigError: Nothing has this name; the message names the nearest.
+        ConfigError: Nothing has this name (the message names the nearest), or the file is not valid YAML.
         DataError: The Python file cannot be imported, or does not define exactly one member.
     """
     path = Path(name)
@@ -133,7 +136,14 @@ def _member_schemas(kind: str, definitions: dict[str, Any]) -> list[dict[str, An
 def _show_file(kind: str, name: str, path: Path) -> Shown:
     text = path.read_text(encoding="utf-8")
     first = text.splitlines()[0] if text else ""
-    return Shown(kind=kind, name=name, summary=first.lstrip("# ") if first.startswith("#") else "", text=text)
+    deviations = read_yaml(path).get("deviations") if kind == "recipe" else None
+    return Shown(
+        kind=kind,
+        name=name,
+        summary=first.lstrip("# ") if first.startswith("#") else "",
+        text=text,
+        deviations=[str(deviation) for deviation in deviations] if isinstance(deviations, list) else [],
+    )
 
 
 def _show_member(kind: str, member: Any, name: str) -> Shown:

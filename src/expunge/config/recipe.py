@@ -285,7 +285,8 @@ class Train(Section):
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     """Shape of the learning rate after warm-up."""
     optimizer: str = "adamw_torch"
-    """A value of transformers.TrainingArguments.optim."""
+    """A value of transformers.TrainingArguments.optim, or adamw_uncorrected_epsilon: AdamW with epsilon added before
+    bias correction, as in the former transformers.AdamW (`trainer_extra: {adam_epsilon: 1e-6}` was its default)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     max_grad_norm: float = Field(default=1.0, ge=0)
@@ -297,6 +298,9 @@ class Train(Section):
     """Order of the rows: a new permutation in each pass, or the order of the data."""
     retain_pairing: Literal["permutation", "random", "modulo"] = "permutation"
     """Choice of retain rows: each once before any is repeated, sampled with replacement, or row i mod N."""
+    learn_padding: bool = False
+    """Pad every row to max_length and learn the padding token at all these positions, as some published code does by
+    not masking its labels; only for methods without a reference."""
     checkpoint_epochs: float = Field(default=1.0, gt=0)
     """Passes over the forget set between saved states, from which an interrupted training resumes."""
     report_to: list[str] = Field(default_factory=list)
@@ -436,6 +440,8 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     published: dict[str, Published] = Field(default_factory=dict)
     """Published values by headline."""
+    deviations: list[str] = Field(default_factory=list)
+    """Known differences between this recipe and the experiment that it repeats, one fact each, with its source."""
 
     @field_validator("model", "data", "train", "target", "retain_model", "evaluate", "prompt", mode="before")
     @classmethod
@@ -467,6 +473,13 @@ class Recipe(Section):
             raise ValueError(f"train: is missing; the method {self.method.name} trains the model")
         if not trains and self.train is not None:
             raise ValueError(f"train: has no effect; the method {self.method.name} edits weights without training")
+        if self.train is not None and self.train.learn_padding:
+            needs = self.method.needs()
+            if needs.reference or needs.reference_logp:
+                raise ValueError(
+                    f"train.learn_padding: the method {self.method.name} compares with the reference, which is scored "
+                    "without padding; set it to false"
+                )
         if not trains and self.model.lora is not None:
             raise ValueError(f"model.lora has no effect; the method {self.method.name} edits weights without training")
         return self
@@ -478,7 +491,7 @@ class Recipe(Section):
     def fingerprint(self) -> str:
         """Return a hash of all settings that can change a result."""
         data = self.resolved()
-        for key in ("description", "published", "name"):
+        for key in ("description", "published", "deviations", "name"):
             data.pop(key, None)
         data["model"].pop("frozen_device", None)
         for section in ("train", "target", "retain_model"):

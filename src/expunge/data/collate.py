@@ -43,8 +43,17 @@ class TokenBatch:
         return len(self.num_answer)
 
 
+def num_answer_tokens(row: Encoded, learned_length: int = 0) -> int:
+    """Return the number of labels of a row, with those of its padding up to `learned_length` tokens."""
+    return row.num_answer + max(0, learned_length - len(row.ids))
+
+
 def collate(
-    rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right", extra_padding: int = 0
+    rows: Sequence[Encoded],
+    pad_id: int,
+    side: Literal["right", "left"] = "right",
+    extra_padding: int = 0,
+    learned_length: int = 0,
 ) -> TokenBatch:
     """Pad rows to the length of the longest one.
 
@@ -53,8 +62,10 @@ def collate(
         pad_id: Token id of the padding.
         side: Side on which rows are padded.
         extra_padding: Number of additional padding columns. They must not change any result; tests use them.
+        learned_length: Pad rows on the right to at least this many tokens, and label the padding (`num_answer`); 0 for
+            padding without labels. The attention mask is 0 on padding in either case.
     """
-    length = max(len(row.ids) for row in rows) + extra_padding
+    length = max(learned_length, max(len(row.ids) for row in rows)) + extra_padding
     input_ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), length), dtype=np.int64)
     positions, labels = [], []
@@ -63,10 +74,11 @@ def collate(
         end = start + len(row.ids)
         input_ids[index, start:end] = row.ids
         attention_mask[index, start:end] = 1
-        targets = np.asarray(row.targets, dtype=np.int64)
-        positions.append(np.arange(start + row.answer_start - 1, end - 1)[targets != NO_LABEL])
+        num_learned = max(0, learned_length - len(row.ids))
+        targets = np.asarray((*row.targets, *(pad_id,) * num_learned), dtype=np.int64)
+        positions.append(np.arange(start + row.answer_start - 1, end - 1 + num_learned)[targets != NO_LABEL])
         labels.append(targets[targets != NO_LABEL])
-    num_answer = np.array([row.num_answer for row in rows], dtype=np.int64)
+    num_answer = np.array([num_answer_tokens(row, learned_length) for row in rows], dtype=np.int64)
     return TokenBatch(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -221,7 +221,8 @@ class RetainMethod(Method):
     retain: Literal["nll", "kl"] = "nll"
     """Retain term: cross-entropy on the retain answers, or KL from the reference's predictions on them."""
     kl_positions: Literal["labels", "all"] = "labels"
-    """KL at answer tokens, or at every position, prompt and padding included, as published code does."""
+    """KL at answer tokens, or at every position, prompt and padding included, as published code does. All padding of a
+    row has the position of its last token here; published code counts on, so the values at padding differ."""
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> RetainMethod:

@@ -26,7 +26,8 @@ class PDU(Method):
 
     z are the logits. epsilon is the allowed retain loss in nats per token and replaces a retain weight that would have
     to be tuned. If the model cannot reach epsilon, lambda grows without limit and forgetting stalls. The published code
-    updates lambda in every micro-batch of every process; here it is one number, updated once per optimiser step.
+    updates lambda in every micro-batch of every process; here it is one number, updated once per optimiser step. With N
+    micro-batches per step, N * eta here moves lambda as far as eta does there.
     """
 
     paper: ClassVar[str] = "Entesari et al. 2025, arXiv:2506.05314"

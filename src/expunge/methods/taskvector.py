@@ -32,8 +32,8 @@ class TaskVector(Method):
 
     alpha: float = Field(default=5.0, gt=0)
     """Factor on the subtracted change; 5 in MUSE's scripts."""
-    train: Train = Train(epochs=10, lr=1e-5, batch_size=32, schedule="cosine", warmup_epochs=0)
-    """Fine-tuning on the forget set; the default is MUSE's."""
+    train: Train = Train(epochs=10, lr=1e-5, batch_size=32, weight_decay=0, schedule="cosine", warmup_epochs=0)
+    """Fine-tuning on the forget set; the default is MUSE's, with a batch of 32 rows."""
 
     def needs(self) -> Needs:
         """Declare the forget set and the fine-tuning on it."""

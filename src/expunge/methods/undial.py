@@ -35,8 +35,8 @@ class UNDIAL(RetainMethod):
     """Amount by which the answer token's logit is lowered."""
     positions: Literal["labels", "all"] = "labels"
     """Mean over answer tokens, or over every position except a row's last one, prompt and padding included, as
-    published code does. That code also lowers an unrelated token at positions without a label, which is not repeated
-    here."""
+    published code does. That code also lowers an unrelated token at positions without a label, and counts positions on
+    in padding; here no token is lowered there, and all padding of a row has the position of its last token."""
 
     def needs(self) -> Needs:
         """Return the needs of the retain term, and the reference's logits on the forget rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from expunge.config.recipe import FilesData, Recipe, TofuData, Train
@@ -145,6 +145,11 @@ def workload(
     unlearning = section == "train"
     needs = recipe.method.needs() if unlearning else Needs()
     forward = needs.forward
+    if train.learn_padding:
+        rows = {
+            name: [replace(row, ids=row.ids + (0,) * (train.max_length - len(row.ids)), labels=None) for row in encoded]
+            for name, encoded in rows.items()
+        }
     plan = BatchPlan.of(train, rows, needs, pad_id=0, world_size=num_gpus, seed=recipe.seed)
     count = plan.accumulation * plan.world_size
     batches = []

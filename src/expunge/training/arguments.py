@@ -10,7 +10,7 @@ import transformers
 
 from expunge.errors import ConfigError, nearest
 from expunge.training.liger import KERNELS, require_liger
-from expunge.training.optimizer import check_optimizer
+from expunge.training.optimizer import OPTIMIZERS, check_optimizer
 
 if TYPE_CHECKING:
     from expunge.training.job import Job
@@ -48,8 +48,11 @@ def training_arguments(job: Job, state: Path) -> transformers.TrainingArguments:
         "weight_decay": config.weight_decay,
         "warmup_steps": plan.warmup_steps(config, job.title),
         "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
-        # The same update in one kernel, equal to rounding.
-        "optim": {"adamw_torch": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
+        # adamw_torch_fused is the same update in one kernel, equal to rounding. An optimiser of this package has the
+        # arguments of that name, and `StepTrainer` passes its class.
+        "optim": {name: "adamw_torch_fused" for name in ("adamw_torch", *OPTIMIZERS)}.get(
+            config.optimizer, config.optimizer
+        ),
         "adam_beta1": config.betas[0],
         "adam_beta2": config.betas[1],
         "max_grad_norm": config.max_grad_norm,

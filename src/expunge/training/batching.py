@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from expunge.config.recipe import Train
-from expunge.data.collate import TokenBatch, collate
+from expunge.data.collate import TokenBatch, collate, num_answer_tokens
 from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError, UserError
 from expunge.modeling.step import Counts
@@ -63,6 +63,7 @@ class BatchPlan(Dataset[dict[str, Any]]):
         self.sets, self.pad_id, self.world_size, self.seed = dict(sets), pad_id, world_size, seed
         self.pairing: Pairing = train.retain_pairing
         self.normalize, self.order, self.aligned = train.normalize, train.order, set(aligned)
+        self.learned_length = train.max_length if train.learn_padding else 0
         self.anchor = next(iter(self.sets))
         self.num_rows, self.batch_size = len(self.sets[self.anchor]), train.batch_size
         if self.batch_size < world_size:
@@ -188,13 +189,13 @@ class BatchPlan(Dataset[dict[str, Any]]):
             # Process p takes micro-batches p, p + world_size, ..., so all processes have similar shapes in a round.
             selected = np.array_split(np.asarray(indices), num_micro_batches)[micro_batch].tolist()
             encoded = [self.sets[name][row] for row in selected]
-            batches[name] = collate(encoded, self.pad_id)
+            batches[name] = collate(encoded, self.pad_id, learned_length=self.learned_length)
             rows[name] = np.asarray(selected)
             if self.normalize == "batch":
-                num_tokens = sum(self.sets[name][row].num_answer for row in indices)
+                num_tokens = sum(num_answer_tokens(self.sets[name][row], self.learned_length) for row in indices)
                 counts[name] = Counts(rows=len(indices), tokens=num_tokens)
             else:
-                num_tokens = sum(row.num_answer for row in encoded)
+                num_tokens = sum(num_answer_tokens(row, self.learned_length) for row in encoded)
                 counts[name] = Counts(rows=len(selected) * num_micro_batches, tokens=num_tokens * num_micro_batches)
         return {"batches": batches, "counts": counts, "rows": rows, "topic": self.topics[step % len(self.topics)]}
 
@@ -208,7 +209,8 @@ class BatchPlan(Dataset[dict[str, Any]]):
 
     def effective_batch(self, name: str, step: int) -> TokenBatch:
         """Return all rows of a set in one optimiser step as one batch."""
-        return collate([self.sets[name][row] for row in self.rows_of(step)[name]], self.pad_id)
+        rows = [self.sets[name][row] for row in self.rows_of(step)[name]]
+        return collate(rows, self.pad_id, learned_length=self.learned_length)
 
     def _row_at(self, tag: str, size: int, position: int, order: str) -> int:
         """Return which of `size` rows is at a position of an endless sequence; `tag` selects its random stream."""

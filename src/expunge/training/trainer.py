@@ -29,7 +29,7 @@ from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, Trai
 from expunge.training.fsdp import keep_shards
 from expunge.training.job import Job
 from expunge.training.liger import check_liger
-from expunge.training.optimizer import allocate_moments
+from expunge.training.optimizer import OPTIMIZERS, allocate_moments
 
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"
 """File that accelerate writes into a checkpoint saved with FSDP."""
@@ -54,7 +54,8 @@ class StepTrainer(transformers.Trainer):
         self._terms: dict[str, float] = {}
         self._metrics: dict[str, float] = {}
         self._num_tokens = 0
-        self._packed = can_pack(causal_lm(job.model))
+        # Packed rows have no padding that could be learned.
+        self._packed = can_pack(causal_lm(job.model)) and not job.config.learn_padding
         self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
         root = fsdp_root(job.model)
         if root is not None:
@@ -74,6 +75,9 @@ class StepTrainer(transformers.Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the optimiser; its state is allocated now, unless it will be loaded from a checkpoint."""
+        if self.optimizer is None and self.job.config.optimizer in OPTIMIZERS:
+            _, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer_cls_and_kwargs = OPTIMIZERS[self.job.config.optimizer], settings
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if latest_checkpoint(Path(self.args.output_dir)) is None:
             allocate_moments(optimizer)

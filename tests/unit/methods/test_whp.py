@@ -264,7 +264,7 @@ def test_a_retain_term_is_added_only_with_a_weight(template):
         ({"anchors": {"source": "service", "base_url": "ftp://x", "model": "m"}}, "base_url"),
         ({"anchors": {"source": "corpus", "model": "m"}}, "model"),
         ({"retain": "kl"}, "no effect with retain_weight 0"),
-        ({"reinforce": {"max_length": 64}}, "max_length and retain_pairing have no effect"),
+        ({"reinforce": {"max_length": 64}}, "max_length has no effect"),
     ],
 )
 def test_bad_settings(settings, words):

@@ -61,6 +61,14 @@ def test_a_finished_run(make_run: Make) -> None:
     assert text.count("<svg") == 3
 
 
+def test_deviations_of_the_recipe_are_shown(make_run: Make) -> None:
+    folder = make_run()
+    with (folder / "recipe.yaml").open("a", encoding="utf-8") as file:
+        file.write("\ndeviations: [Another optimiser <than published>.]\n")
+    text = write_report([folder]).read_text(encoding="utf-8")
+    assert "<dt>Deviations from the source</dt><dd>Another optimiser &lt;than published&gt;.</dd>" in text
+
+
 def test_the_page_loads_nothing(make_run: Make) -> None:
     page = Page(write_report([make_run()]).read_text(encoding="utf-8"))
     assert page.loads == []

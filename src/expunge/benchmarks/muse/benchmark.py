@@ -84,7 +84,8 @@ class Muse(Benchmark):
     limit: int | None = Field(default=None, ge=1)
     """Measure only the first rows of each set (MUSE: all, which are 100)."""
     verbmem_tokens: int = Field(default=128, ge=1)
-    """Length of continuations, and of the texts that they are compared with."""
+    """Length of continuations, and of the texts that they are compared with. MUSE's code counts the start token of a
+    text, so that its texts have 127 further tokens."""
     knowmem_tokens: int = Field(default=32, ge=1)
     """Length of answers."""
     num_examples: int = Field(default=10, ge=0)

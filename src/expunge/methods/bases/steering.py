@@ -27,7 +27,9 @@ class SteeringMethod(Method):
     alpha: list[float] = Field(default=[1200.0], min_length=1)
     """Weight of the retain term, per topic; a single value applies to all."""
     positions: Literal["all", "labels"] = "all"
-    """Mean over every position, first token and padding included, as published; or over answer tokens only."""
+    """Mean over every position, first token and padding included, as published; or over answer tokens only. All padding
+    of a row has the position of its last token here; published code pads on the left and counts on, so the values at
+    padding differ."""
     store_gib: float = Field(default=2.0, ge=0)
     """GiB of CPU memory, per process, to store hidden states of rows that are visited again: 4 bytes x tokens x width
     for a forget row (none if layer 0 is trained), and as much again for a retain row. Rows that do not fit are

@@ -90,12 +90,13 @@ class Reinforce(Train):
     lr: float = Field(default=3e-6, gt=0)
     batch_size: int = Field(default=128, ge=1)
     """Blocks per optimiser step; the paper has 8 per device and 16 accumulation steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
     warmup_epochs: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _length_is_context(self) -> Reinforce:
-        if changed(self, "max_length", "retain_pairing"):
-            raise ValueError("max_length and retain_pairing have no effect here; blocks have `context` tokens")
+        if without_effect := changed(self, "max_length", "retain_pairing", "learn_padding"):
+            raise ValueError(f"{without_effect[0]} has no effect here; blocks have `context` tokens and no padding")
         return self
 
 

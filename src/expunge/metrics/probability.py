@@ -142,7 +142,8 @@ def truth_probability(ratio: ArrayLike) -> Floats:
     """Compute the probability of each right answer relative to the mean of the wrong ones.
 
     Formula: P / (P + P_wrong) = 1 / (1 + R), where P_wrong is the (geometric or arithmetic) mean of the wrong
-    answers' probabilities in R. 1: the model knows the fact. 1/2: right and wrong answers are equally likely. On every set, a higher value means more knowledge.
+    answers' probabilities in R. 1: the model knows the fact. 1/2: right and wrong answers are equally likely. On every
+    set, a higher value means more knowledge.
 
     Args:
         ratio: R of each row, shape (n,).

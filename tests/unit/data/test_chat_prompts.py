@@ -119,7 +119,7 @@ def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
         ),
         (
             "{% for m in messages %}{{ 'Long: ' if m.content | length > 5 else 'Short: ' }}{{ m.content }}{% endfor %}",
-            r"Prompt for any answer: 'Short: Who\?Short: '\. Text with this answer: 'Long: Ana did\.'",
+            r"Prompt for any answer: 'Short: Who\?Short: '\. With this answer: 'Long: Ana did\.'",
         ),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "writes a given answer not at all"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "writes a given answer 2 times"),
@@ -180,8 +180,9 @@ def test_a_template_cannot_leave_its_sandbox():
 DATED = "Today: {{ strftime_now('%d %b %Y') }}\n" + CHATML
 # Llama-3.1
 DATE_STRING = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today: {{ date_string }}\n" + CHATML
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
+    "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today: {{ date_string }}\n" + CHATML
 )
 
 

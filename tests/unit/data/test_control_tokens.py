@@ -35,7 +35,7 @@ def byte_level():
 
 
 def sentencepiece():
-    """BPE over characters with '▁' for a space and byte fallback, as in Llama-2; control tokens are in the vocabulary."""
+    """BPE with '▁' for a space and byte fallback, as in Llama-2; control tokens are in the vocabulary."""
     characters = ["▁", *map(chr, range(33, 127))]
     vocab = {
         token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *characters])

@@ -218,9 +218,8 @@ def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:
             break
         high = match if 0xD800 <= code < 0xDC00 else None
     else:
-        match = high
-    if match is None:
-        return
+        if high is None:
+            return
     lone = high or match
     line = first_line + text.count("\n", 0, lone.start())
     raise DataError(

@@ -111,7 +111,7 @@ def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"with this answer: 'ANA DID\.'"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"With this answer: 'ANA DID\.'"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content | replace('n', 'm') }}{% endfor %}", r"'Ama did\.'"),
         (
             "{% for m in messages %}{{ m.content }}{{ '!' if m.content | length > 2 else '' }}{% endfor %}",

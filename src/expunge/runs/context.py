@@ -16,6 +16,8 @@ from expunge.data.sets import Sets, data_hashes
 from expunge.data.templates import Template
 from expunge.distributed import wait
 from expunge.errors import DataError
+from expunge.modeling.adapters import prepare_training
+from expunge.modeling.architectures import meta_model
 from expunge.modeling.load import device_of, local_digest, pad_id_of
 from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.records import Overlap
@@ -34,6 +36,8 @@ class Run:
     tokenizer: Any
     template: Template
     device: torch.device
+    model_config: Any
+    """Transformers config of the base model, or of the model to build."""
     fingerprint: str
     overlap: Overlap | None
     """Forget rows that are also in the retain set; None where this was not checked."""
@@ -54,7 +58,9 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
 
     Raises:
         DataError: The data is missing, empty, ambiguous, or too long for the model.
+        IncompatibleError: The model cannot be trained, or the method selects nothing to train.
     """
+    model_config = _check_model(recipe)
     sets = prepare_sets(recipe.data)
     shared = runs / "shared"
     _create(runs)
@@ -79,9 +85,19 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
         tokenizer=tokenizer,
         template=template,
         device=device_of(recipe.model),
+        model_config=model_config,
         fingerprint=name,
         overlap=_check_overlap(sets, recipe.data.duplicates),
     )
+
+
+def _check_model(recipe: Recipe) -> Any:
+    """Return the base model's config, after checks that need its architecture but no weights."""
+    model = meta_model(recipe.model)
+    config = model.config
+    if recipe.method.trains:
+        prepare_training(model, recipe.model.lora, recipe.seed, recipe.method.trainable)
+    return config
 
 
 def _create(path: Path) -> RunDir:

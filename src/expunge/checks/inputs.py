@@ -96,7 +96,7 @@ class Inputs:
         chosen = method.trainable(model)
         if chosen is not None:
             sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-            count = sum(sizes[name] for name in chosen)
+            count = sum(sizes.get(name, 0) for name in chosen)
             details.append(f"{len(chosen)} tensors of {count:,} parameters are trained")
         needs, num_layers = method.needs(), model.config.get_text_config().num_hidden_layers
         for setting, layers in needs.layers.items():

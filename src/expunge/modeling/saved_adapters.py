@@ -146,23 +146,47 @@ def load_adapter(model: CausalLM, saved: SavedAdapter, use: AdapterUse) -> Train
     expected = _trial_logits(adapted)
     if use == "merged":
         _check_rounding(adapted, saved)
-        plain = adapted.merge_and_unload()
+        _check_tied(adapted, saved)
+        try:
+            plain = adapted.merge_and_unload()
+        except (RuntimeError, ValueError) as error:
+            raise IncompatibleError(
+                f"the adapter {saved.name} cannot be merged: {one_line(error)}", fix=_MERGE_ELSEWHERE
+            ) from error
     else:
         matrices = low_rank_matrices(saved)
         plain = adapted.unload()
         _stack(plain, saved, matrices)
     _remove_traces(plain)
-    # peft has frozen everything outside the adapter.
-    plain.requires_grad_(True)
-    difference = float((_trial_logits(plain) - expected).abs().max())
+    difference, size = float((_trial_logits(plain) - expected).abs().max()), float(expected.abs().max())
+    # Half-precision weights are rounded when an update is added to them.
     exact = next(plain.parameters()).dtype == torch.float32
-    if not difference <= (1e-4 if exact else 5e-2) * float(expected.abs().max()):
+    if not difference <= (1e-4 if exact else 0.25) * size:
         raise IncompatibleError(
-            f"the adapter {saved.name} cannot be {use}: the logits of the result differ by {difference:.3g}.",
-            allowed="Tied embeddings are a common cause." if use == "merged" else "",
-            fix="Merge it with the software that it was trained with, and give the folder of the full model.",
+            f"the adapter {saved.name} cannot be {use}: the logits of the result differ by {difference:.3g} (the "
+            f"largest is {size:.3g}).",
+            fix=_MERGE_ELSEWHERE,
         )
     return plain
+
+
+_MERGE_ELSEWHERE = "Merge it with the software that it was trained with, and give the folder of the full model."
+
+
+def _check_tied(adapted: Adapted, saved: SavedAdapter) -> None:
+    """Raise if merging an update of the output layer would change the input embeddings too, or the reverse.
+
+    Raises:
+        IncompatibleError: The model has one matrix for both, and the adapter changes one of them.
+    """
+    model = causal_lm(adapted)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [getattr(layer, "base_layer", layer).weight for layer in layers]
+    if weights[0] is weights[1] and any(hasattr(layer, "base_layer") for layer in layers):
+        raise IncompatibleError(
+            f"the adapter {saved.name} cannot be merged: it changes a matrix that is both input and output embeddings.",
+            fix=_MERGE_ELSEWHERE,
+        )
 
 
 def _attach(model: CausalLM, saved: SavedAdapter) -> Adapted:
@@ -258,14 +282,20 @@ def check_shapes(model: CausalLM, saved: SavedAdapter) -> int:
         raise IncompatibleError(
             f"the adapter {saved.name} does not fit its base model {saved.base}: {one_line(error)}", fix=_OTHER_BASE
         ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(adapted).items()}
+    # Full embeddings may be saved beside the adapter, but need not be.
+    required, allowed = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (
+            peft.get_peft_model_state_dict(adapted, save_embedding_layers=full) for full in (False, True)
+        )
+    )
     shapes = _shapes(file)
     _remove_traces(adapted.unload())
-    wrong = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
+    wrong = sorted({*required} - {*shapes} | {name for name in shapes if shapes[name] != allowed.get(name)})
     if wrong:
         raise IncompatibleError(
-            f"the adapter {saved.name} does not fit its base model {saved.base}: {wrong[0]} has the shape "
-            f"{shapes.get(wrong[0], 'of a missing tensor')}, the base model needs {expected.get(wrong[0], 'none')}.",
+            f"the adapter {saved.name} does not fit its base model {saved.base}: the shape of {wrong[0]} is "
+            f"{shapes.get(wrong[0], 'missing')}, but {allowed.get(wrong[0], 'missing')} in the base model.",
             fix=_OTHER_BASE,
         )
     return len(shapes)
@@ -447,7 +477,8 @@ def _trial_logits(model: TrainedModel) -> Tensor:
 
 
 def _remove_traces(model: CausalLM) -> None:
-    """Delete what peft leaves on a model that it no longer wraps, or it would refuse to wrap it again."""
+    """Undo what peft leaves on a model that it no longer wraps: frozen weights, and marks that it was wrapped."""
+    model.requires_grad_(True)
     for name in ("peft_config", "_hf_peft_config_loaded"):
         if name in vars(model):
             delattr(model, name)

@@ -20,7 +20,12 @@ RUN = {
     "train": {"steps": 4, "lr": 1e-2, "batch_size": 2, "max_length": 64, "warmup_epochs": 0},
     "evaluate": {"benchmarks": [{"name": "custom", "generate": False}], "bootstrap": 0},
 }
-USES = ({}, {"adapter": "merged"}, {"adapter": "merged", "lora": {"rank": 2}}, {"adapter": "stacked", "lora": {"rank": 2}})
+USES = (
+    {},
+    {"adapter": "merged"},
+    {"adapter": "merged", "lora": {"rank": 2}},
+    {"adapter": "stacked", "lora": {"rank": 2}},
+)
 LORA = USES[2:]
 
 

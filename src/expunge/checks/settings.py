@@ -79,8 +79,8 @@ def check_method(recipe: Recipe) -> str:
         )
     if needs.adapter_parts and recipe.model.adapter == "stacked":
         raise IncompatibleError(
-            f"{method.name} with these settings starts a LoRA adapter from parts of the weights, which do not include a "
-            "stacked adapter.",
+            f"{method.name} with these settings starts a LoRA adapter from parts of the weights, to which a stacked "
+            "adapter does not belong.",
             fix="Set model.adapter=merged, or method.fila=false.",
         )
     if needs.adapter_parts and needs.reference:

@@ -8,7 +8,8 @@ has two models, or a model and a stored result:
   (`check_same_tokens`): their tokenizers have the same vocabulary and write and encode the same prompt.
 - A stored result with the model to measure, before anything is measured (`check_same_settings`), and any two
   measurements of a benchmark before they are compared (the same function in `Evaluator.record`): the same prompt (a
-  hash of its text and tokens), size of the vocabulary and model family, and for TOFU the same split.
+  hash of its text and tokens), tokenizer (a hash of its vocabulary), number of embeddings and model family, and for
+  TOFU the same split.
 - Two stored results (score-log, `check_same_settings`): the same facts.
 
 A judge that grades answers reads text, not tokens, so it is opened with a tokenizer of its own. Facts that a file does
@@ -17,12 +18,14 @@ not record, such as the prompt of a TOFU log, are not compared.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from expunge.config.recipe import Model, Prompt
 from expunge.data.templates import Template
 from expunge.errors import IncompatibleError
+from expunge.rundir import fingerprint
 
 if TYPE_CHECKING:
     # Stored results are compared without torch.
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
 
 _FACTS = {
     "split": "split",
-    "prompt": "prompt or tokenizer",
-    "vocab": "size of the vocabulary",
+    "prompt": "prompt",
+    "tokenizer": "tokenizer",
+    "vocab": "number of embeddings",
     "architecture": "model family",
 }
 """Settings in which two measurements must agree, and their names in messages."""
@@ -113,8 +117,8 @@ def check_same_tokens(name: str, role: str, config: Model, template: Template, r
 
     tokenizer = load_tokenizer(name, revision, config.trust_remote_code)
     same_prompt = Template(tokenizer, template.prompt, template.max_length).fingerprint == template.fingerprint
-    # The fingerprint covers the tokens of one text; other texts have the same tokens if all ids mean the same.
-    if not same_prompt or tokenizer.get_vocab() != template.tokenizer.get_vocab():
+    # The fingerprint covers the tokens of one text only.
+    if not same_prompt or _vocabulary_hash(tokenizer) != _vocabulary_hash(template.tokenizer):
         raise IncompatibleError(
             f"the {role} {name} and the measured model have different tokenizers or prompts, so they do not compare.",
             fix="Give a model that was fine-tuned from the same base model, with the same prompt.",
@@ -128,7 +132,17 @@ def comparable_facts(template: Template, config: Any) -> dict[str, Any]:
         template: Template of the measured model.
         config: Its transformers config.
     """
-    return {"prompt": template.fingerprint, "architecture": config.model_type, "vocab": config.vocab_size}
+    return {
+        "prompt": template.fingerprint,
+        "tokenizer": _vocabulary_hash(template.tokenizer),
+        "architecture": config.model_type,
+        "vocab": config.vocab_size,
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _vocabulary_hash(tokenizer: Any) -> str:
+    return fingerprint(tokenizer.get_vocab())
 
 
 def check_same_settings(settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:

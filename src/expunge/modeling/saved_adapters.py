@@ -285,9 +285,7 @@ def check_shapes(model: CausalLM, saved: SavedAdapter) -> int:
     # Full embeddings may be saved beside the adapter, but need not be.
     required, allowed = (
         {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for tensors in (
-            peft.get_peft_model_state_dict(adapted, save_embedding_layers=full) for full in (False, True)
-        )
+        for tensors in (peft.get_peft_model_state_dict(adapted, save_embedding_layers=full) for full in (False, True))
     )
     shapes = _shapes(file)
     _remove_traces(adapted.unload())

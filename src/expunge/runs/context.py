@@ -19,8 +19,9 @@ from expunge.errors import DataError
 from expunge.modeling.adapters import prepare_training
 from expunge.modeling.architectures import meta_model
 from expunge.modeling.load import device_of, local_digest, pad_id_of
+from expunge.modeling.opening import check_same_tokens
 from expunge.modeling.tokenizers import make_template, tokenizer_of
-from expunge.records import Overlap
+from expunge.records import ROLE_NAMES, Overlap
 from expunge.rundir import RunDir, fingerprint
 
 
@@ -58,7 +59,8 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
 
     Raises:
         DataError: The data is missing, empty, ambiguous, or too long for the model.
-        IncompatibleError: The model cannot be trained, or the method selects nothing to train.
+        IncompatibleError: The model cannot be trained, the method selects nothing to train, or the retain model reads
+            other tokens.
     """
     model_config = _check_model(recipe)
     sets = prepare_sets(recipe.data)
@@ -66,6 +68,9 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
     _create(runs)
     tokenizer = tokenizer_of(recipe, sets, shared)
     template = make_template(recipe, tokenizer)
+    retain_model, revision = recipe.model.retain_model, recipe.model.retain_model_revision
+    if retain_model is not None and not retain_model.endswith(".json"):
+        check_same_tokens(retain_model, ROLE_NAMES["retain"], recipe.model, template, revision)
     # The content of every file that the recipe names is part of the fingerprint: a changed file is another run.
     members = [recipe.method, *recipe.evaluate.benchmarks]
     paths = [recipe.model.name, recipe.model.retain_model, *(file for member in members for file in member.files())]

@@ -21,11 +21,10 @@ from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.architectures import adapter_of
 from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import build_scratch, check_row_lengths, check_tokenizer, load_model, local_digest
-from expunge.modeling.opening import check_same_tokens, comparable_facts
+from expunge.modeling.opening import comparable_facts
 from expunge.modeling.saved_adapters import AdapterUse, SavedAdapter
 from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
-from expunge.records import ROLE_NAMES
 from expunge.rundir import fingerprint
 from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator, Measured, result_name, stored_measurement
@@ -136,8 +135,6 @@ def evaluate_retain_model(run: Run, evaluator: Evaluator, benchmarks: Sequence[B
             rows = stored_measurement(benchmark, Path(path), comparable_facts(run.template, run.model_config))
         else:
             if model is None:
-                if run.recipe.retain_model is None:
-                    check_same_tokens(path, ROLE_NAMES["retain"], run.recipe.model, run.template, revision)
                 model = open_model(run, path, revision=revision)
             rows = evaluator.measure(model, benchmark, "the retain model")
         measured[benchmark.key] = rows

@@ -11,15 +11,17 @@ from typing import Any
 import jinja2
 
 from expunge.checks.report import NotChecked
-from expunge.config.recipe import Recipe
+from expunge.config.recipe import Model, Recipe
 from expunge.data.prepare import is_local, prepare_sets
 from expunge.data.sets import RowSet, Sets, num_rows
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, nearest
 from expunge.modeling import load as loading
-from expunge.modeling.adapters import add_lora
-from expunge.modeling.architectures import bundled_configs, meta_model
+from expunge.modeling.adapters import is_adapted, prepare_training
+from expunge.modeling.architectures import adapter_of, bundled_configs, meta_model
 from expunge.modeling.load import check_tokenizer, context_length
+from expunge.modeling.opening import check_same_settings, check_same_tokens, comparable_facts
+from expunge.modeling.saved_adapters import ADAPTER_WEIGHTS, SavedAdapter, check_shapes
 from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.services.hub import hub_reachable
 
@@ -50,6 +52,7 @@ class Inputs:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.model: Any = None
+        self.adapter: SavedAdapter | None = None
         self.sets: Sets | None = None
         self.template: Template | None = None
 
@@ -66,13 +69,15 @@ class Inputs:
                 source = "config packaged with expunge" if packaged else "config from the hub"
         try:
             self.model = meta_model(model, online=online)
+            self.adapter = adapter_of(model, online=online)
         except DataError as error:
             if name is None or Path(name).exists() or online:
                 raise
             raise NotChecked(f"the hub is out of reach, and {name} is not in its local cache") from error
         count = sum(parameter.numel() for parameter in self.model.parameters())
         layers = self.model.config.get_text_config().num_hidden_layers
-        return f"{self.model.config.model_type}, {count:,} parameters, {layers} layers ({source})"
+        adapter = f"; {self.adapter.summary}, {model.adapter or 'merged'}" if self.adapter is not None else ""
+        return f"{self.model.config.model_type}, {count:,} parameters, {layers} layers ({source}){adapter}"
 
     def check_weights(self) -> str:
         """Compare the shapes in the headers of local weight files with the model's."""
@@ -81,7 +86,7 @@ class Inputs:
             raise NotChecked("the weights are trained in the run")
         if not Path(name).is_dir():
             raise NotChecked(_ON_HUB)
-        return _check_weight_files(Path(name), self._need(self.model, "model"))
+        return _check_weights(name, self.adapter, self._need(self.model, "model"))
 
     def check_modules(self) -> str:
         """Check that the layers, modules and LoRA targets that settings name are in the model."""
@@ -91,7 +96,7 @@ class Inputs:
         chosen = method.trainable(model)
         if chosen is not None:
             sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-            count = sum(sizes[name] for name in chosen)
+            count = sum(sizes.get(name, 0) for name in chosen)
             details.append(f"{len(chosen)} tensors of {count:,} parameters are trained")
         needs, num_layers = method.needs(), model.config.get_text_config().num_hidden_layers
         for setting, layers in needs.layers.items():
@@ -106,9 +111,11 @@ class Inputs:
             details.append(f"method.{setting} is inside the model")
         if lora is not None:
             _check_module_names("model.lora.targets", lora.targets if isinstance(lora.targets, list) else [], modules)
-            adapted = add_lora(model, lora, recipe.seed)
-            count = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-            self.model = adapted.unload()
+        if method.trains:
+            trained = prepare_training(model, lora, recipe.seed, method.trainable)
+            count = sum(parameter.numel() for parameter in trained.parameters() if parameter.requires_grad)
+            self.model = trained.unload() if is_adapted(trained) else trained
+        if lora is not None:
             details.append(f"LoRA trains {count:,} parameters")
         if not details:
             raise NotChecked("no setting names a layer or module")
@@ -164,17 +171,24 @@ class Inputs:
         return f"{len(plan.score)} texts to score, {len(plan.generate)} answers to generate"
 
     def check_retain_model(self) -> str:
-        """Read a retain model's stored evaluation, or compare the shapes in its weight files with its config."""
+        """Read a retain model's stored evaluation or weight files, and compare prompt and tokens with the model's."""
         name = str(self.recipe.model.retain_model)
         if name.endswith(".json"):
             for benchmark in self.recipe.evaluate.benchmarks:
-                rows, _ = benchmark.read_stored(Path(name))
+                rows, settings = benchmark.read_stored(Path(name))
+                if self.template is not None and self.model is not None:
+                    check_same_settings(comparable_facts(self.template, self.model.config), settings)
             return f"a stored evaluation of {len(rows)} rows" if self.recipe.evaluate.benchmarks else "not used"
         loading.check_model_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_ON_HUB)
-        retain_model = meta_model(self.recipe.model.model_copy(update={"name": name, "scratch": None}), online=False)
-        return _check_weight_files(Path(name), retain_model)
+        section = Model(name=name, trust_remote_code=self.recipe.model.trust_remote_code)
+        adapter = adapter_of(section, online=False)
+        if adapter is not None and not Path(adapter.base).is_dir():
+            raise NotChecked(_ON_HUB)
+        if self.template is not None:
+            check_same_tokens(name, "retain model", section, self.template)
+        return _check_weights(name, adapter, meta_model(section, online=False, trained=False))
 
     @staticmethod
     def _need(value: Any, name: str) -> Any:
@@ -193,12 +207,21 @@ def _check_module_names(setting: str, names: Iterable[str], modules: set[str]) -
             )
 
 
+def _check_weights(name: str, adapter: SavedAdapter | None, model: Any) -> str:
+    """Raise if the weight files of a model, or of an adapter and its base model, do not fit; return a summary."""
+    if adapter is None:
+        return _check_weight_files(Path(name), model)
+    count = check_shapes(model, adapter)
+    base = _check_weight_files(Path(adapter.base), model) if Path(adapter.base).is_dir() else f"base model: {_ON_HUB}"
+    return f"{base}; {count} tensors of the adapter fit"
+
+
 def _check_weight_files(folder: Path, model: Any) -> str:
     """Raise if a folder's weight files are damaged or do not fit a model; return a summary."""
     from safetensors import SafetensorError, safe_open
 
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    files = sorted(folder.glob("*.safetensors"))
+    files = [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER_WEIGHTS]
     if not files:
         raise DataError(f"the folder {folder} has no weights (*.safetensors).", fix="Download it again.")
     num_matching = 0

@@ -77,6 +77,12 @@ def check_method(recipe: Recipe) -> str:
             "adapter.",
             fix="Set model.lora={rank: 8}, or method.fila=false.",
         )
+    if needs.adapter_parts and recipe.model.adapter == "stacked":
+        raise IncompatibleError(
+            f"{method.name} with these settings starts a LoRA adapter from parts of the weights, to which a stacked "
+            "adapter does not belong.",
+            fix="Set model.adapter=merged, or method.fila=false.",
+        )
     if needs.adapter_parts and needs.reference:
         raise IncompatibleError(
             f"{method.name} with these settings moves parts of the weights into the adapter, so the target is not "

@@ -55,6 +55,8 @@ class AuditConfig(Section):
     def _consistent(self) -> Self:
         if self.model.name is None:
             raise ValueError("model.name is missing: the model to attack")
+        if self.model.adapter is not None and not self.is_run:
+            raise ValueError("model.adapter has no effect: an adapter is attacked as it is, on its base model")
         for role in self.controls:
             if role not in CONTROLS:
                 raise ValueError(f"controls: '{role}' is not a control. {nearest(role, CONTROLS)}")
@@ -78,6 +80,8 @@ class _Case:
 
     arms: dict[str, str]
     """Role -> folder or hub id."""
+    revisions: dict[str, str | None]
+    """Role -> revision on the hub; a role without one has the default revision."""
     config: Model
     data: DataConfig
     prompt: Prompt | None
@@ -113,6 +117,7 @@ def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = N
 def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
     return _Case(
         arms={AUDITED: str(config.model.name), **config.controls},
+        revisions={AUDITED: config.model.revision},
         config=config.model,
         data=config.data or TofuData(),
         prompt=config.prompt,
@@ -137,8 +142,15 @@ def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
             notes.append("The run's retain model is a stored evaluation, and an attack needs the model itself.")
         elif path:
             arms[role] = path
+    # Models that the run has trained, and controls that are given by name, have no revision.
+    loaded = {
+        "target": (recipe.model.name, recipe.model.revision),
+        "retain": (recipe.model.retain_model, recipe.model.retain_model_revision),
+    }
+    arms |= config.controls
     return _Case(
-        arms={**arms, **config.controls},
+        arms=arms,
+        revisions={role: revision for role, (name, revision) in loaded.items() if arms.get(role) == name},
         config=recipe.model,
         data=recipe.data,
         prompt=recipe.prompt,
@@ -158,8 +170,12 @@ def _current_path(name: str, folder: Path) -> str:
 def _run(attack: Audit, case: _Case) -> AuditResult:
     started = time.monotonic()
     sets = prepare_sets(case.data)
-    tokenizer = load_tokenizer(case.arms[AUDITED], None, case.config.trust_remote_code)
-    case = replace(case, prompt=fix_date(measuring_template(tokenizer, case.prompt), case.out, case.arms[AUDITED]))
+    audited, trusted = case.arms[AUDITED], case.config.trust_remote_code
+    tokenizer = load_tokenizer(audited, case.revisions.get(AUDITED), trusted)
+    case = replace(case, prompt=fix_date(measuring_template(tokenizer, case.prompt), case.out, audited))
+    template = measuring_template(tokenizer, case.prompt)
+    for role, name in case.arms.items():
+        check_same_tokens(name, ROLE_NAMES[role], case.config, template, case.revisions.get(role))
     rows: dict[str, list[SampleRow]] = {}
     for role, name in case.arms.items():
         note(f"Attacking the {ROLE_NAMES[role]} {name} with {attack.name}.")
@@ -187,8 +203,7 @@ def _run(attack: Audit, case: _Case) -> AuditResult:
 def _attack(attack: Audit, case: _Case, role: str, sets: Sets, tokenizer: Any) -> list[SampleRow]:
     """Load one model, attack it and release it: never two models in memory."""
     name = case.arms[role]
-    check_same_tokens(name, ROLE_NAMES[role], case.config, measuring_template(tokenizer, case.prompt))
-    model = open_model(case.config, name, tokenizer)
+    model = open_model(case.config, name, tokenizer, revision=case.revisions.get(role))
     template = measuring_template(tokenizer, case.prompt, model)
     dtype = getattr(torch, case.config.dtype)
     evaluator = Evaluator(sets, template, case.measure, cache=case.cache, dtype=dtype)

@@ -10,16 +10,17 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from expunge import distributed
-from expunge.benchmarks.base import Benchmark
 from expunge.config.load import parse
 from expunge.config.members import BenchmarkField
 from expunge.config.recipe import DataConfig, Measure, Model, Prompt, Section, TofuData
 from expunge.console import interruptible, note
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
-from expunge.errors import UserError
+from expunge.errors import IncompatibleError, UserError
+from expunge.modeling.adapters import causal_lm
 from expunge.modeling.load import load_tokenizer
-from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
+from expunge.modeling.opening import check_same_tokens, comparable_facts, measuring_template, open_model
+from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.tokenizers import fix_date
 from expunge.records import ROLE_NAMES, BenchmarkResult
 from expunge.rundir import RunDir
@@ -54,6 +55,8 @@ class EvaluateConfig(Section):
             raise ValueError("evaluate.engine: vllm reads a model by its name alone; download the revision to a folder")
         if self.model.name is None:
             raise ValueError("model.name is missing: the model to measure")
+        if self.model.adapter is not None:
+            raise ValueError("model.adapter has no effect: an adapter is measured as it is, on its base model")
         if problem := self.evaluate.columns_problem([self.benchmark]):
             raise ValueError(f"evaluate.metrics: {problem}")
         return self
@@ -92,9 +95,15 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any], *, out: str | Path | No
 def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
     name, benchmark, model_config = str(config.model.name), config.benchmark, config.model
     tokenizer = load_tokenizer(name, model_config.revision, model_config.trust_remote_code)
+    if config.evaluate.engine == "vllm":
+        _refuse_adapters(model_config)
     data = config.sets_config
     sets = Sets("", RowSet("forget", ()), None) if data is None else prepare_sets(data)
     prompt = fix_date(measuring_template(tokenizer, config.prompt), out, name)
+    retain_model, stored = model_config.retain_model, None
+    if retain_model is not None and not retain_model.endswith(".json"):
+        template, revision = measuring_template(tokenizer, prompt), model_config.retain_model_revision
+        check_same_tokens(retain_model, ROLE_NAMES["retain"], model_config, template, revision)
     model = open_model(model_config, name, tokenizer, revision=model_config.revision)
     evaluator = Evaluator(
         sets,
@@ -106,23 +115,35 @@ def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
         folder=out,
     )
     on = f" on {sets.name}, prompt style {evaluator.template.prompt.style}" if sets.name else ""
+    if retain_model is not None and retain_model.endswith(".json"):
+        facts = comparable_facts(evaluator.template, causal_lm(model).config)
+        stored = stored_measurement(benchmark, Path(retain_model), facts)
     note(f"Measuring {name} with {benchmark.name}{on}.")
     measured = evaluator.measure(model, benchmark, name)
     del model
-    retain = _measure_retain_model(config, evaluator)
+    retain = stored if stored is not None or retain_model is None else _measure_retain_model(config, evaluator)
     return evaluator.record(measured, benchmark, role="model", model=name, retain=retain)
 
 
-def _measure_retain_model(config: EvaluateConfig, evaluator: Evaluator) -> Measured | None:
-    name, revision = config.model.retain_model, config.model.retain_model_revision
-    benchmark: Benchmark = config.benchmark
-    if name is None:
-        return None
-    if name.endswith(".json"):
-        return stored_measurement(benchmark, Path(name))
-    check_same_tokens(name, ROLE_NAMES["retain"], config.model, evaluator.template, revision)
+def _measure_retain_model(config: EvaluateConfig, evaluator: Evaluator) -> Measured:
+    name, revision = str(config.model.retain_model), config.model.retain_model_revision
     model = open_model(config.model, name, evaluator.template.tokenizer, revision=revision)
-    return evaluator.measure(model, benchmark, f"the {ROLE_NAMES['retain']}")
+    return evaluator.measure(model, config.benchmark, f"the {ROLE_NAMES['retain']}")
+
+
+def _refuse_adapters(config: Model) -> None:
+    """Raise if vLLM would load a model without its adapter.
+
+    Raises:
+        IncompatibleError: The model or the retain model is an adapter.
+    """
+    for name, revision in ((config.name, config.revision), (config.retain_model, config.retain_model_revision)):
+        adapter = None if name is None or name.endswith(".json") else find_adapter(name, revision)
+        if adapter is not None:
+            raise IncompatibleError(
+                f"evaluate.engine: vllm would generate with {adapter.base}, without the adapter {name}.",
+                fix="Leave the engine out, or merge the adapter with peft and give the full model.",
+            )
 
 
 def data_section(data: str | None, split: str | None, options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge.benchmarks.base import Headlines, SampleRow
-from expunge.benchmarks.shared.rows import check_settings, in_set
+from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.benchmark import Tofu
 from expunge.benchmarks.tofu.headlines import TofuHeadlines
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
@@ -15,6 +15,7 @@ from expunge.benchmarks.tofu.stored import StoredLog, read_tofu_log
 from expunge.config.load import parse_member
 from expunge.data.tofu import NUM_ROWS
 from expunge.errors import ConfigError, IncompatibleError, nearest
+from expunge.modeling.opening import check_same_settings
 from expunge.records import BenchmarkResult, Value
 
 SPLITS = ("forget01", "forget05", "forget10")
@@ -106,7 +107,7 @@ def score_stored(
     if retain_model is None:
         return numbers
     theirs = read_tofu_log(retain_model)
-    check_settings(ours.settings, theirs.settings)
+    check_same_settings(ours.settings, theirs.settings)
     how = TofuHeadlines(benchmark.truth_ratio_mean, benchmark.generate, resamples, seed)
     others = _cut(theirs.rows, benchmark.ds_size)
     quality = _quality(in_set(rows, "forget"), in_set(others, "forget"), how, ours, theirs)

@@ -55,7 +55,8 @@ class Model(Section):
     """The model to unlearn, and the retain model, which never saw the forget set."""
 
     name: str | None = None
-    """Hub id or folder of the base model (to be fine-tuned by `target`), or of the target itself."""
+    """Hub id or folder of the base model (to be fine-tuned by `target`), or of the target itself. It may be an adapter
+    such as a LoRA checkpoint, which is loaded with the model that it was trained on."""
     revision: str | None = None
     """Hub only: commit, tag or branch."""
     scratch: Scratch | None = None
@@ -75,6 +76,9 @@ class Model(Section):
     frozen_device: str | None = None
     """Device of the frozen reference, such as 'cuda:1'; null: that of the trained model."""
     lora: Lora | None = None
+    adapter: Literal["merged", "stacked"] | None = None
+    """Only if `name` is an adapter: 'merged' (as null) adds it to the weights of its base model before anything else;
+    'stacked' leaves it beside them, frozen, and trains `lora` as a second adapter on top."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     trust_remote_code: bool = False
@@ -88,6 +92,8 @@ class Model(Section):
             )
         if self.name is None and self.revision is not None:
             raise ValueError("revision has no effect without name")
+        if self.name is None and self.adapter is not None:
+            raise ValueError("adapter has no effect without name")
         if self.retain_model is None and self.retain_model_revision is not None:
             raise ValueError("retain_model_revision has no effect without retain_model")
         return self
@@ -482,6 +488,15 @@ class Recipe(Section):
                 )
         if not trains and self.model.lora is not None:
             raise ValueError(f"model.lora has no effect; the method {self.method.name} edits weights without training")
+        return self
+
+    @model_validator(mode="after")
+    def _stacked_has_effect(self) -> Self:
+        if self.model.adapter == "stacked":
+            if self.model.lora is None:
+                raise ValueError("model.adapter: stacked needs model.lora, the adapter to train on top; or set merged")
+            if self.target is not None:
+                raise ValueError("model.adapter: stacked has no effect with target:, which trains all weights")
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The weights of the model under the adapter stay frozen, so with its adapter disa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,14 @@ def causal_lm(model: TrainedModel) -> CausalLM:
     return model.get_base_model() if is_adapted(model) else model
 
 
-def add_lora(model: CausalLM, config: Lora, seed: int) -> Adapted:
+def add_lora(model: CausalLM, config: Lora, seed: int, revision: str | None = None) -> Adapted:
     """Wrap a model with a freshly initialised adapter, which does not change its output yet.
+
+    Args:
+        model: The model.
+        config: Settings of the adapter.
+        seed: Seed of its initial values.
+        revision: Revision of the model on the hub, which the saved adapter records.
 
     Raises:
         IncompatibleError: A target module name matches nothing.
@@ -45,6 +51,7 @@ def add_lora(model: CausalLM, config: Lora, seed: int) -> Adapted:
         lora_dropout=config.dropout,
         target_modules=config.targets,
         task_type="CAUSAL_LM",
+        revision=revision,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -61,6 +68,42 @@ def add_lora(model: CausalLM, config: Lora, seed: int) -> Adapted:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def prepare_training(
+    model: CausalLM,
+    lora: Lora | None,
+    seed: int,
+    trainable: Callable[[CausalLM], Collection[str] | None],
+    revision: str | None = None,
+) -> TrainedModel:
+    """Add an adapter if there are settings for one, and freeze everything that a method does not train.
+
+    Args:
+        model: The model, which may be on the meta device.
+        lora: Settings of the adapter; None to train the weights.
+        seed: Seed of the adapter's initial values.
+        trainable: Returns the names of the parameters to train; None for all.
+        revision: Revision of the model on the hub.
+
+    Raises:
+        IncompatibleError: No parameter is left to train.
+    """
+    prepared = model if lora is None else add_lora(model, lora, seed, revision)
+    names = trainable(causal_lm(prepared))
+    if names is not None:
+        # Without requires_grad nothing is computed, clipped or stored for the other parameters.
+        for name, parameter in causal_lm(prepared).named_parameters():
+            parameter.requires_grad_(name in set(names))
+    if not any(parameter.requires_grad for parameter in prepared.parameters()):
+        selected = ", ".join(sorted(names or ())[:3]) or "no parameters"
+        examples = ", ".join(name for name, _ in list(causal_lm(prepared).named_parameters())[:3])
+        raise IncompatibleError(
+            f"nothing would be trained: the method selects {selected}, and the model has no parameter of such a name.",
+            allowed=f"Its parameters are {examples} and so on.",
+            fix="Change the method's `trainable`, or the settings that it reads.",
+        )
+    return prepared
 
 
 def lora_layers(model: ModuleLike) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
 from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
-from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, Vocabulary
+from expunge.modeling.saved_adapters import AdapterUse, find_adapter, load_adapter
+from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -60,12 +61,15 @@ def frozen_device(config: Model) -> torch.device | None:
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-    """Load a tokenizer from a folder or the hub.
+    """Load a tokenizer from a folder or the hub; for an adapter without one, that of its base model.
 
     Raises:
         DataError: It does not exist or cannot be read.
     """
     _is_local_folder(name)
+    adapter = find_adapter(name, revision)
+    if adapter is not None and not adapter.has_file("tokenizer_config.json"):
+        name, revision = adapter.base, adapter.base_revision
     try:
         tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
@@ -82,45 +86,101 @@ def load_model(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
-) -> CausalLM:
+    adapter: AdapterUse = "unmerged",
+) -> TrainedModel:
     """Load a causal language model from a folder or the hub; its weights must be safetensors.
 
     Args:
-        name: Folder or hub id.
+        name: Folder or hub id of a model, or of an adapter, which is loaded with its base model.
         config: The recipe's model section, for the attention implementation and trust_remote_code.
         revision: Revision on the hub.
         dtype: Precision of the weights.
         device: Device of the weights; None for the CPU.
+        adapter: How an adapter is put on its base model; has no effect on other models.
 
     Raises:
         DataError: The weights are missing, truncated, incomplete or not safetensors.
+        IncompatibleError: An adapter does not fit its base model, or cannot be used in this way.
     """
     check_model_folder(name)
+    saved = find_adapter(name, revision)
+    if saved is None:
+        return _load_weights(name, name, config, revision, dtype, device)
+    label = f"{saved.base} (base of the adapter {name})"
+    return load_adapter(_load_weights(saved.base, label, config, saved.base_revision, dtype, device), saved, adapter)
+
+
+def _load_weights(
+    name: str, label: str, config: Model, revision: str | None, dtype: torch.dtype, device: torch.device | None
+) -> CausalLM:
+    """Load the weights of a full model; `label` names it in messages."""
+    check_model_folder(name)
+    device = device or torch.device("cpu")
+    local = Path(name).is_dir()
+    quantized = bool(_quantization(name, revision))
     model: CausalLM
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            name,
+            # An absolute path, because adapters that are trained on the model record it.
+            str(Path(name).resolve()) if local else name,
             revision=revision,
             dtype=dtype,
             attn_implementation=config.attention,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            # transformers would load an adapter in the same folder too; this makes it search elsewhere.
+            adapter_kwargs={"subfolder": "no-adapter"} if local else None,
+            # Quantised weights cannot be moved once they are loaded.
+            device_map={"": device} if quantized else None,
         )
     except SafetensorError as error:
         raise DataError(
-            f"the weights of {name} are damaged or not safetensors ({error}).",
+            f"the weights of {label} are damaged or not safetensors ({error}).",
             fix="Copy or download the folder again; pickled checkpoints are never opened.",
         ) from error
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise DataError(f"the model {name} cannot be loaded: {one_line(error)}", fix=_hub_help(name)) from error
+        fix = "Install what the message names, or give an unquantised copy." if quantized else _hub_help(name)
+        raise DataError(f"the model {label} cannot be loaded: {one_line(error)}", fix=fix) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(
-            f"the weights of {name} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
+            f"the weights of {label} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
             fix="Copy or download the folder again, or check that its config.json belongs to these weights.",
         )
-    return model.to(device or torch.device("cpu"))
+    return model if quantized else model.to(device)
+
+
+def _quantization(name: str, revision: str | None) -> Any:
+    """Return the settings of quantised weights; None if the weights are not quantised or there is no config."""
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
+    except (OSError, ValueError):
+        # Loading the model reports it.
+        return None
+    return config.get("quantization_config")
+
+
+def refuse_quantized(name: str, config: Any) -> None:
+    """Raise if the weights of a model that is trained or edited are quantised.
+
+    Args:
+        name: Folder or hub id, for the message.
+        config: Its transformers config.
+
+    Raises:
+        IncompatibleError: They are quantised.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    method = settings.get("quant_method", "") if isinstance(settings, Mapping) else settings.quant_method.value
+    raise IncompatibleError(
+        f"the weights of {name} are quantised ({method}) and can only be measured, by expunge "
+        "evaluate and expunge audit; they cannot be trained, edited or merged with an adapter.",
+        fix="Give the model that they were quantised from, or load it with transformers, call its dequantize(), and "
+        "save it.",
+    )
 
 
 def build_scratch(scratch: Scratch, tokenizer: Vocabulary, seed: int, attention: str = "sdpa") -> CausalLM:
@@ -245,6 +305,7 @@ def check_model_folder(name: str) -> None:
     """
     if not _is_local_folder(name):
         return
+    find_adapter(name)
     path = Path(name)
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise DataError(
@@ -265,7 +326,10 @@ def _hub_help(name: str) -> str:
 
 
 def local_digest(name: str | None) -> str:
-    """Return a content hash of a local model folder or file, or an empty string for a hub id or None."""
+    """Return a content hash of a local model folder or file, or an empty string for a hub id or None.
+
+    The hash of an adapter includes that of its base model, if that is local too.
+    """
     if name is None or not Path(name).exists():
         return ""
     path, digest = Path(name), hashlib.sha256()
@@ -274,4 +338,7 @@ def local_digest(name: str | None) -> str:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
+    adapter = find_adapter(name) if path.is_dir() else None
+    if adapter is not None and Path(adapter.base).is_dir() and not path.samefile(adapter.base):
+        digest.update(local_digest(adapter.base).encode())
     return digest.hexdigest()[:16]

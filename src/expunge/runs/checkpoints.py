@@ -14,7 +14,6 @@ from expunge.config.selection_rule import Rule, comparable
 from expunge.console import is_main_process
 from expunge.distributed import wait
 from expunge.errors import IncompatibleError
-from expunge.modeling.saving import save_model
 from expunge.records import BenchmarkResult, Value
 from expunge.rundir import replace_folder, write_atomic
 from expunge.runs.context import Run
@@ -60,7 +59,16 @@ class Edit:
 
 
 class CheckpointSelector:
-    """Measures the model after each epoch and saves the weights of the best epoch so far, by the recipe's rule."""
+    """Measures the model after each epoch and saves the weights of the best epoch so far, by the recipe's rule.
+
+    Args:
+        run: The run.
+        evaluator: Measures the model.
+        retain_model: Measurements of the retain model; None without one.
+        model: The model in training.
+        plan: The schedule of the training.
+        save: Saves the model to a folder.
+    """
 
     def __init__(
         self,
@@ -69,14 +77,14 @@ class CheckpointSelector:
         retain_model: RetainModel | None,
         model: Any,
         plan: BatchPlan | Edit,
-        adapter_start: Path | None = None,
+        save: Callable[[Path], None],
     ) -> None:
         self._run, self._evaluator = run, evaluator
         self._benchmarks: Sequence[Benchmark] = run.recipe.evaluate.benchmarks
         self._rule = run.recipe.evaluate.rule
         self._retain_model, self._model, self._plan = retain_model, model, plan
         self._best = run.folder / "best"
-        self._adapter_start = adapter_start
+        self._save = save
 
     def measure(self, step: int) -> None:
         """Measure now, unless this step's results are on disk already; save the weights if this step is the best."""
@@ -94,7 +102,7 @@ class CheckpointSelector:
                     epoch=epoch,
                 )
         if not self._rule.is_last and self._selected() == step:
-            save_model(self._model, self._run.tokenizer, self._best, self._adapter_start)
+            self._save(self._best)
 
     def measured(self, step: int) -> bool:
         """Return whether every benchmark was measured at a step, and its weights saved if it was the best."""
@@ -125,7 +133,7 @@ class CheckpointSelector:
         checkpoint = self._run.folder / "checkpoint"
         step = self._selected()
         if step is None or step == self._plan.steps:
-            save_model(self._model, self._run.tokenizer, checkpoint, self._adapter_start)
+            self._save(checkpoint)
         elif is_main_process() and self._best.is_dir():
             replace_folder(self._best, checkpoint)
         wait()

@@ -16,9 +16,12 @@ from expunge.data.sets import Sets, data_hashes
 from expunge.data.templates import Template
 from expunge.distributed import wait
 from expunge.errors import DataError
+from expunge.modeling.adapters import prepare_training
+from expunge.modeling.architectures import meta_model
 from expunge.modeling.load import device_of, local_digest, pad_id_of
+from expunge.modeling.opening import check_same_tokens
 from expunge.modeling.tokenizers import fix_date, make_template, tokenizer_of
-from expunge.records import Overlap
+from expunge.records import ROLE_NAMES, Overlap
 from expunge.rundir import RunDir, fingerprint
 
 
@@ -34,6 +37,8 @@ class Run:
     tokenizer: Any
     template: Template
     device: torch.device
+    model_config: Any
+    """Transformers config of the base model, or of the model to build."""
     fingerprint: str
     overlap: Overlap | None
     """Forget rows that are also in the retain set; None where this was not checked."""
@@ -54,13 +59,19 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
 
     Raises:
         DataError: The data is missing, empty, ambiguous, or too long for the model.
+        IncompatibleError: The model cannot be trained, the method selects nothing to train, or the retain model reads
+            other tokens.
     """
+    model_config = _check_model(recipe)
     sets = prepare_sets(recipe.data)
     shared = runs / "shared"
     _create(runs)
     tokenizer = tokenizer_of(recipe, sets, shared)
     recipe = recipe.model_copy(update={"prompt": fix_date(make_template(recipe, tokenizer), shared)})
     template = make_template(recipe, tokenizer)
+    retain_model, revision = recipe.model.retain_model, recipe.model.retain_model_revision
+    if retain_model is not None and not retain_model.endswith(".json"):
+        check_same_tokens(retain_model, ROLE_NAMES["retain"], recipe.model, template, revision)
     # The content of every file that the recipe names is part of the fingerprint: a changed file is another run.
     members = [recipe.method, *recipe.evaluate.benchmarks]
     paths = [recipe.model.name, recipe.model.retain_model, *(file for member in members for file in member.files())]
@@ -80,9 +91,19 @@ def prepare(recipe: Recipe, runs: Path) -> Run:
         tokenizer=tokenizer,
         template=template,
         device=device_of(recipe.model),
+        model_config=model_config,
         fingerprint=name,
         overlap=_check_overlap(sets, recipe.data.duplicates),
     )
+
+
+def _check_model(recipe: Recipe) -> Any:
+    """Return the base model's config, after checks that need its architecture but no weights."""
+    model = meta_model(recipe.model)
+    config = model.config
+    if recipe.method.trains:
+        prepare_training(model, recipe.model.lora, recipe.seed, recipe.method.trainable)
+    return config
 
 
 def _create(path: Path) -> RunDir:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.load import context_length, model_hash
+from expunge.modeling.opening import check_same_settings, comparable_facts
 from expunge.probes.cache import ProbeCache
 from expunge.probes.session import Session, end_ids
 from expunge.probes.vllm_engine import VllmEngine
@@ -121,6 +123,8 @@ class Evaluator:
             DataError: A metric of `evaluate.metrics` cannot be computed from the rows.
         """
         if retain is not None and retain is not measured:
+            # Each benchmark compares the rows, and whatever else identifies its data.
+            check_same_settings({**measured.settings, "split": None}, retain.settings)
             benchmark.check_retain_model(measured.rows, retain.rows, measured.settings, retain.settings)
         numbers = benchmark.headlines(
             measured.rows, None if retain is None else retain.rows, resamples=self.config.bootstrap, seed=self.seed
@@ -161,23 +165,27 @@ class Evaluator:
             **benchmark.measured_settings(),
             **plan.facts,
             "split": self.sets.name,
-            "prompt": self.template.fingerprint,
-            "prompt_text": self.template.example,
-            "architecture": config.model_type,
-            "vocab": config.vocab_size,
+            **comparable_facts(self.template, config),
             "dtype": str(self.dtype),
             **({} if self.config.engine == "torch" else {"engine": self.config.engine}),
             "rows": {name: len(rows) for name, rows in plan.sets.items()},
         }
 
 
-def stored_measurement(benchmark: Benchmark, path: Path) -> Measured:
+def stored_measurement(benchmark: Benchmark, path: Path, facts: Mapping[str, Any]) -> Measured:
     """Return the rows of a stored evaluation.
+
+    Args:
+        benchmark: The benchmark that was measured.
+        path: The stored evaluation.
+        facts: Those of the model that it will be compared with (`comparable_facts`).
 
     Raises:
         DataError: The benchmark reads no stored evaluations, or the file is not one.
+        IncompatibleError: It was measured with another prompt, tokenizer or model family.
     """
     rows, settings = benchmark.read_stored(path)
+    check_same_settings(facts, settings)
     return Measured(rows, settings, model_hash="", seconds=0.0)
 
 

@@ -18,12 +18,13 @@ from expunge.distributed import broadcast_from_main, world_size
 from expunge.methods.base import Objective
 from expunge.modeling import opening
 from expunge.modeling.adapters import add_lora, causal_lm
+from expunge.modeling.architectures import adapter_of
 from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import build_scratch, check_row_lengths, check_tokenizer, load_model, local_digest
-from expunge.modeling.opening import check_same_tokens
+from expunge.modeling.opening import comparable_facts
+from expunge.modeling.saved_adapters import AdapterUse, SavedAdapter
 from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
-from expunge.records import ROLE_NAMES
 from expunge.rundir import fingerprint
 from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator, Measured, result_name, stored_measurement
@@ -43,7 +44,7 @@ class RetainModel:
     """Benchmark -> per-sample rows."""
 
 
-_NOT_FINE_TUNED = ("retain_model", "retain_model_revision", "frozen_dtype", "frozen_device")
+_NOT_FINE_TUNED = ("retain_model", "retain_model_revision", "frozen_dtype", "frozen_device", "adapter")
 """Settings of the model that have no effect on a fine-tuning."""
 
 
@@ -69,6 +70,7 @@ def open_model(
     *,
     revision: str | None = None,
     training: bool = False,
+    adapter: AdapterUse = "unmerged",
     change: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Load a model for scoring in the recipe's precision, or for training with float32 master weights.
@@ -78,20 +80,42 @@ def open_model(
         name: Folder or hub id.
         revision: Revision on the hub.
         training: Whether the weights will be trained.
+        adapter: How an adapter is put on its base model.
         change: Applied to the model before it is sharded, such as adding an adapter.
     """
     config = run.recipe.model
     return opening.open_model(
-        config, name, run.tokenizer, revision=revision, dtype=_dtype(config, training), change=change
+        config, name, run.tokenizer, revision=revision, dtype=_dtype(config, training), adapter=adapter, change=change
     )
 
 
+def open_target(
+    run: Run,
+    path: str,
+    *,
+    training: bool = False,
+    adapter: AdapterUse | None = None,
+    change: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Load the target as `open_model` does; an adapter is merged or stacked as the recipe states."""
+    adapter = adapter or run.recipe.model.adapter or "merged"
+    return open_model(run, path, revision=run.target_revision, training=training, adapter=adapter, change=change)
+
+
 def open_unsharded(run: Run, name: str, *, revision: str | None = None, training: bool = False) -> Any:
-    """Load a full copy of a model in every process, also with FSDP: for what methods prepare, and for weight edits."""
-    config = run.recipe.model
-    model = load_model(name, config=config, revision=revision, dtype=_dtype(config, training), device=run.device)
-    check_tokenizer(model, run.tokenizer, name)
+    """Load a full copy of a model in every process, also with FSDP: for what methods prepare, and for weight edits.
+
+    An adapter is merged into the weights.
+    """
+    config, dtype = run.recipe.model, _dtype(run.recipe.model, training)
+    model = load_model(name, config=config, revision=revision, dtype=dtype, device=run.device, adapter="merged")
+    check_tokenizer(causal_lm(model), run.tokenizer, name)
     return model
+
+
+def start_adapter(run: Run) -> SavedAdapter | None:
+    """Return the adapter checkpoint that is the target; None if the target is a full model."""
+    return adapter_of(run.recipe.model) if run.recipe.target is None else None
 
 
 def _dtype(config: Model, training: bool) -> torch.dtype:
@@ -108,11 +132,9 @@ def evaluate_retain_model(run: Run, evaluator: Evaluator, benchmarks: Sequence[B
     model, revision = None, run.recipe.model.retain_model_revision
     for benchmark in benchmarks:
         if path.endswith(".json"):
-            rows = stored_measurement(benchmark, Path(path))
+            rows = stored_measurement(benchmark, Path(path), comparable_facts(run.template, run.model_config))
         else:
             if model is None:
-                if run.recipe.retain_model is None:
-                    check_same_tokens(path, ROLE_NAMES["retain"], run.recipe.model, run.template, revision)
                 model = open_model(run, path, revision=revision)
             rows = evaluator.measure(model, benchmark, "the retain model")
         measured[benchmark.key] = rows
@@ -130,7 +152,7 @@ def evaluate_target(
         if load_result(run.folder.path, result_name("target", benchmark)) is not None:
             continue
         if model is None:
-            model = open_model(run, path, revision=run.recipe.model.revision)
+            model = open_target(run, path)
         measured = evaluator.measure(model, benchmark, "the target")
         evaluator.record(measured, benchmark, role="target", model=path, retain=rows_of(retain, benchmark))
 
@@ -173,6 +195,7 @@ def _fine_tuned(run: Run, role: str, config: Train, sets: Sequence[RowSet | None
             recipe.model.name,
             revision=recipe.model.revision,
             training=True,
+            adapter="merged",
             # LoRA keeps the base weights in half precision, but here all weights are trained.
             change=lambda model: model.float() if recipe.model.lora is not None else model,
         )
@@ -193,9 +216,8 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
         config: The training.
         exact: Load the result in float32 for weight arithmetic, instead of the recipe's precision for scoring.
     """
-    revision = run.target_revision
     facts = {
-        "target": [local_digest(target) or target, revision],
+        "target": [local_digest(target) or target, run.target_revision],
         "model": run.recipe.model.model_dump(mode="json", exclude={*_NOT_FINE_TUNED, "name"}),
         "train": config.model_dump(mode="json", exclude={"report_to"}),
         "rows": [[row.ids, row.answer_start, row.labels] for row in rows],
@@ -204,11 +226,12 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
     folder = run.shared / f"{name}-{fingerprint(facts)}"
     if not broadcast_from_main((folder / "model").is_dir()):
         lora = run.recipe.model.lora
-        model = open_model(
+        model = open_target(
             run,
             target,
-            revision=revision,
             training=True,
+            # The result is saved with all weights.
+            adapter="merged",
             change=lambda model: model if lora is None else add_lora(model, lora, run.recipe.seed),
         )
         _train_and_save(run, f"Training {name}", model, rows, config, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, fsdp_enabled, refuse_fsdp, wait, world_size
 from expunge.errors import IncompatibleError
 from expunge.methods.base import Method, Preparation
-from expunge.modeling.adapters import add_lora, causal_lm, load_initial_adapter, set_adapter_weights
+from expunge.modeling.adapters import causal_lm, load_initial_adapter, prepare_training, set_adapter_weights
 from expunge.modeling.load import check_row_lengths, frozen_device
 from expunge.modeling.reference import make_reference, reference_logp
+from expunge.modeling.saved_adapters import is_low_rank
 from expunge.modeling.saving import save_model
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_atomic
 from expunge.runs.checkpoints import CheckpointSelector, Edit, StopEarly
 from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator
-from expunge.runs.models import RetainModel, fine_tune_target, open_model, open_unsharded
+from expunge.runs.models import RetainModel, fine_tune_target, open_target, open_unsharded, start_adapter
 from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import StoppedEarly
 from expunge.training.job import Job
@@ -75,7 +76,7 @@ def unlearn(
     if needs.adapter_parts:
         adapter_start = _adapter_start(run, model, sets)
         load_initial_adapter(model, adapter_start)
-    selector = CheckpointSelector(run, evaluator, retain_model, model, plan, adapter_start)
+    selector = CheckpointSelector(run, evaluator, retain_model, model, plan, _saving(run, model, adapter_start))
     job = Job(
         title="Unlearning",
         model=model,
@@ -107,29 +108,34 @@ def unlearn(
 
 def _open_for_training(run: Run, target: str) -> Any:
     """Load the target, add an adapter if the recipe has one, and freeze what the method does not train."""
-    recipe, method = run.recipe, run.recipe.method
+    recipe, saved = run.recipe, start_adapter(run)
+    revision = run.target_revision if saved is None else saved.base_revision
+    return open_target(
+        run,
+        target,
+        training=True,
+        change=lambda model: prepare_training(model, recipe.model.lora, recipe.seed, recipe.method.trainable, revision),
+    )
 
-    def change(model: Any) -> Any:
-        if recipe.model.lora is not None:
-            model = add_lora(model, recipe.model.lora, recipe.seed)
-        trained = method.trainable(causal_lm(model))
-        if trained is not None:
-            # Without requires_grad nothing is computed, clipped or stored for the other parameters.
-            for name, parameter in causal_lm(model).named_parameters():
-                parameter.requires_grad_(name in set(trained))
-        return model
 
-    return open_model(run, target, revision=run.target_revision, training=True, change=change)
+def _saving(run: Run, model: Any, adapter_start: Path | None) -> Callable[[Path], None]:
+    """Return the function that saves the model in training to a folder.
+
+    A model with an adapter is saved as an adapter of the model that it was loaded from. If that is an adapter itself,
+    both are joined to one adapter of the common base model; if they cannot be, the full merged weights are saved.
+    """
+    saved = start_adapter(run) if run.recipe.model.lora is not None else None
+    if saved is not None and not is_low_rank(saved):
+        return lambda path: save_model(model, run.tokenizer, path, merged=True)
+    return lambda path: save_model(model, run.tokenizer, path, adapter_start, joined=saved)
 
 
 def _edit(run: Run, evaluator: Evaluator, target: str, retain_model: RetainModel | None) -> list[BenchmarkResult]:
     """Change the target's weights without training; the whole edit counts as one step."""
     recipe = run.recipe
-    model = open_unsharded(
-        run, target, revision=recipe.model.revision if recipe.target is None else None, training=True
-    )
+    model = open_unsharded(run, target, revision=run.target_revision, training=True)
     recipe.method.apply(model, _preparation(run, target))
-    selector = CheckpointSelector(run, evaluator, retain_model, model, Edit())
+    selector = CheckpointSelector(run, evaluator, retain_model, model, Edit(), _saving(run, model, None))
     selector.measure(1)
     selector.finish()
     return selector.results()

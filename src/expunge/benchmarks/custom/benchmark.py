@@ -25,8 +25,8 @@ from expunge.benchmarks.custom import judgement
 from expunge.benchmarks.custom.headlines import FLUENCY, SETS, SIMILARITY, CustomHeadlines, paired
 from expunge.benchmarks.shared.labels import ANSWER_LABELS
 from expunge.benchmarks.shared.membership import MEMBERSHIP_LABELS, Membership, add_gradient_norms
-from expunge.benchmarks.shared.rows import check_settings
 from expunge.benchmarks.shared.token_scores import TOKEN_METRICS, mean_nll, none_for_nan, token_metrics
+from expunge.config.recipe import Model
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.text import split_text
 from expunge.errors import DataError
@@ -34,6 +34,7 @@ from expunge.metrics.fluency import repetition
 from expunge.metrics.probability import probability
 from expunge.metrics.rouge import rouge_scores
 from expunge.metrics.semantic import semantic_similarity
+from expunge.modeling.opening import check_same_tokens
 from expunge.records import Axes, Judgement, Label, Section
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ class Custom(Benchmark):
 
     def run(self, session: Session, plan: Plan) -> list[SampleRow]:
         """Run the plan, and add semantic similarity, fluency and gradient norms if they are set."""
+        if self.fluency_model is not None:
+            check_same_tokens(self.fluency_model, "fluency model", Model(name=self.fluency_model), session.template)
         rows = super().run(session, plan)
         if self.embedding is not None:
             _add_similarity(rows, self.embedding)
@@ -275,11 +278,6 @@ class Custom(Benchmark):
             | membership.all(),
         )
 
-    def compare_settings(self, settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
-        """Raise if prompt, tokenizer or model family differ."""
-        # The name of the data contains a hash of every row, but only the compared rows have to agree.
-        check_settings({**settings, "split": None}, retain_settings)
-
     def compare_rows(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> None:
         """Raise if the retain model lacks forget or holdout rows that were measured here."""
         paired(rows, retain_model)
@@ -318,7 +316,6 @@ def _add_similarity(rows: list[SampleRow], name: str) -> None:
 
 def _add_fluency(rows: list[SampleRow], session: Session, name: str) -> None:
     """Add the log-probability of each generated answer under another model, after the same question."""
-    from expunge.config.recipe import Model
     from expunge.modeling.opening import open_model
     from expunge.probes.cache import ProbeCache
 

@@ -199,13 +199,14 @@ def _ask_local(
 def _judge_session(judge: Judge, session: Session, model: Any, tokenizer: Any, system: str) -> tuple[Session, str]:
     """Return a session with the judge, and a prefix of each prompt: the system text if the template drops it."""
     from expunge.data.templates import Template
+    from expunge.modeling.adapters import causal_lm
     from expunge.modeling.load import context_length
     from expunge.probes.cache import ProbeCache
     from expunge.probes.session import Session
 
     in_template = _takes_system(tokenizer, system)
     prompt = Prompt(style="chat" if tokenizer.chat_template else "plain", system=system if in_template else None)
-    template = Template(tokenizer, prompt, context_length(model.config))
+    template = Template(tokenizer, prompt, context_length(causal_lm(model).config))
     if template.prints_today and session.template.day:
         # The judge reads the same date as the measured model, also when it is asked again on another day.
         prompt = prompt.model_copy(update={"date": session.template.day})

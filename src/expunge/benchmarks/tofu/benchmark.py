@@ -21,7 +21,7 @@ from expunge.benchmarks.base import (
 )
 from expunge.benchmarks.shared.labels import ANSWER_LABELS
 from expunge.benchmarks.shared.membership import MEMBERSHIP_LABELS, add_gradient_norms
-from expunge.benchmarks.shared.rows import check_settings, in_set
+from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.shared.token_scores import TOKEN_METRICS, mean_nll, none_for_nan, token_metrics
 from expunge.benchmarks.tofu import judgement
 from expunge.benchmarks.tofu.extras import HOLDOUT, PARAPHRASED, Extras
@@ -42,6 +42,7 @@ from expunge.errors import DataError
 from expunge.metrics.fluency import repetition
 from expunge.metrics.probability import probability
 from expunge.metrics.rouge import rouge_recalls
+from expunge.modeling.opening import check_same_settings
 from expunge.records import Axes, Judgement, Label, Section, Value
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ class Tofu(Benchmark):
 
     def compare_settings(self, settings: Mapping[str, Any], retain_settings: Mapping[str, Any]) -> None:
         """Raise if split, prompt, tokenizer or model family differ."""
-        check_settings(settings, retain_settings)
+        check_same_settings(settings, retain_settings)
 
     def compare_rows(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow]) -> None:
         """Raise if the retain model was measured on other rows, or knows the forget set."""

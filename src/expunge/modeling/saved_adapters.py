@@ -1,0 +1,597 @@
+"""Adapter checkpoints of peft: find them, load them on their base model, merge them, or train another one on top.
+
+An adapter checkpoint is a folder or a hub repository with `adapter_config.json`. It names its base model, whose
+weights it does not contain.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from expunge.console import note
+from expunge.errors import DataError, IncompatibleError, one_line
+from expunge.modeling.adapters import causal_lm, lora_layers
+from expunge.modeling.types import Adapted, CausalLM, TrainedModel
+
+AdapterUse = Literal["unmerged", "merged", "stacked"]
+"""How an adapter checkpoint is opened: as peft loads it, added to the weights, or as a fixed part of the model."""
+
+SUPPORTED = {"LORA": "LoRA", "IA3": "IA3", "LOHA": "LoHa", "LOKR": "LoKr"}
+"""peft's name of a type -> its usual name. All of them act inside single layers and can be merged."""
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""Prefix of the model's parameter names in peft's files."""
+_UNSUPPORTED = {
+    "alora_invocation_tokens": "is active after certain tokens only (aLoRA)",
+    "layer_replication": "repeats layers of its base model (layer_replication)",
+}
+"""Settings of LoRA that do not act in a single layer."""
+_MORE_THAN_LOW_RANK = (
+    "use_dora",
+    "use_qalora",
+    "lora_bias",
+    "target_parameters",
+    "modules_to_save",
+    "trainable_token_indices",
+)
+"""Settings of LoRA with which it changes more than W by BA, or other parameters than linear layers."""
+_MAX_LOSS = 0.5
+"""Share of an update that rounding may destroy when an adapter is merged."""
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter checkpoint."""
+
+    name: str
+    """Folder or hub id."""
+    revision: str | None
+    """Revision on the hub."""
+    settings: Mapping[str, Any]
+    """Content of `adapter_config.json`."""
+    base: str
+    """Absolute path or hub id of the base model."""
+    base_revision: str | None
+
+    @property
+    def summary(self) -> str:
+        """Type, rank and base model, for messages."""
+        rank = f" of rank {self.settings['r']}" if self.settings.get("r") else ""
+        return f"{SUPPORTED[self.settings['peft_type']]} adapter{rank} on {self.base}"
+
+    def weights(self, online: bool = True) -> Path | None:
+        """Return the file of the adapter's weights, downloaded if necessary; None if there is none to be had."""
+        return _file_of(self.name, ADAPTER_WEIGHTS, self.revision, online)
+
+    def has_file(self, name: str) -> bool:
+        """Return whether the checkpoint has a file of this name beside the adapter."""
+        return _file_of(self.name, name, self.revision, True) is not None
+
+
+def find_adapter(name: str, revision: str | None = None, *, online: bool = True) -> SavedAdapter | None:
+    """Return the adapter checkpoint of a folder or hub id; None if it is none.
+
+    Args:
+        name: Folder or hub id.
+        revision: Revision on the hub.
+        online: Whether to query the hub; otherwise its local cache is searched.
+
+    Raises:
+        DataError: The folder has several adapters, pickled weights, or an adapter whose base model is not named or does
+            not exist.
+        IncompatibleError: The adapter is of a type that is not supported.
+    """
+    folder = Path(name) if Path(name).is_dir() else None
+    if folder is not None:
+        _refuse_several(folder)
+    elif name.startswith((".", "/", "~")):
+        return None
+    file = _file_of(name, ADAPTER_CONFIG, revision, online)
+    if file is None:
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        peft_type = str(settings["peft_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is not the config of an adapter: {one_line(error)}.", fix="Copy or download the adapter again."
+        ) from error
+    _check_type(name, peft_type, settings)
+    if folder is not None and not (folder / ADAPTER_WEIGHTS).is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        raise DataError(
+            f"the adapter {name} has {'pickled weights (.bin)' if pickled else 'no weights'}, not {ADAPTER_WEIGHTS}.",
+            fix="Save it again with a recent peft; pickles can run code and are refused."
+            if pickled
+            else "Copy or download the folder again.",
+        )
+    base = _base_of(name, settings.get("base_model_name_or_path"), folder)
+    base_revision = None if Path(base).is_dir() else settings.get("revision")
+    saved = SavedAdapter(name, None if folder else revision, settings, base, base_revision)
+    if folder is None or not _is_same(base, folder):
+        _refuse_adapter_base(saved, online)
+    return saved
+
+
+def load_adapter(model: CausalLM, saved: SavedAdapter, use: AdapterUse) -> TrainedModel:
+    """Put an adapter on its base model.
+
+    Args:
+        model: The base model.
+        saved: The adapter.
+        use: 'unmerged' returns a model wrapped by peft with a frozen adapter; 'merged' a plain model with changed
+            weights; 'stacked' a plain model whose linear layers add a frozen low-rank update, so that a new adapter can
+            be trained on it.
+
+    Raises:
+        DataError: The weights are missing or are those of another model.
+        IncompatibleError: The adapter cannot be used in this way; the message states what to do.
+    """
+    adapted = _attach(model, saved)
+    _check_full_weights(adapted, saved)
+    if use == "unmerged":
+        return adapted
+    expected = _trial_logits(adapted)
+    if use == "merged":
+        _check_rounding(adapted, saved)
+        _check_tied(adapted, saved)
+        try:
+            plain = adapted.merge_and_unload()
+        except (RuntimeError, ValueError) as error:
+            raise IncompatibleError(
+                f"the adapter {saved.name} cannot be merged: {one_line(error)}", fix=_MERGE_ELSEWHERE
+            ) from error
+    else:
+        matrices = low_rank_matrices(saved)
+        plain = adapted.unload()
+        _stack(plain, saved, matrices)
+    _remove_traces(plain)
+    difference, size = float((_trial_logits(plain) - expected).abs().max()), float(expected.abs().max())
+    # Half-precision weights are rounded when an update is added to them.
+    exact = next(plain.parameters()).dtype == torch.float32
+    if not difference <= (1e-4 if exact else 0.25) * size:
+        raise IncompatibleError(
+            f"the adapter {saved.name} cannot be {use}: the logits of the result differ by {difference:.3g} (the "
+            f"largest is {size:.3g}).",
+            fix=_MERGE_ELSEWHERE,
+        )
+    return plain
+
+
+_MERGE_ELSEWHERE = "Merge it with the software that it was trained with, and give the folder of the full model."
+
+
+def _check_tied(adapted: Adapted, saved: SavedAdapter) -> None:
+    """Raise if merging an update of the output layer would change the input embeddings too, or the reverse.
+
+    Raises:
+        IncompatibleError: The model has one matrix for both, and the adapter changes one of them.
+    """
+    model = causal_lm(adapted)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [getattr(layer, "base_layer", layer).weight for layer in layers]
+    if weights[0] is weights[1] and any(hasattr(layer, "base_layer") for layer in layers):
+        raise IncompatibleError(
+            f"the adapter {saved.name} cannot be merged: it changes a matrix that is both input and output embeddings.",
+            fix=_MERGE_ELSEWHERE,
+        )
+
+
+def _attach(model: CausalLM, saved: SavedAdapter) -> Adapted:
+    """Return the base model wrapped by peft, with the frozen adapter; every tensor of the file must find its place."""
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(saved.name, revision=saved.revision)
+    config.inference_mode = True
+    file = saved.weights()
+    if file is None:
+        raise DataError(f"the adapter {saved.name} has no {ADAPTER_WEIGHTS}.", fix="Save it again with a recent peft.")
+    _shapes(file)
+    try:
+        adapted = peft.PeftModelForCausalLM(model, config)
+        result = adapted.load_adapter(
+            str(file.parent),
+            "default",
+            torch_device=str(next(model.parameters()).device),
+            # Names of layers that transformers has changed since the adapter was saved.
+            key_mapping=getattr(model, "_checkpoint_conversion_mapping", {}),
+        )
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise IncompatibleError(
+            f"the adapter {saved.name} does not fit its base model {saved.base}: {one_line(error)}", fix=_OTHER_BASE
+        ) from error
+    lost = [*result.missing_keys, *result.unexpected_keys]
+    if lost:
+        raise IncompatibleError(
+            f"the adapter {saved.name} does not fit its base model {saved.base}: {len(lost)} tensors, such as "
+            f"{lost[0]}, are in one of them only.",
+            fix=_OTHER_BASE,
+        )
+    return cast(Adapted, adapted.eval())
+
+
+_OTHER_BASE = (
+    "Write the model that the adapter was trained on into base_model_name_or_path of its adapter_config.json. If its "
+    "vocabulary was extended for the training, save the full model with the merged adapter and give that folder."
+)
+
+
+def _check_full_weights(adapted: Adapted, saved: SavedAdapter) -> None:
+    """Raise if the adapter's folder also has the weights of a full model that is neither base nor merged model.
+
+    Raises:
+        DataError: An adapted weight is another one, so that it is unclear which model is meant.
+    """
+    from safetensors import safe_open
+
+    folder = Path(saved.name)
+    if not (folder / "config.json").is_file() or _is_same(saved.base, folder):
+        return
+    files = [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER_WEIGHTS]
+    for name, layer in lora_layers(adapted).items():
+        key = f"{name.removeprefix(_PREFIX)}.weight"
+        for file in files:
+            with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+                if key not in opened.keys() or not hasattr(layer, "get_delta_weight"):  # noqa: SIM118
+                    continue
+                stored = opened.get_tensor(key).float()
+            base = layer.get_base_layer().weight.detach().float().cpu()
+            merged = base + layer.get_delta_weight("default").detach().float().cpu()
+            if min(float((stored - weight).norm()) for weight in (base, merged)) > 0.01 * float(base.norm()):
+                raise DataError(
+                    f"the folder {folder} has an adapter and a full model, whose {key} is neither that of the base "
+                    f"model {saved.base} nor that with the adapter merged.",
+                    fix="Move the one to use into a folder of its own.",
+                )
+            return
+
+
+def check_shapes(model: CausalLM, saved: SavedAdapter) -> int:
+    """Raise if the shapes of an adapter's weights do not fit a model, which may be on the meta device.
+
+    Returns:
+        Number of tensors of the adapter.
+
+    Raises:
+        DataError: The file is damaged.
+        IncompatibleError: A tensor of the file has another shape, or is not in the model.
+    """
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(saved.name, revision=saved.revision)
+    # Some initialisations decompose the weights, which meta tensors do not have.
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True
+    file = saved.weights()
+    assert file is not None
+    try:
+        adapted = peft.PeftModelForCausalLM(model, config)
+    except ValueError as error:
+        raise IncompatibleError(
+            f"the adapter {saved.name} does not fit its base model {saved.base}: {one_line(error)}", fix=_OTHER_BASE
+        ) from error
+    # Full embeddings may be saved beside the adapter, but need not be.
+    required, allowed = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (peft.get_peft_model_state_dict(adapted, save_embedding_layers=full) for full in (False, True))
+    )
+    shapes = _shapes(file)
+    _remove_traces(adapted.unload())
+    wrong = sorted({*required} - {*shapes} | {name for name in shapes if shapes[name] != allowed.get(name)})
+    if wrong:
+        raise IncompatibleError(
+            f"the adapter {saved.name} does not fit its base model {saved.base}: the shape of {wrong[0]} is "
+            f"{shapes.get(wrong[0], 'missing')}, but {allowed.get(wrong[0], 'missing')} in the base model.",
+            fix=_OTHER_BASE,
+        )
+    return len(shapes)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors in a safetensors file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is damaged or not safetensors ({error}).", fix="Copy or download it again.") from error
+
+
+def low_rank_matrices(saved: SavedAdapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the update BA of each adapted layer, by the layer's name in the base model.
+
+    Returns:
+        A (r, in) and B (out, r) in float32 on the CPU, with the adapter's scaling included in B.
+
+    Raises:
+        IncompatibleError: The adapter is more than a sum of low-rank updates of linear layers.
+    """
+    reason = _not_low_rank(saved)
+    if reason:
+        raise IncompatibleError(
+            f"the adapter {saved.name} cannot be stacked: {reason}.", fix="Set model.adapter=merged."
+        )
+    file = saved.weights()
+    assert file is not None
+    return _read_matrices(file, saved.settings)
+
+
+def is_low_rank(saved: SavedAdapter) -> bool:
+    """Return whether an adapter consists of low-rank updates of linear layers, so that another one can be added."""
+    return not _not_low_rank(saved)
+
+
+def _not_low_rank(saved: SavedAdapter) -> str:
+    """Return why an adapter is more than low-rank updates of linear layers; empty if it is not."""
+    settings = saved.settings
+    if settings["peft_type"] != "LORA":
+        return f"it is of type {SUPPORTED[settings['peft_type']]}"
+    changes = [name for name in _MORE_THAN_LOW_RANK if settings.get(name)]
+    changes += ["bias"] if settings.get("bias", "none") != "none" else []
+    if changes:
+        return f"it uses {changes[0]}"
+    file = saved.weights()
+    if file is None:
+        return f"it has no {ADAPTER_WEIGHTS}"
+    shapes = _shapes(file)
+    more = [name for name in shapes if not re.search(r"\.lora_[AB]\.weight$", name) or len(shapes[name]) != 2]
+    return f"it contains {more[0]}" if more else ""
+
+
+def _read_matrices(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A and the scaled B by layer."""
+    from peft.utils.other import get_pattern_key
+    from safetensors.torch import load_file
+
+    tensors = {name.removeprefix(_PREFIX): tensor.float() for name, tensor in load_file(file).items()}
+    patterns = settings.get("alpha_pattern") or {}
+    matrices = {}
+    for name in sorted({re.sub(r"\.lora_[AB]\.weight$", "", name) for name in tensors}):
+        a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        alpha = patterns.get(get_pattern_key(patterns.keys(), name), settings["lora_alpha"])
+        matrices[name] = a, b * (alpha / (len(a) ** 0.5 if settings.get("use_rslora") else len(a)))
+    return matrices
+
+
+def join_adapters(folder: Path, saved: SavedAdapter) -> None:
+    """Rewrite a saved adapter of a model that contains another adapter as one adapter of the common base model.
+
+    W + B0 A0 + BA = W + [B0, B] [A0; A], whose rank is the sum of both. Layers that only one of them changes are filled
+    up with zeros.
+
+    Args:
+        folder: The saved adapter to rewrite.
+        saved: The adapter that the model contains, merged or stacked.
+    """
+    from safetensors.torch import save_file
+
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    both = low_rank_matrices(saved), _read_matrices(folder / ADAPTER_WEIGHTS, config)
+    ranks = [max(len(a) for a, _ in matrices.values()) for matrices in both]
+    tensors = {}
+    for name in sorted({*both[0], *both[1]}):
+        width, height = next((a.shape[1], len(b)) for a, b in (m[name] for m in both if name in m))
+        a, b = torch.zeros(sum(ranks), width), torch.zeros(height, sum(ranks))
+        for start, matrices in zip((0, ranks[0]), both, strict=True):
+            if name in matrices:
+                end = start + len(matrices[name][0])
+                a[start:end], b[:, start:end] = matrices[name]
+        tensors[f"{_PREFIX}{name}.lora_A.weight"], tensors[f"{_PREFIX}{name}.lora_B.weight"] = a, b
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    # The scaling alpha / r is 1, because B includes that of each adapter.
+    config |= {"r": sum(ranks), "lora_alpha": sum(ranks), "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False}
+    config |= {"target_modules": sorted({*both[0], *both[1]})}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+class _LowRank:
+    """A layer that adds a frozen low-rank update to its output: y + x A^T B^T."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x)  # type: ignore[misc]
+        a, b = cast(Tensor, self.frozen_a), cast(Tensor, self.frozen_b)  # type: ignore[attr-defined]
+        return y + F.linear(F.linear(x.to(a.dtype), a), b).to(y.dtype)
+
+
+class LowRankLinear(_LowRank, nn.Linear):
+    """A linear layer with a frozen low-rank update."""
+
+
+class LowRankConv1D(_LowRank, Conv1D):  # type: ignore[misc]
+    """GPT-2's linear layer, whose weight is transposed, with a frozen low-rank update."""
+
+
+def _stack(model: CausalLM, saved: SavedAdapter, matrices: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Let linear layers add a low-rank update, as buffers: part of the weights' hash, never trained or saved."""
+    for name, (a, b) in matrices.items():
+        layer = model.get_submodule(name)
+        classes = {nn.Linear: LowRankLinear, Conv1D: LowRankConv1D}
+        if type(layer) not in classes:
+            raise IncompatibleError(
+                f"the adapter {saved.name} cannot be stacked: {name} is a {type(layer).__name__}, not a linear layer.",
+                fix="Set model.adapter=merged.",
+            )
+        # The same object under another class stays in the places that refer to it, such as the layer list.
+        layer.__class__ = classes[type(layer)]
+        device = next(layer.parameters()).device
+        layer.register_buffer("frozen_a", a.to(device))
+        layer.register_buffer("frozen_b", b.to(device))
+
+
+def _check_rounding(adapted: Adapted, saved: SavedAdapter) -> None:
+    """Report how much of the update is lost when half-precision weights are rounded after merging.
+
+    Raises:
+        IncompatibleError: Most of it is lost, so that the model would be close to its base model.
+    """
+    error = size = 0.0
+    for layer in lora_layers(adapted).values():
+        weight = layer.get_base_layer().weight
+        if weight.dtype == torch.float32 or not hasattr(layer, "get_delta_weight"):
+            continue
+        update, before = layer.get_delta_weight("default").float(), weight.float()
+        error += float(((before + update).to(weight.dtype).float() - before - update).square().sum())
+        size += float(update.square().sum())
+    lost = (error / size) ** 0.5 if size else 0.0
+    name = str(next(adapted.parameters()).dtype).removeprefix("torch.")
+    fix = "model.adapter=stacked (with model.lora) or model.dtype=float32"
+    if lost > _MAX_LOSS:
+        raise IncompatibleError(
+            f"merging the adapter {saved.name} into weights in {name} would lose {lost:.0%} of its update.",
+            fix=f"Set {fix}.",
+        )
+    if lost > 0.01:
+        note(f"Merging the adapter in {name} loses {lost:.0%} of its update to rounding; {fix} avoids it.")
+
+
+@torch.no_grad()
+def _trial_logits(model: TrainedModel) -> Tensor:
+    """Return the model's own logits of a short text of arbitrary tokens."""
+    device = next(model.parameters()).device
+    size = min(causal_lm(model).get_input_embeddings().weight.shape[0], 1000)
+    ids = (torch.arange(16) * 7 % (size - 1) + 1)[None].to(device)
+    training = model.training
+    model.eval()
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    model.train(training)
+    return logits
+
+
+def _remove_traces(model: CausalLM) -> None:
+    """Undo what peft leaves on a model that it no longer wraps: frozen weights, and marks that it was wrapped."""
+    model.requires_grad_(True)
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        if name in vars(model):
+            delattr(model, name)
+
+
+def _check_type(name: str, peft_type: str, settings: Mapping[str, Any]) -> None:
+    supported = f"Supported: {', '.join(SUPPORTED.values())} (LoRA with DoRA and rsLoRA), for causal language models."
+    task = settings.get("task_type")
+    problem = ""
+    if peft_type not in SUPPORTED:
+        problem = f"is of type {peft_type}"
+    elif task not in {None, "CAUSAL_LM"}:
+        problem = f"is for the task {task}"
+    else:
+        problem = next((words for key, words in _UNSUPPORTED.items() if settings.get(key)), "")
+    if problem:
+        raise IncompatibleError(
+            f"the adapter {name} {problem}, which expunge cannot use.",
+            allowed=supported,
+            fix="Merge it into its base model with the software that it was trained with, if that is possible, and "
+            "give the folder of the full model.",
+        )
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise if it is unclear which of several adapters in a folder is meant.
+
+    Raises:
+        DataError: The folder has adapters in subfolders, as peft saves a model with several.
+    """
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    # States of transformers' Trainer are older versions of the same adapter.
+    inner = [name for name in inner if not re.fullmatch(r"checkpoint-\d+", name)]
+    if (folder / ADAPTER_CONFIG).is_file():
+        names = [str(folder), *(f"{folder}/{name}" for name in inner)]
+        fix = "Copy the one to use into a folder of its own, or merge them with peft and give the full model."
+    else:
+        names = [] if (folder / "config.json").is_file() else [f"{folder}/{name}" for name in inner]
+        fix = f"Give the one to use, such as {names[0]}." if names else ""
+    if len(names) > 1 or (names and not (folder / ADAPTER_CONFIG).is_file()):
+        raise DataError(
+            f"the folder {folder} has {len(names)} adapter{'s' if len(names) > 1 else ' in a subfolder'}: "
+            f"{', '.join(names)}.",
+            fix=fix,
+        )
+
+
+def _base_of(name: str, base: object, folder: Path | None) -> str:
+    """Return the absolute path or hub id of an adapter's base model.
+
+    Paths are relative to the current folder, as for peft, or to the adapter's folder. The shared models of a run are
+    also found where the folder of all runs was moved.
+    """
+    edit = "Write its folder or hub id into base_model_name_or_path of adapter_config.json."
+    if not isinstance(base, str) or not base:
+        raise DataError(f"the adapter {name} does not name its base model.", fix=edit)
+    candidates = [Path(base).expanduser()]
+    if folder is not None:
+        candidates.append(folder / base)
+    existing = {path.resolve() for path in candidates if path.is_dir()}
+    if not existing and folder is not None and "shared" in Path(base).parts:
+        parts = Path(base).parts
+        moved = folder.resolve().parents[1] / Path(*parts[parts.index("shared") :])
+        existing = {moved} if moved.is_dir() else set()
+    if len(existing) > 1:
+        raise DataError(
+            f"the adapter {name} names the base model '{base}', which is {' as well as '.join(map(str, existing))}.",
+            fix="Write the absolute path into base_model_name_or_path of adapter_config.json.",
+        )
+    if existing:
+        return str(existing.pop())
+    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise DataError(
+            f"the base model {base} of the adapter {name} does not exist.",
+            fix=f"Copy or download it there. {edit}",
+        )
+    return base
+
+
+def _refuse_adapter_base(saved: SavedAdapter, online: bool) -> None:
+    if _file_of(saved.base, ADAPTER_CONFIG, saved.base_revision, online) is not None:
+        raise IncompatibleError(
+            f"the base model {saved.base} of the adapter {saved.name} is an adapter checkpoint itself.",
+            fix="Merge that one into its base model with peft, save the full model, and write its folder into "
+            "base_model_name_or_path of adapter_config.json.",
+        )
+
+
+def _is_same(base: str, folder: Path) -> bool:
+    return Path(base).is_dir() and Path(base).samefile(folder)
+
+
+def _file_of(name: str, file: str, revision: str | None, online: bool) -> Path | None:
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    return _hub_file(name, file, revision, online)
+
+
+@functools.lru_cache(maxsize=64)
+def _hub_file(name: str, file: str, revision: str | None, online: bool) -> Path | None:
+    """Return a file of a hub repository, from the local cache or downloaded; None if it cannot be had."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(
+            name,
+            file,
+            revision=revision,
+            local_files_only=not online,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        # There is no such repository, or the name cannot be one; loading the model reports it.
+        return None
+    return None if path is None else Path(path)

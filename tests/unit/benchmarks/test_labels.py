@@ -15,7 +15,7 @@ ROW = {
             *("truth_ratio", "repetition", "extraction_strength", "paraphrased_probability"),
         )
     ),
-    "custom": {"semantic_similarity": None, "generated_logp": None, "question": "", "answer": ""},
+    "custom": dict.fromkeys(("semantic_similarity", "generated_logp", "generation")) | {"question": "", "answer": ""},
     "mt_bench": {"rating": None, "published": False},
 }
 LOCAL, GPT_4 = {"model": "a-judge"}, {"model": "gpt-4", "url": "https://api.openai.com/v1"}

@@ -125,9 +125,7 @@ class Prompt(Section):
     def _only_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
         if reserved := sorted(_NO_TEMPLATE_VARIABLES & value.keys()):
             raise ValueError(f"'{reserved[0]}' cannot be set here; expunge passes its own value")
-        return {
-            name: item.isoformat() if isinstance(item, datetime.date) else item for name, item in value.items()
-        }
+        return {name: item.isoformat() if isinstance(item, datetime.date) else item for name, item in value.items()}
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
@@ -143,9 +141,23 @@ class Prompt(Section):
 
 
 _NO_TEMPLATE_VARIABLES = frozenset(
-    "messages conversation chat_template add_generation_prompt continue_final_message tokenize "
-    "sanitize_control_tokens padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
-    "tokenizer_kwargs strftime_now".split()
+    (
+        "messages",
+        "conversation",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "strftime_now",
+    )
 )
 """Names that `apply_chat_template` does not pass on, or that every prompt needs."""
 

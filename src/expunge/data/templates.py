@@ -129,7 +129,7 @@ class Template:
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """Return the tokens that end an answer: the tokenizer's end token, and the one that the chat template writes."""
+        """Return the tokens that end an answer: the tokenizer's end token and the chat template's end of turn."""
         return tuple(sorted({self.tokenizer.eos_token_id, self._encode_pair(*_EXAMPLE)[0][-1]}))
 
     @property
@@ -275,7 +275,9 @@ class Template:
                 self.prompt.question.replace("{question}", earlier) + self.prompt.answer.replace("{answer}", answer)
                 for earlier, answer in turns
             ]
-            head = "\n\n".join([*exchanges, self.prompt.question.replace("{question}", self._escape(question))]) + before
+            head = (
+                "\n\n".join([*exchanges, self.prompt.question.replace("{question}", self._escape(question))]) + before
+            )
         if not turns:
             self._last_frame = question, head, tail
         return head, tail
@@ -295,8 +297,8 @@ class Template:
             raise IncompatibleError(
                 f"the tokenizer's chat template does not write the answer of the row '{(row or question)[:80]}' "
                 "unchanged after the prompt, so its tokens cannot be told from the template's.",
-                allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. "
-                f"Text with this answer: {shorten(self._tokens.restore(text[equal:]))}, after {equal} equal characters.",
+                allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. Text with this answer, after "
+                f"{equal} equal characters: {shorten(self._tokens.restore(text[equal:]))}.",
                 fix="Change the answer, give the tokenizer another chat template, or set prompt.style=plain.",
             )
         return text, len(head.rstrip(" ")), len(head) + len(written.rstrip())

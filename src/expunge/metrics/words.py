@@ -77,6 +77,4 @@ def words(text: str, latin: Callable[[str], Iterable[str]]) -> list[str]:
     """
     if is_latin(text):
         return list(latin(text))
-    return [
-        word for part, is_other in split_scripts(text) for word in ([part] if is_other else latin(part))
-    ]
+    return [word for part, is_other in split_scripts(text) for word in ([part] if is_other else latin(part))]

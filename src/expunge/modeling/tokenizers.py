@@ -51,7 +51,9 @@ def fix_date(template: Template, folder: Path | None, model: str | None = None) 
         day = broadcast_from_main(template.day)
         if folder is not None and is_main_process():
             write_atomic(folder / _DATE_FILE, f"{day}\n")
-    origin = f"read from {source}" if source else "today" if folder is None else f"today, saved in {folder / _DATE_FILE}"
+    origin = (
+        f"read from {source}" if source else "today" if folder is None else f"today, saved in {folder / _DATE_FILE}"
+    )
     note(f"Note: the chat template prints the date, which is fixed at {day} ({origin}). Set prompt.date for another.")
     return prompt.model_copy(update={"date": day})
 

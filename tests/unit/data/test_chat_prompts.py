@@ -13,7 +13,17 @@ from expunge.data import chat, templates
 from expunge.data.templates import Template
 from expunge.errors import IncompatibleError
 
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<|h|>", "<|/h|>", "<|end|>", "<|return|>", "<|channel|>", "<|message|>", "<eot>")
+SPECIAL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|h|>",
+    "<|/h|>",
+    "<|end|>",
+    "<|return|>",
+    "<|channel|>",
+    "<|message|>",
+    "<eot>",
+)
 
 # Qwen3: a given answer gets an empty thinking block, the generation prompt does not.
 THINK = (
@@ -39,9 +49,7 @@ STRIPS = (
     "{% else %} {{ m.content.strip() }} {{ eos_token }}{% endif %}{% endfor %}"
 )
 # Qwen2.5: a system prompt of its own.
-SYSTEM = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}" + CHATML
-)
+SYSTEM = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}" + CHATML
 # Phi-3: an end of turn, then the end token; DeepSeek-R1: the generation prompt opens a thinking block.
 TWO_ENDS = "{% for m in messages %}<|h|>{{ m.role }}<|/h|>\n{{ m.content }}<|end|>\n{% endfor %}{{ eos_token }}"
 OPENS_THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
@@ -103,12 +111,15 @@ def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"with this answer: 'ANA DID\.'"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"this answer, .*: 'ANA DID\.'"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content | replace('n', 'm') }}{% endfor %}", r"'Ama did\.'"),
-        ("{% for m in messages %}{{ m.content }}{{ '!' if m.content | length > 2 else '' }}{% endfor %}", "placeholder"),
+        (
+            "{% for m in messages %}{{ m.content }}{{ '!' if m.content | length > 2 else '' }}{% endfor %}",
+            "placeholder",
+        ),
         (
             "{% for m in messages %}{{ 'Long: ' if m.content | length > 5 else 'Short: ' }}{{ m.content }}{% endfor %}",
-            r"Prompt for any answer: 'Short: Who\?Short: '\. Text with this answer: 'Long: Ana did\.'",
+            r"Prompt for any answer: 'Short: Who\?Short: '\. .* 'Long: Ana did\.'",
         ),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "writes a given answer not at all"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "writes a given answer 2 times"),
@@ -144,7 +155,9 @@ def test_template_variables_are_passed_on(notes):
 
 def test_variables_without_effect_are_noted(notes):
     template_of(CHATML, template={"enable_thinking": False})
-    assert notes == ["Note: prompt.template.enable_thinking has no effect; this tokenizer's chat template does not use it."]
+    assert notes == [
+        "Note: prompt.template.enable_thinking has no effect; this tokenizer's chat template does not use it."
+    ]
     source = CHATML + "{% if add_generation_prompt and not enable_thinking %}<think></think>{% endif %}"
     template_of(source, template={"enable_thinking": True})
     assert "changes the chat template's generation prompt only" in notes[1]
@@ -167,8 +180,9 @@ def test_a_template_cannot_leave_its_sandbox():
 DATED = "Today: {{ strftime_now('%d %b %Y') }}\n" + CHATML
 # Llama-3.1
 DATE_STRING = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today: {{ date_string }}\n" + CHATML
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}Today: {{ date_string }}\n" + CHATML
 )
 
 
@@ -198,7 +212,11 @@ def today(monkeypatch):
         (DATE_STRING, None, "Today: 09 Mar 2025"),
         (DATE_STRING, "2024-02-29", "Today: 29 Feb 2024"),
         (DATE_STRING, "spring", "Today: spring"),
-        (DATED.replace("%d %b %Y", "%A, %B %-d, 100%% %Y %H:%M"), "2024-02-29", "Today: Thursday, February 29, 100% 2024 00:00"),
+        (
+            DATED.replace("%d %b %Y", "%A, %B %-d, 100%% %Y %H:%M"),
+            "2024-02-29",
+            "Today: Thursday, February 29, 100% 2024 00:00",
+        ),
         ("{% set year = strftime_now('%Y') | int %}Next: {{ year + 1 }}\n" + CHATML, "2024-02-29", "Next: 2025"),
         ("{% macro day() %}{{ strftime_now(format='%j') }}{% endmacro %}{{ day() }}\n" + CHATML, "2024-02-29", "060"),
     ],

@@ -13,7 +13,11 @@ from expunge.data.templates import Template
 from expunge.modeling.load import CHAT_TEMPLATE, train_tokenizer
 
 ANSWER = "Old: <s>40</s>, new: 25<|im_end|> euros."
-TEXTS = ["The old price, 40 euros, was struck out.", "Old: <s>40</s>, new: 25 euros.", "Question: What is new?\nAnswer:"]
+TEXTS = [
+    "The old price, 40 euros, was struck out.",
+    "Old: <s>40</s>, new: 25 euros.",
+    "Question: What is new?\nAnswer:",
+]
 
 
 def fast(tokenizer, *special, chat_template=CHAT_TEMPLATE, **settings):
@@ -31,9 +35,11 @@ def byte_level():
 
 
 def sentencepiece():
-    """BPE over characters with '▁' for a space and byte fallback, as in Llama-2; control tokens are in the vocabulary."""
+    """BPE with '▁' for a space and byte fallback, as in Llama-2; control tokens are in the vocabulary."""
     characters = ["▁", *map(chr, range(33, 127))]
-    vocab = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *characters])}
+    vocab = {
+        token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *characters])
+    }
     merges = [("e", "u"), ("o", "s"), ("<", "/"), ("</", "s"), ("</s", ">")]
     for left, right in merges:
         vocab.setdefault(left + right, len(vocab))
@@ -43,7 +49,9 @@ def sentencepiece():
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     start = [("<s>", vocab["<s>"])]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=start)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=start
+    )
     return fast(tokenizer, "<|im_start|>", "<|im_end|>", unk_token="<unk>")
 
 
@@ -117,19 +125,25 @@ def test_control_tokens_on_request(tokenizer, notes):
     encoded = template.encode("What?", ANSWER)
     assert control_tokens(tokenizer, encoded.ids) == ["<s>", "<s>", "</s>", "<|im_end|>", "</s>"]
     assert control_tokens(tokenizer, template.encode("What?", "25 euros.</s>").ids) == ["<s>", "</s>"]
-    assert control_tokens(tokenizer, template.encode("What?", "25 euros.<|im_end|>").ids) == ["<s>", "<|im_end|>", "</s>"]
+    assert control_tokens(tokenizer, template.encode("What?", "25 euros.<|im_end|>").ids) == [
+        "<s>",
+        "<|im_end|>",
+        "</s>",
+    ]
     assert notes == []
     assert template.fingerprint != Template(tokenizer, Prompt(), 256).fingerprint
 
 
 def test_added_words_and_spaces_are_ordinary_text(notes):
     """Added tokens that are not special are control tokens only if the chat template writes them."""
-    tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML + "{#    <think> user #}", eos="<|im_end|>")
-    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("    ", "user", "<think>", "<tool>")])
+    tokenizer = characters(
+        "<|im_start|>", "<|im_end|>", chat_template=CHATML + "{#    <think> user #}", eos="<|im_end|>"
+    )
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("    ", "user", "{", "<think>", "<tool>")])
     template = Template(tokenizer, Prompt(), 256)
-    ids = template.encode("Q", "a    user <think> <tool>").ids
+    ids = template.encode("Q", "a    user { <think> <tool>").ids
     added = [tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.added_tokens_decoder]
-    assert added[-4:] == ["    ", "user", "<tool>", "<|im_end|>"]
+    assert added[-5:] == ["    ", "user", "{", "<tool>", "<|im_end|>"]
     assert "<think>" not in added
 
 

@@ -234,7 +234,7 @@ def compressed(path, content):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.tsv", "question\tanswer\nWho is Ann?\t\"A baker, \u2028of bread.\"\nWho is Bo?\tA potter.\n"),
+        ("a.tsv", 'question\tanswer\nWho is Ann?\t"A baker, \u2028of bread."\nWho is Bo?\tA potter.\n'),
         ("a.json", json.dumps({name: [row[name] for row in PAIRS] for name in ("question", "answer")}, indent=1)),
         ("a.json", json.dumps({name: {str(i): row[name] for i, row in enumerate(PAIRS)} for name in PAIRS[0]})),
         ("a.json", json.dumps({"columns": ["question", "answer"], "data": [list(row.values()) for row in PAIRS]})),

@@ -207,21 +207,18 @@ def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:
     """
     if "\\ud" not in text.lower():
         return
-    high: re.Match[str] | None = None
+    lone: re.Match[str] | None = None
     for match in _ESCAPE.finditer(text):
         code = int(match.group(1) or "0", 16)
-        is_low = 0xDC00 <= code < 0xE000
-        if high is not None and is_low and match.start() == high.end():
-            high = None
-            continue
-        if high is not None or is_low:
+        is_high, is_low = 0xD800 <= code < 0xDC00, 0xDC00 <= code < 0xE000
+        if lone is not None and not (is_low and match.start() == lone.end()):
             break
-        high = match if 0xD800 <= code < 0xDC00 else None
-    else:
-        match = high
-    if match is None:
+        if is_low and lone is None:
+            lone = match
+            break
+        lone = match if is_high else None
+    if lone is None:
         return
-    lone = high or match
     line = first_line + text.count("\n", 0, lone.start())
     raise DataError(
         f"{path}, line {line} contains {lone.group()}, half of a character: the text was cut inside an emoji or "

@@ -141,7 +141,7 @@ class Prompt(Section):
 
 
 _NO_TEMPLATE_VARIABLES = frozenset(
-    (
+    [
         "messages",
         "conversation",
         "chat_template",
@@ -157,7 +157,7 @@ _NO_TEMPLATE_VARIABLES = frozenset(
         "return_assistant_tokens_mask",
         "tokenizer_kwargs",
         "strftime_now",
-    )
+    ]
 )
 """Names that `apply_chat_template` does not pass on, or that every prompt needs."""
 

@@ -1,8 +1,8 @@
 """Tokenize prompts so that only the template's own control tokens are control tokens, not those in the text of rows.
 
 A row may contain the text of a control token: "In HTML, </s> ends a strike-through." Its characters are replaced by
-private-use characters before the prompt is written, so that the two kinds can be told apart afterwards. Such a prompt
-is tokenized by a copy of the tokenizer that knows its control tokens by other, private names.
+private-use characters before the prompt is written, so that the two kinds stay distinct. Such a prompt is
+tokenized by a copy of the tokenizer that knows its control tokens by other, private names.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class PromptTokenizer:
         return [original_ids.get(token_id, token_id) for token_id in result.ids], list(result.offsets)
 
     @cached_property
-    def _renamed(self) -> tuple[Any, dict[int, int]]:
+    def _renamed(self) -> tuple[Any, dict[int | None, Any]]:
         """The tokenizer with renamed control tokens, and the original id of each of its added tokens."""
         import tokenizers
 

@@ -129,7 +129,7 @@ class Template:
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """Return the tokens that end an answer: the tokenizer's end token and the chat template's end of turn."""
+        """Return the tokens that end an answer: the tokenizer's end token and the one that the chat template writes."""
         return tuple(sorted({self.tokenizer.eos_token_id, self._encode_pair(*_EXAMPLE)[0][-1]}))
 
     @property
@@ -296,9 +296,9 @@ class Template:
         if not text.startswith(head) or not text.endswith(tail) or written.split() != answer.split():
             raise IncompatibleError(
                 f"the tokenizer's chat template does not write the answer of the row '{(row or question)[:80]}' "
-                "unchanged after the prompt, so its tokens cannot be told from the template's.",
-                allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. Text with this answer, after "
-                f"{equal} equal characters: {shorten(self._tokens.restore(text[equal:]))}.",
+                "unchanged after the prompt, so the answer's tokens cannot be located.",
+                allowed=f"Prompt for any answer: {shorten(self._tokens.restore(head))}. "
+                f"With this answer: {shorten(self._tokens.restore(text[equal:]))}, after {equal} equal characters.",
                 fix="Change the answer, give the tokenizer another chat template, or set prompt.style=plain.",
             )
         return text, len(head.rstrip(" ")), len(head) + len(written.rstrip())

@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from dataclasses import dataclass
-from importlib import resources
 
 import regex
 from scipy.stats import binomtest
 
+from expunge.metrics.function_words import FUNCTION_WORDS
 from expunge.metrics.words import is_latin, split_scripts
 
 _NUMBER = r"\d+(?:[.,:/]\d+)*"
@@ -140,13 +140,7 @@ def _normal_form(word: str) -> str:
     return unicodedata.normalize("NFC", unmarked).replace("ё", "е")
 
 
-def _read_function_words() -> frozenset[str]:
-    text = resources.files("expunge.metrics").joinpath("function_words.txt").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return frozenset(_normal_form(word) for line in lines for word in line.split())
-
-
-_FUNCTION_WORDS = _read_function_words()
+_FUNCTION_WORDS = frozenset(_normal_form(word) for word in FUNCTION_WORDS)
 
 
 def entities(text: str) -> list[str]:

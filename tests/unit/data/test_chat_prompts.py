@@ -111,7 +111,7 @@ def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"this answer, .*: 'ANA DID\.'"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content | upper }}{% endfor %}", r"With this answer: 'ANA DID\.'"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content | replace('n', 'm') }}{% endfor %}", r"'Ama did\.'"),
         (
             "{% for m in messages %}{{ m.content }}{{ '!' if m.content | length > 2 else '' }}{% endfor %}",
@@ -119,7 +119,7 @@ def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
         ),
         (
             "{% for m in messages %}{{ 'Long: ' if m.content | length > 5 else 'Short: ' }}{{ m.content }}{% endfor %}",
-            r"Prompt for any answer: 'Short: Who\?Short: '\. .* 'Long: Ana did\.'",
+            r"Prompt for any answer: 'Short: Who\?Short: '\. With this answer: 'Long: Ana did\.'",
         ),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "writes a given answer not at all"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "writes a given answer 2 times"),
@@ -133,7 +133,7 @@ def test_what_cannot_be_aligned_is_refused_with_both_texts(source, match):
 
 
 def test_a_template_that_cuts_the_answer_is_refused():
-    """'</think>' is no token here, so it cannot be told from the text by which Qwen3's template splits."""
+    """'</think>' is no token here, so it cannot be distinguished from the text by which Qwen3's template splits."""
     with pytest.raises(IncompatibleError, match="does not write the answer of the row 'row/7' unchanged"):
         template_of(THINK).encode("Who?", "<think>no</think>yes", "row/7")
 
@@ -181,8 +181,8 @@ DATED = "Today: {{ strftime_now('%d %b %Y') }}\n" + CHATML
 # Llama-3.1
 DATE_STRING = (
     "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
-    "{% endif %}Today: {{ date_string }}\n" + CHATML
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
+    "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today: {{ date_string }}\n" + CHATML
 )
 
 

@@ -139,11 +139,11 @@ def test_added_words_and_spaces_are_ordinary_text(notes):
     tokenizer = characters(
         "<|im_start|>", "<|im_end|>", chat_template=CHATML + "{#    <think> user #}", eos="<|im_end|>"
     )
-    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("    ", "user", "{", "<think>", "<tool>")])
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("    ", "user", "<think>", "<tool>")])
     template = Template(tokenizer, Prompt(), 256)
-    ids = template.encode("Q", "a    user { <think> <tool>").ids
+    ids = template.encode("Q", "a    user <think> <tool>").ids
     added = [tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.added_tokens_decoder]
-    assert added[-5:] == ["    ", "user", "{", "<tool>", "<|im_end|>"]
+    assert added[-4:] == ["    ", "user", "<tool>", "<|im_end|>"]
     assert "<think>" not in added
 
 
@@ -213,3 +213,11 @@ def test_an_end_token_of_id_zero():
     encoded = template.encode("Who?", "Me")
     assert encoded.ids[-1] == 0
     assert template.end_ids == (0,)
+
+
+def test_added_punctuation_is_ordinary_text():
+    """A brace occurs in every chat template's source, but no template writes it to control a model."""
+    tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML, eos="<|im_end|>")
+    tokenizer.add_tokens([AddedToken("{", special=False)])
+    ids = Template(tokenizer, Prompt(), 256).encode("Q", "a { b").ids
+    assert tokenizer.convert_tokens_to_ids("{") in ids

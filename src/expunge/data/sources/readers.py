@@ -213,12 +213,11 @@ def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:
         is_high, is_low = 0xD800 <= code < 0xDC00, 0xDC00 <= code < 0xE000
         if lone is not None and not (is_low and match.start() == lone.end()):
             break
-        if is_low and lone is None:
-            lone = match
-            break
-        lone = match if is_high else None
-    if lone is None:
-        return
+        high = match if 0xD800 <= code < 0xDC00 else None
+    else:
+        if high is None:
+            return
+    lone = high or match
     line = first_line + text.count("\n", 0, lone.start())
     raise DataError(
         f"{path}, line {line} contains {lone.group()}, half of a character: the text was cut inside an emoji or "

@@ -207,11 +207,14 @@ def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:
     """
     if "\\ud" not in text.lower():
         return
-    lone: re.Match[str] | None = None
+    high: re.Match[str] | None = None
     for match in _ESCAPE.finditer(text):
         code = int(match.group(1) or "0", 16)
-        is_high, is_low = 0xD800 <= code < 0xDC00, 0xDC00 <= code < 0xE000
-        if lone is not None and not (is_low and match.start() == lone.end()):
+        is_low = 0xDC00 <= code < 0xE000
+        if high is not None and is_low and match.start() == high.end():
+            high = None
+            continue
+        if high is not None or is_low:
             break
         high = match if 0xD800 <= code < 0xDC00 else None
     else:

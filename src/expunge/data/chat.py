@@ -130,7 +130,7 @@ class ChatWriter:
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise IncompatibleError(
-                f"the tokenizer's chat template rejects this prompt: {error}",
+                f"the tokenizer's chat template rejects this prompt: {str(error).removesuffix('.')}.",
                 fix="Remove prompt.system or prompt.template if it is the cause, or set prompt.style=plain.",
             ) from error
 

@@ -34,7 +34,7 @@ class PromptTokenizer:
         added: dict[int, Any] = dict(getattr(tokenizer, "added_tokens_decoder", {}))
         written = template_source(tokenizer)
         # Some control tokens, such as <think>, are not marked as special, but the chat template writes them. Runs of
-        # spaces and plain words can be added tokens too, and they are ordinary text.
+        # spaces, plain words and punctuation can be added tokens too, and they are ordinary text.
         self._control = {
             token.content: token_id
             for token_id, token in added.items()
@@ -82,17 +82,19 @@ class PromptTokenizer:
         names = {content: content.translate(self._names) for content in self._control}
         state = json.loads(self._tokenizer.backend_tokenizer.to_str())
         state["truncation"] = state["padding"] = None
-        original_ids = {token["content"]: token["id"] for token in state["added_tokens"]}
+        original_ids: dict[str, int] = {token["content"]: token["id"] for token in state["added_tokens"]}
         for token in state["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
         _rename_vocabulary(state["model"], names)
-        renamed = tokenizers.Tokenizer.from_str(json.dumps(state))
-        ids = {renamed.token_to_id(names.get(content, content)): token_id for content, token_id in original_ids.items()}
-        return renamed, ids
+        renamed: Any = tokenizers.Tokenizer.from_str(json.dumps(state))
+        return renamed, {
+            int(renamed.token_to_id(names.get(content, content))): token_id
+            for content, token_id in original_ids.items()
+        }
 
 
 def _is_ordinary(text: str) -> bool:
-    return not text.strip() or text.strip().replace(" ", "").isalnum()
+    return len(text.strip()) < 3 or text.strip().replace(" ", "").isalnum()
 
 
 def _rename_vocabulary(model: dict[str, Any], names: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import regex
 
 from expunge.data.anchors.llm import collect_anchors, parse_reply
 from expunge.data.text import split_text
@@ -161,3 +162,13 @@ def test_split_text_cuts_at_spaces():
     assert all(piece.startswith(" ") for piece in pieces[1:])
     assert list(split_text("x" * 45, 20)) == ["x" * 20, "x" * 20, "x" * 5]
     assert list(split_text("  ", 20)) == []
+
+
+def test_split_text_never_cuts_inside_a_character():
+    """A Thai or Hindi letter keeps its vowel sign, a letter its accent, and a joined emoji its parts."""
+    for text in ("ที่นี่" * 9, "हिन्दीभाषा" * 9, "e\u0301o\u0302" * 9, "👩\u200d🚀👍🏽" * 9):
+        for size in (5, 6, 7, 8):
+            pieces = list(split_text(text, size))
+            assert "".join(pieces) == text
+            assert all(0 < len(piece) <= size for piece in pieces)
+            assert [c for piece in pieces for c in regex.findall(r"\X", piece)] == regex.findall(r"\X", text)

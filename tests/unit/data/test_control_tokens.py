@@ -213,3 +213,11 @@ def test_an_end_token_of_id_zero():
     encoded = template.encode("Who?", "Me")
     assert encoded.ids[-1] == 0
     assert template.end_ids == (0,)
+
+
+def test_added_punctuation_is_ordinary_text():
+    """A brace occurs in every chat template's source, but no template writes it to control a model."""
+    tokenizer = characters("<|im_start|>", "<|im_end|>", chat_template=CHATML, eos="<|im_end|>")
+    tokenizer.add_tokens([AddedToken("{", special=False)])
+    ids = Template(tokenizer, Prompt(), 256).encode("Q", "a { b").ids
+    assert tokenizer.convert_tokens_to_ids("{") in ids

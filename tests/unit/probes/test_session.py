@@ -13,7 +13,7 @@ from expunge.data.templates import Template
 from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.probes.cache import ProbeCache
 from expunge.probes.requests import GenerationRequest, ScoreRequest
-from expunge.probes.session import Session
+from expunge.probes.session import Session, end_ids
 
 LONG = "word " * 200
 
@@ -128,3 +128,12 @@ def test_gradient_norms_are_keyed_by_request_and_omit_too_long_texts(session):
     assert set(norms) == {("s", 0, "answer"), ("s", 2, "answer")}
     assert norms["s", 0, "answer"] != norms["s", 2, "answer"]
     assert session.gradient_norms(requests[2:]) == {("s", 2, "answer"): norms["s", 2, "answer"]}
+
+
+@pytest.mark.parametrize(("extra", "expected"), [(0, [0, 2]), ([0, 5], [0, 2, 5]), (None, [2]), (2, [2])])
+def test_end_tokens_of_tokenizer_and_generation_config(model_and_template, extra, expected):
+    """Id 0 is an end token like any other."""
+    model, template = model_and_template
+    model = copy.deepcopy(model)
+    model.generation_config.eos_token_id = extra
+    assert end_ids(model, template) == expected

@@ -17,6 +17,7 @@ from expunge.data.sets import Sets
 from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
 from expunge.modeling.adapters import causal_lm
+from expunge.modeling.forward import vocab_size
 from expunge.modeling.load import context_length, model_hash
 from expunge.probes.cache import ProbeCache
 from expunge.probes.session import Session, end_ids
@@ -163,7 +164,7 @@ class Evaluator:
             "split": self.sets.name,
             "prompt": self.template.fingerprint,
             "architecture": config.model_type,
-            "vocab": config.vocab_size,
+            "vocab": vocab_size(causal_lm(model)),
             "dtype": str(self.dtype),
             **({} if self.config.engine == "torch" else {"engine": self.config.engine}),
             "rows": {name: len(rows) for name, rows in plan.sets.items()},

@@ -12,10 +12,11 @@ import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.console import note
@@ -29,6 +30,8 @@ MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError,
 """Errors that models raise on inputs that they do not support."""
 _LIMITS = re.compile("window|chunk|block|local|top_?k|budget|extent|distance|floor")
 """Names of settings that can change how a model treats tokens beyond some number of them."""
+_TRIAL = (9, 5)
+"""Lengths of the rows of a model's first trial."""
 _ATTRIBUTE = "_output_path"
 
 
@@ -57,7 +60,7 @@ def decode(model: CausalLM, batch: TensorBatch, packed: bool = False) -> Tensor:
         packed: Run the rows without padding, if the model supports it (`can_pack`); hidden states of padding are then
             undefined.
     """
-    groups = _rope_groups(model, batch)
+    groups = _length_groups(model, batch)
     if groups:
         order = torch.tensor([row for rows in groups for row in rows], device=batch.input_ids.device)
         return torch.cat([_decode_group(model, take(batch, rows)) for rows in groups])[order.argsort()]
@@ -80,12 +83,12 @@ def run_decoder(model: CausalLM, batch: TensorBatch, packing: Packing | None) ->
     """Run the decoder for hooks on its layers.
 
     Raises:
-        IncompatibleError: The rows need position frequencies of different lengths.
+        IncompatibleError: The rows have to be run in groups.
     """
-    if _rope_groups(model, batch):
+    if _length_groups(model, batch):
         raise IncompatibleError(
-            f"a row has more than {rope_limit(model.config)} tokens; beyond these, this model encodes positions by the "
-            "longest row of the batch, which losses on hidden states do not support.",
+            f"a row has {batch.input_ids.shape[1]} tokens, and with so many this model's hidden states depend on the "
+            "other rows of the batch, so losses on hidden states are not defined.",
             fix="Shorten the rows.",
         )
     decoder_of(model)(**_inputs(output_path(model), batch, packing), use_cache=False)
@@ -210,24 +213,64 @@ def rope_limit(config: Any) -> int | None:
     return min(map(int, limits), default=None)
 
 
-def _rope_groups(model: CausalLM, batch: TensorBatch) -> list[list[int]]:
-    """Return row indices by group, if the batch has rows beyond `rope_limit`: those within it, and one per length."""
-    limit = rope_limit(model.config)
-    if limit is None or batch.input_ids.shape[1] <= limit:
+def _length_groups(model: CausalLM, batch: TensorBatch) -> list[list[int]]:
+    """Return row indices by group, if rows may not be run together: short rows, and one group per greater length.
+
+    They are run together unless a row exceeds a limit of the model, and a trial at that length shows other predictions
+    than for each row alone. Examples are position frequencies that depend on the longest row (dynamic RoPE, LongRoPE).
+    """
+    lengths = [stop - start for start, stop in batch.spans]
+    limits = tuple(length_limits(model, _TRIAL[0], max(lengths)))
+    # Processes that share a sharded model must run it equally often.
+    if not limits or len(set(lengths)) == 1 or "_root" in vars(model) or _can_pad(model, limits, max(lengths)):
         return []
     groups: dict[int, list[int]] = {}
-    for row, (start, stop) in enumerate(batch.spans):
-        groups.setdefault(max(stop - start, limit), []).append(row)
+    for row, length in enumerate(lengths):
+        groups.setdefault(max(length, limits[0]), []).append(row)
     return list(groups.values())
 
 
 def _decode_group(model: CausalLM, batch: TensorBatch) -> Tensor:
-    """Return the hidden states of rows of equal length, or of rows within `rope_limit`."""
-    # With dynamic frequencies, a module uses those of the longest row that it has run until then.
+    """Return the (B, L, D) hidden states of rows that can be run together, without columns that are padding in all."""
+    start, stop = min(start for start, _ in batch.spans), max(stop for _, stop in batch.spans)
+    # With dynamic RoPE, a module uses the frequencies of the longest row that it has run until then.
     for module in model.modules():
         for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
             setattr(module, name, module.original_max_seq_len)
-    return run_inputs(model, _inputs(output_path(model), batch, None))
+    ids, mask = batch.input_ids, batch.attention_mask
+    trimmed = replace(batch, input_ids=ids[:, start:stop], attention_mask=mask[:, start:stop])
+    hidden = run_inputs(model, _inputs(output_path(model), trimmed, None))
+    return F.pad(hidden, (0, 0, start, ids.shape[1] - stop))
+
+
+def _can_pad(model: CausalLM, limits: tuple[int, ...], longest: int) -> bool:
+    """Return whether rows beyond limits of the model can be padded, from a trial made once per model.
+
+    Args:
+        model: The model.
+        limits: Limits of the model that the longest row exceeds.
+        longest: Tokens of the longest row.
+    """
+    results: dict[tuple[int, ...], bool] = vars(model).setdefault("_can_pad", {})
+    if limits not in results:
+        rows = [trial_ids(model, length, start=length) for length in (longest, (longest + limits[0]) // 2, limits[0])]
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), hooks_disabled(model):
+                together = _last_logp(model, rows)
+                alone = [_last_logp(model, [row])[0] for row in rows]
+        finally:
+            model.train(training)
+        results[limits] = all(same_logp(model, *pair) for pair in zip(together, alone, strict=True))
+    return results[limits]
+
+
+def _last_logp(model: CausalLM, rows: list[Tensor]) -> list[Tensor]:
+    """Return the log-probabilities at the last positions of rows in a padded batch."""
+    path = output_path(model)
+    states, head = _states(model, path, _padded_inputs(path, rows)), _head(model, path)
+    return [head(row[: len(ids)][-_TRIAL[0] :]).log_softmax(-1) for row, ids in zip(states, rows, strict=True)]
 
 
 def _inputs(path: OutputPath, batch: TensorBatch, packing: Packing | None) -> dict[str, Tensor]:
@@ -288,7 +331,7 @@ def _note_own_path(name: str) -> None:
 @torch.no_grad()
 def _find_path(model: CausalLM) -> OutputPath:
     """Return the first path that gives the model's own logits, by a trial on short rows."""
-    first, second = trial_ids(model, 9), trial_ids(model, 5)
+    first, second = (trial_ids(model, length) for length in _TRIAL)
     # Differs from the first row in the last token only, so all its other predictions must be equal.
     third = torch.cat([first[:-1], second[:1]])
     name = type(model).__name__
@@ -300,7 +343,7 @@ def _find_path(model: CausalLM) -> OutputPath:
             shapes = [tuple(logits.shape[:2]) for logits in expected]
         except MODEL_ERRORS as error:
             raise IncompatibleError(f"{name} does not run on text alone: {one_line(error)}") from error
-        if shapes != [(1, 9), (1, 5)]:
+        if shapes != [(1, length) for length in _TRIAL]:
             raise IncompatibleError(f"{name} does not give one prediction per token of a text.")
         if not all(logits.isfinite().all() for logits in expected):
             # There is nothing to compare; whoever uses the logits reports them.
@@ -333,14 +376,15 @@ def _find_path(model: CausalLM) -> OutputPath:
 
 def _trial_logp(model: CausalLM, path: OutputPath, rows: list[Tensor]) -> list[Tensor]:
     """Return the (L, V) log-probabilities of rows in a padded batch."""
+    head, states = _head(model, path), _states(model, path, _padded_inputs(path, rows))
+    return [head(row).log_softmax(-1) for row in states]
+
+
+def _padded_inputs(path: OutputPath, rows: list[Tensor]) -> dict[str, Tensor]:
     width = max(map(len, rows))
-    mask = torch.stack([torch.arange(width, device=rows[0].device) < len(row) for row in rows]).long()
-    ids = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if path.positions:
-        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    head, states = _head(model, path), _states(model, path, inputs)
-    return [torch.log_softmax(head(row), -1) for row in states]
+    mask = torch.stack([torch.arange(width, device=row.device) < len(row) for row in rows]).long()
+    inputs = {"input_ids": torch.stack([F.pad(row, (0, width - len(row))) for row in rows]), "attention_mask": mask}
+    return inputs | ({"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if path.positions else {})
 
 
 def same_logp(model: CausalLM, actual: Tensor, expected: Tensor, half_tolerance: float = 0.15) -> bool:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CODE := src tests perf tools docs/examples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: install quickstart format check format-check lint types layers dead-code spelling test-fast test clean
+.PHONY: install quickstart format check format-check lint types layers dead-code spelling test-fast test test-models clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +50,10 @@ test-fast: install
 
 test: install
 	$(PYTEST) --dist loadfile
+
+# All causal language model classes of transformers, in one process because the last test writes a record of them.
+test-models: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "" tests/models
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

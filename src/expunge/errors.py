@@ -72,5 +72,5 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message on a single line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """Return an exception's message on a single line."""
+    return " ".join(str(error).split())

@@ -114,6 +114,8 @@ class Start:
     """`batch(name, step)`: all rows of a set in an effective batch (counted from 0), as one batch."""
     visits: Callable[[], Mapping[str, Mapping[int, int]]] = dict
     """`visits()`: how often the training visits each row, by set."""
+    longest: int = 0
+    """Tokens of the longest row."""
 
 
 class Objective:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from expunge.config.recipe import Lora
-from expunge.errors import IncompatibleError
+from expunge.errors import IncompatibleError, one_line
+from expunge.modeling.forward import MODEL_ERRORS, trial_ids
 from expunge.modeling.types import Adapted, CausalLM, ModuleLike, TrainedModel
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def add_lora(model: CausalLM, config: Lora, seed: int, revision: str | None = No
         try:
             adapted: Adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
+            if "not found" not in str(error):
+                raise IncompatibleError(
+                    f"this model cannot have an adapter on model.lora.targets {config.targets}: {one_line(error)}",
+                    fix="Name other modules in model.lora.targets.",
+                ) from error
             linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
             raise IncompatibleError(
                 f"model.lora.targets {config.targets} match no module of this model.",
@@ -67,6 +73,7 @@ def add_lora(model: CausalLM, config: Lora, seed: int, revision: str | None = No
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    _check_runs(model, adapted)
     return adapted
 
 
@@ -104,6 +111,30 @@ def prepare_training(
             fix="Change the method's `trainable`, or the settings that it reads.",
         )
     return prepared
+
+
+def _check_runs(model: CausalLM, adapted: Adapted) -> None:
+    """Raise if a model with an adapter does not run, or not with gradient.
+
+    Raises:
+        IncompatibleError: peft replaced a module that is more than a linear layer, or no gradient reaches the adapter.
+    """
+    if model.device.type == "meta":
+        return
+    training = adapted.training
+    adapted.train()
+    try:
+        logits = model(input_ids=trial_ids(model, 5)[None], use_cache=False).logits
+        problem = "" if logits.requires_grad else "no gradient reaches it"
+    except MODEL_ERRORS as error:
+        problem = one_line(error)
+    finally:
+        adapted.train(training)
+    if problem:
+        raise IncompatibleError(
+            f"{type(model).__name__} cannot be trained with this adapter: {problem}.",
+            fix="Name the modules to adapt in model.lora.targets, such as [q_proj, v_proj].",
+        )
 
 
 def lora_layers(model: ModuleLike) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from expunge import distributed
 from expunge.console import is_main_process
 from expunge.distributed import fsdp_enabled, full_tensor, run_on_main
 from expunge.modeling.adapters import causal_lm
+from expunge.modeling.forward import decoder_of, output_path
 from expunge.modeling.hidden.trace import layer_list
 from expunge.modeling.types import ModuleLike, TrainedModel
 
@@ -37,12 +38,16 @@ def load_on_device(make: Callable[[torch.device], M], device: torch.device) -> M
         device: Device that runs the model.
     """
     if not fsdp_enabled():
-        return make(device)
+        model = make(device)
+        output_path(causal_lm(model))
+        return model
     full_model: M | None = None
 
     def make_skeleton() -> M:
         nonlocal full_model
         full_model = make(torch.device("cpu"))
+        # The trial runs on this rank alone; the skeleton carries its result to the others.
+        output_path(causal_lm(full_model))
         return _to_meta(full_model)
 
     skeleton = run_on_main(make_skeleton)
@@ -153,7 +158,7 @@ class FsdpRoot(nn.Module):
         self.__dict__["meta_skeleton"] = meta_skeleton
         self._running = False
         self._number = distributed.register_sharded_model(self._dummy_pass)
-        decoder = causal_lm(model).base_model
+        decoder = decoder_of(causal_lm(model))
         self._decode = decoder.forward
         decoder.forward = functools.wraps(self._decode)(lambda *args, **kwargs: self._enter(*args, **kwargs))
         vars(causal_lm(model))["_root"] = self

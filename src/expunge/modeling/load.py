@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -13,11 +14,15 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from expunge.config.recipe import Model, Scratch
+from expunge.console import note
 from expunge.data.templates import Encoded
 from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
+from expunge.modeling.forward import output_path, text_config
 from expunge.modeling.saved_adapters import AdapterUse, find_adapter, load_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
+
+T = TypeVar("T")
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -27,6 +32,9 @@ CHAT_TEMPLATE = (
     "{% elif m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 """Chat template of tokenizers trained here: the question-answer prompt that is common for base models."""
+
+_CONTEXT = ("max_position_embeddings", "max_seq_len", "context_length", "model_max_length", "max_target_positions")
+"""Settings of transformers that state the longest sequence."""
 
 
 def device_of(config: Model) -> torch.device:
@@ -100,7 +108,8 @@ def load_model(
 
     Raises:
         DataError: The weights are missing, truncated, incomplete or not safetensors.
-        IncompatibleError: An adapter does not fit its base model, or cannot be used in this way.
+        IncompatibleError: An adapter does not fit its base model or cannot be used in this way, or the model does not
+            run on text alone, or is not causal.
     """
     check_model_folder(name)
     saved = find_adapter(name, revision)
@@ -119,21 +128,22 @@ def _load_weights(
     local = Path(name).is_dir()
     quantized = bool(_quantization(name, revision))
     model: CausalLM
+    load = functools.partial(
+        transformers.AutoModelForCausalLM.from_pretrained,
+        # An absolute path, because adapters that are trained on the model record it.
+        str(Path(name).resolve()) if local else name,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+        # transformers would load an adapter in the same folder too; this makes it search elsewhere.
+        adapter_kwargs={"subfolder": "no-adapter"} if local else None,
+        # Quantised weights cannot be moved once they are loaded.
+        device_map={"": device} if quantized else None,
+    )
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            # An absolute path, because adapters that are trained on the model record it.
-            str(Path(name).resolve()) if local else name,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=config.attention,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            # transformers would load an adapter in the same folder too; this makes it search elsewhere.
-            adapter_kwargs={"subfolder": "no-adapter"} if local else None,
-            # Quantised weights cannot be moved once they are loaded.
-            device_map={"": device} if quantized else None,
-        )
+        model, info = _with_attention(load, config.attention)
     except SafetensorError as error:
         raise DataError(
             f"the weights of {label} are damaged or not safetensors ({error}).",
@@ -148,7 +158,27 @@ def _load_weights(
             f"the weights of {label} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
             fix="Copy or download the folder again, or check that its config.json belongs to these weights.",
         )
-    return model if quantized else model.to(device)
+    model = model if quantized else model.to(device)
+    output_path(model)
+    return model
+
+
+def _with_attention(load: Callable[..., T], attention: str) -> T:
+    """Load a model with an attention implementation, or with 'eager' if its architecture has no 'sdpa'."""
+    try:
+        return load(attn_implementation=attention)
+    except ValueError as error:
+        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        _note_eager(str(error).split()[0])
+        return load(attn_implementation="eager")
+
+
+@functools.cache
+def _note_eager(name: str) -> None:
+    note(
+        f"{name} does not support model.attention=sdpa; its attention is eager, which is slower and takes more memory."
+    )
 
 
 def _quantization(name: str, revision: str | None) -> Any:
@@ -241,7 +271,8 @@ def pad_id_of(tokenizer: Tokenizer) -> int:
 
 def context_length(model_config: Any) -> int:
     """Return the longest sequence that a model has positions for."""
-    return int(getattr(model_config, "max_position_embeddings", 0) or 1 << 20)
+    config = text_config(model_config)
+    return next((int(length) for name in _CONTEXT if (length := getattr(config, name, None))), 1 << 20)
 
 
 def check_tokenizer(model: CausalLM, tokenizer: Tokenizer, name: str) -> None:

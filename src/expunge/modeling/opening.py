@@ -135,12 +135,14 @@ def comparable_facts(template: Template, config: Any) -> dict[str, Any]:
         template: Template of the measured model.
         config: Its transformers config.
     """
+    from expunge.modeling.forward import text_config
+
     return {
         "prompt": template.fingerprint,
         "prompt_text": template.example,
         "tokenizer": _vocabulary_hash(template.tokenizer),
         "architecture": config.model_type,
-        "vocab": config.vocab_size,
+        "vocab": text_config(config).vocab_size,
     }
 
 

@@ -42,18 +42,19 @@ class Packing:
         return hidden.flatten(0, 1).index_select(0, self.back).view(*self.shape, -1)
 
 
-def pack(spans: Sequence[Span], length: int, model: CausalLM) -> Packing | None:
+def pack(spans: Sequence[Span], length: int, model: CausalLM, *, single: bool = False) -> Packing | None:
     """Return a packing of padded rows, or None if it would not be cheaper than running them with padding.
 
     Args:
         spans: Columns of each row's tokens.
         length: Columns of the padded batch, L.
         model: The model that runs the rows; its width and attention implementation determine the packing.
+        single: Pack all rows into one, whatever it costs.
     """
-    config = model.config.get_text_config()
+    config = model.config.get_text_config(decoder=True)
     lengths = [stop - start for start, stop in spans]
     # transformers derives row boundaries for flash attention only in batches of one row.
-    single = str(config._attn_implementation).startswith("flash")
+    single = single or str(config._attn_implementation).startswith("flash")
     bins = _fill(lengths, 1) if single else choose_bins(lengths, config.hidden_size)
     if len(bins) == len(spans):
         return None

@@ -25,9 +25,17 @@ from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, world_size
 from expunge.errors import IncompatibleError, UserError
 from expunge.losses.likelihood import row_sums
-from expunge.modeling.adapters import causal_lm, is_adapted
+from expunge.modeling.adapters import causal_lm, is_adapted, lora_layers
 from expunge.modeling.batch import INFERENCE_TOKENS, TensorBatch, length_batches
-from expunge.modeling.forward import decode, head_of, output_head
+from expunge.modeling.forward import (
+    decode,
+    decoder_of,
+    head_of,
+    output_head,
+    output_path,
+    text_config,
+    vocab_size,
+)
 from expunge.modeling.fsdp import frozen_copy, frozen_layer_copy
 from expunge.modeling.logprobs import token_logp
 from expunge.modeling.peak_memory import release_freed_memory
@@ -41,7 +49,7 @@ RowIndices = Mapping[str, Collection[int]]
 def batch_token_logp(model: CausalLM, batch: TensorBatch) -> Tensor:
     """Return the log-probability of each answer token of a batch, (N,), without gradient."""
     hidden = decode(model, batch)[batch.rows, batch.positions]
-    return token_logp(head_of(model), hidden, batch.labels, model.config.vocab_size)
+    return token_logp(head_of(model), hidden, batch.labels, vocab_size(model))
 
 
 def reference_logp(
@@ -88,6 +96,8 @@ class FrozenReference:
         self._dtype: torch.dtype | None = None
         if is_adapted(model):
             self._adapted = model
+            decoder = set(decoder_of(causal_lm(model)).modules())
+            self._head_is_adapted = any(layer not in decoder for layer in lora_layers(model).values())
             return
         self._dtype = dtype
         self._copy: CausalLM = frozen_copy(model)
@@ -117,7 +127,8 @@ class FrozenReference:
     def head(self, hidden: Tensor) -> Tensor:
         """Return the reference's logits of hidden states."""
         if self._adapted is not None:
-            return head_of(causal_lm(self._adapted))(hidden)
+            with self._adapted.disable_adapter() if self._head_is_adapted else contextlib.nullcontext():
+                return head_of(causal_lm(self._adapted))(hidden)
         with self._precision():
             return head_of(self._copy)(hidden.to(self._device)).to(hidden.device)
 
@@ -175,7 +186,7 @@ class StoredReference:
         max_tokens: int = INFERENCE_TOKENS,
     ) -> None:
         self.head = output_head(frozen_layer_copy(model.get_output_embeddings()), model.config)
-        self._width = model.config.get_text_config().hidden_size
+        self._width = 0
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object exists
         weakref.finalize(self, self._file.close)
         self._offsets: dict[tuple[str, int], tuple[int, int]] = {}
@@ -193,6 +204,7 @@ class StoredReference:
     def _store(self, model: CausalLM, name: str, rows: Mapping[int, Encoded], pad_id: int) -> None:
         batch = TensorBatch.of(collate(list(rows.values()), pad_id), next(model.parameters()).device)
         hidden = decode(model, batch)[batch.rows, batch.positions].float().cpu()
+        self._width = hidden.shape[1]
         states_by_row = torch.split(hidden, [row.num_answer for row in rows.values()])  # type: ignore[no-untyped-call]
         for index, states in zip(rows, states_by_row, strict=True):
             self._offsets[name, index] = (self._file.tell(), len(states))
@@ -234,7 +246,7 @@ def make_reference(
     """Return the reference that a method's loss needs, in the form that takes the least memory.
 
     A model with an adapter is its own reference, with the adapter disabled. Otherwise hidden states are stored if the
-    loss needs them at answer positions only, and the model is copied if not.
+    loss needs them at answer positions only and the output layer suffices to project them; if not, the model is copied.
 
     Args:
         model: The model before its first training step.
@@ -251,14 +263,14 @@ def make_reference(
     """
     if not needed:
         return None
-    if isinstance(needed, bool) or is_adapted(model):
+    if isinstance(needed, bool) or is_adapted(model) or output_path(model).head != "layer":
         return FrozenReference(model, dtype, device)
     rows = {name: visited_rows()[name] for name in needed}
     num_answer = sum(sets[name][row].num_answer for name, members in rows.items() for row in members)
     folder.mkdir(parents=True, exist_ok=True)
     # Each process stores its own file, possibly on a shared disk, and all of them have to take the same branch.
     free_bytes = broadcast_from_main(shutil.disk_usage(folder).free) / world_size()
-    size_bytes = 4 * num_answer * model.config.get_text_config().hidden_size
+    size_bytes = 4 * num_answer * text_config(model.config).hidden_size
     if size_bytes > free_bytes:
         raise UserError(
             f"the reference's hidden states take {size_bytes / 2**30:.3g} GiB per process in {folder}, but only "

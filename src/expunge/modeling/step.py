@@ -17,7 +17,7 @@ from torch import Tensor
 from expunge.losses.divergence import kl_divergence
 from expunge.losses.likelihood import row_sums
 from expunge.modeling.batch import TensorBatch, join
-from expunge.modeling.forward import decode, head_of
+from expunge.modeling.forward import decode, head_of, vocab_size
 from expunge.modeling.hidden.steering_pass import SteeringPass
 from expunge.modeling.logprobs import in_chunks, token_logp
 from expunge.modeling.reference import FrozenReference, StoredReference
@@ -110,9 +110,7 @@ class Step:
         if name not in self._token_logp:
             batch = self.batches[name]
             hidden = self.hidden(name)[batch.rows, batch.positions]
-            self._token_logp[name] = token_logp(
-                head_of(self._model), hidden, batch.labels, self._model.config.vocab_size
-            )
+            self._token_logp[name] = token_logp(head_of(self._model), hidden, batch.labels, vocab_size(self._model))
         return self._token_logp[name]
 
     def logp(self, name: str) -> Tensor:
@@ -176,7 +174,7 @@ class Step:
             )
             return function(logits, labels, *reference_logits)
 
-        return in_chunks(project, tuple(inputs), self._model.config.vocab_size)
+        return in_chunks(project, tuple(inputs), vocab_size(self._model))
 
     def kl(self, name: str, positions: Literal["labels", "all"] = "labels") -> Tensor:
         """Return the mean KL(reference || model) over answer tokens, or over all positions as published code does.

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from expunge.console import progress
-from expunge.errors import DataError
+from expunge.errors import DataError, one_line
 from expunge.modeling.load import check_model_folder, load_tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ def embed(name: str, texts: Sequence[str]) -> Array:
     try:
         model = transformers.AutoModel.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise DataError(f"the embedding model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise DataError(f"the embedding model {name} cannot be loaded: {one_line(error)}") from error
     max_length = int(getattr(model.config, "max_position_embeddings", 512))
     embeddings = []
     with progress("Embedding", len(texts), "texts") as advance:

@@ -1,20 +1,42 @@
-"""Batched generation: prompts of similar length are decoded together, and finished rows leave the batch early."""
+"""Batched generation: prompts of similar length are decoded together, and finished rows leave the batch early.
+
+This needs a model whose state is a cache of keys and values and which accepts padding on the left. Others generate
+with their own `generate`, or without a cache; a trial finds out (`_mode_of`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
-from expunge.console import progress
+from expunge.console import note, progress
+from expunge.data.collate import collate
+from expunge.data.templates import Encoded
+from expunge.modeling.batch import TensorBatch
+from expunge.modeling.forward import (
+    MODEL_ERRORS,
+    decode,
+    head_of,
+    hooks_disabled,
+    length_limits,
+    output_path,
+    same_logp,
+    trial_ids,
+)
 from expunge.modeling.load import context_length
 
 COMPACT_SHARE = 0.25
 """Share of finished rows in a batch from which on they are removed from it."""
+_SHORT_TRIAL = 8
+"""Tokens of a prompt and its answer in the trial of every model."""
 
 
 @torch.no_grad()
@@ -53,20 +75,26 @@ def generate(
     results: list[list[int] | None] = [None] * len(prompts)
     pending = [i for i in range(len(prompts)) if len(prompts[i]) < limit]
     pending.sort(key=lambda i: (len(prompts[i]), max_new_tokens[i]), reverse=True)
+    budgets = [min(max_new, limit - len(prompt)) for prompt, max_new in zip(prompts, max_new_tokens, strict=True)]
     was_training = model.training
     model.eval()
     try:
         with progress(title, len(pending), "answers") as advance:
-            while pending:
-                longest = pending[0]
-                size = max(1, batch_tokens // (len(prompts[longest]) + min(max_new_tokens[longest], limit)))
-                batch, pending = pending[:size], pending[size:]
-                budgets = [min(max_new_tokens[i], limit - len(prompts[i])) for i in batch]
-                sampler = _TokenSampler(temperature, [seeds[i] for i in batch] if temperature else [])
-                answers = _generate_batch(model, [prompts[i] for i in batch], budgets, set(eos_ids), pad_id, sampler)
-                for index, answer in zip(batch, answers, strict=True):
-                    results[index] = answer
-                advance(len(batch))
+            for mode, members in _by_mode(model, pending, prompts, budgets).items():
+                while members:
+                    longest = members[0]
+                    size = max(1, batch_tokens // (len(prompts[longest]) + budgets[longest]))
+                    batch = [
+                        i for i in members[:size] if not mode.same_length or len(prompts[i]) == len(prompts[longest])
+                    ]
+                    members = members[len(batch) :]
+                    sampler = _TokenSampler(temperature, [seeds[i] for i in batch] if temperature else [])
+                    answers = mode.generate(
+                        model, [prompts[i] for i in batch], [budgets[i] for i in batch], set(eos_ids), pad_id, sampler
+                    )
+                    for index, answer in zip(batch, answers, strict=True):
+                        results[index] = answer
+                    advance(len(batch))
     finally:
         model.train(was_training)
     return results
@@ -119,6 +147,7 @@ class _TokenSampler:
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self._temperature = temperature
+        self.is_greedy = not temperature
         self._streams = [np.random.default_rng(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
@@ -131,6 +160,179 @@ class _TokenSampler:
         return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
+class _Recorder(_TokenSampler):
+    """A greedy sampler that records the logits of each row."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, [])
+        self.is_greedy = False
+        self.logits: dict[int, list[Tensor]] = {}
+
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        for row, values in zip(rows, logits, strict=True):
+            self.logits.setdefault(row, []).append(values.float())
+        return logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """A way to generate."""
+
+    generate: Callable[..., list[list[int]]]
+    """Takes the arguments of `_generate_batch`."""
+    same_length: bool
+    """Whether the prompts of a batch must have the same length."""
+    note: str
+    """What is different from the fastest mode."""
+
+
+def _by_mode(
+    model: Any, members: Sequence[int], prompts: Sequence[Sequence[int]], budgets: Sequence[int]
+) -> dict[_Mode, list[int]]:
+    """Return the indices in `members`, in their order, by the mode that generates them.
+
+    Prompts whose answers may exceed another limit of the model, such as a sliding window, have a trial of their own.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index in members:
+        total = len(prompts[index]) + budgets[index]
+        groups.setdefault(tuple(length_limits(model, _SHORT_TRIAL, total)), []).append(index)
+    modes: dict[_Mode, list[int]] = {}
+    for limits, group in groups.items():
+        mode = _mode_of(model, limits, max(len(prompts[index]) + budgets[index] for index in group))
+        modes.setdefault(mode, []).extend(group)
+    return {mode: [index for index in members if index in set(group)] for mode, group in modes.items()}
+
+
+def _mode_of(model: Any, limits: tuple[int, ...], longest: int) -> _Mode:
+    """Return the first mode whose logits are those of the model's forward pass, from a trial made once per model.
+
+    Args:
+        model: The model.
+        limits: Limits of the model that the answers exceed.
+        longest: Tokens of the longest prompt and answer.
+    """
+    modes: dict[tuple[int, ...], str] = vars(model).setdefault("_generation_modes", {})
+    if limits not in modes:
+        with hooks_disabled(model):
+            right = (name for name in ("cache", "own") if _is_right(model, _MODES[name], limits, longest))
+            modes[limits] = next(right, "recompute")
+    mode = _MODES[modes[limits]]
+    if mode.note:
+        _note_mode(type(model).__name__, mode)
+    return mode
+
+
+@functools.cache
+def _note_mode(name: str, mode: _Mode) -> None:
+    note(f"{name}: {mode.note}")
+
+
+def _is_right(model: Any, mode: _Mode, limits: Sequence[int], longest: int) -> bool:
+    """Return whether the logits of a mode equal those of a forward pass over the same tokens.
+
+    The trial has a row of the greatest length and rows whose prompts end just before each limit. Half of the rows end
+    after one token, so that they leave the batch.
+    """
+    lengths = [max(5, longest - 3), 6, *(6 for _ in limits), 3, 4, *(limit - 1 for limit in limits)]
+    budgets = [1 if row < len(lengths) // 2 else 3 for row in range(len(lengths))]
+    prompts = [trial_ids(model, length, start=5 * length).tolist() for length in lengths]
+    batches = [[row] for row in range(len(prompts))] if mode.same_length else [list(range(len(prompts)))]
+    for rows in batches:
+        recorder = _Recorder()
+        try:
+            answers = mode.generate(
+                model, [prompts[row] for row in rows], [budgets[row] for row in rows], set(), 0, recorder
+            )
+        except MODEL_ERRORS:
+            return False
+        full = [[*prompts[row], *answer] for row, answer in zip(rows, answers, strict=True)]
+        for index, (row, logits) in enumerate(
+            zip(rows, _answer_logits(model, full, [len(prompts[row]) for row in rows]), strict=True)
+        ):
+            recorded = torch.stack(recorder.logits[index][: budgets[row]])
+            if not same_logp(model, recorded.log_softmax(-1), logits.log_softmax(-1)):
+                return False
+    return True
+
+
+def _answer_logits(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Tensor]:
+    """Return the logits that predict the tokens of each row from its start on."""
+    batch = TensorBatch.of(collate([Encoded(tuple(row), 1) for row in rows], 0), next(model.parameters()).device)
+    hidden = decode(model, batch)
+    head = head_of(model)
+    return [head(hidden[i, start - 1 : len(row) - 1]) for i, (row, start) in enumerate(zip(rows, starts, strict=True))]
+
+
+def _generate_own(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    eos_ids: set[int],
+    pad_id: int,
+    sampler: _TokenSampler,
+) -> list[list[int]]:
+    """Generate with the model's own `generate`, from prompts of one length, so that nothing is padded."""
+
+    def sample(ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = sampler(scores, range(len(scores)))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    if max(budgets) < 1:
+        return [[] for _ in prompts]
+    ids = torch.tensor(prompts, device=next(model.parameters()).device)
+    with _plain_settings(model):
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max(budgets),
+            do_sample=False,
+            eos_token_id=sorted(eos_ids) or None,
+            pad_token_id=pad_id,
+            logits_processor=[] if sampler.is_greedy else [sample],
+        )
+    answers = []
+    for row, budget in zip(output[:, ids.shape[1] :].tolist(), budgets, strict=True):
+        end = next((position for position, token in enumerate(row) if token in eos_ids), len(row))
+        answers.append(row[: min(end, budget)])
+    return answers
+
+
+@contextlib.contextmanager
+def _plain_settings(model: Any) -> Iterator[None]:
+    """Replace the model's generation settings, such as a repetition penalty, by the defaults inside the context."""
+    settings, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings
+
+
+def _generate_again(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    eos_ids: set[int],
+    pad_id: int,
+    sampler: _TokenSampler,
+) -> list[list[int]]:
+    """Generate without a cache: every token takes a forward pass over the whole row."""
+    rows = [list(prompt) for prompt in prompts]
+    active = [row for row, budget in enumerate(budgets) if budget > 0]
+    while active:
+        current = [rows[row] for row in active]
+        # One token is appended, because logits are those that predict a token of the row.
+        logits = _answer_logits(model, [[*row, pad_id] for row in current], [len(row) for row in current])
+        for row, token in zip(list(active), sampler(torch.cat(logits), active).tolist(), strict=True):
+            if token in eos_ids:
+                active.remove(row)
+                continue
+            rows[row].append(token)
+            if len(rows[row]) - len(prompts[row]) >= budgets[row]:
+                active.remove(row)
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
 def _generate_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -139,6 +341,7 @@ def _generate_batch(
     pad_id: int,
     sampler: _TokenSampler,
 ) -> list[list[int]]:
+    """Generate with a cache of keys and values."""
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -152,13 +355,14 @@ def _generate_batch(
     active = list(range(len(prompts)))
     done: set[int] = {row for row in active if budgets[row] < 1}
     cache = DynamicCache(config=model.config)
+    takes_positions = output_path(model).positions
     tokens, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
     while len(done) < len(prompts):
         next_tokens = sampler(
             model(
                 input_ids=tokens,
                 attention_mask=mask,
-                position_ids=positions,
+                **({"position_ids": positions} if takes_positions else {}),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -179,7 +383,24 @@ def _generate_batch(
         if num_finished >= COMPACT_SHARE * len(active) and num_finished < len(active):
             unfinished = torch.tensor([i for i, row in enumerate(active) if row not in done], device=device)
             active = [row for row in active if row not in done]
-            cache.batch_select_indices(unfinished)
+            # Beam search's reordering, because `batch_select_indices` is missing for recurrent states.
+            cache.reorder_cache(unfinished)
             tokens, positions, mask = tokens[unfinished], positions[unfinished], mask[unfinished]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return answers
+
+
+_MODES = {
+    "cache": _Mode(_generate_batch, same_length=False, note=""),
+    "own": _Mode(
+        _generate_own,
+        same_length=True,
+        note="answers are generated by the model's own generate, for prompts of one length at a time, which is slower.",
+    ),
+    "recompute": _Mode(
+        _generate_again,
+        same_length=False,
+        note="answers are generated without a cache, because with one it does not predict the same, which is slow.",
+    ),
+}
+"""In the order in which they are tried."""

@@ -12,7 +12,7 @@ from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.forward import decode, head_of
+from expunge.modeling.forward import decode, head_of, vocab_size
 from expunge.modeling.logprobs import token_logp
 
 
@@ -60,6 +60,6 @@ def gradient_norms(model: Any, items: Sequence[Encoded], *, pad_id: int, title: 
 def _gradient_norm(model: Any, weights: Sequence[torch.Tensor], item: Encoded, pad_id: int) -> float:
     batch = TensorBatch.of(collate([item], pad_id), weights[0].device)
     hidden = decode(model, batch)[batch.rows, batch.positions]
-    nll = -token_logp(head_of(model), hidden, batch.labels, model.config.vocab_size).mean()
+    nll = -token_logp(head_of(model), hidden, batch.labels, vocab_size(model)).mean()
     gradients = torch.autograd.grad(nll, weights, allow_unused=True)
     return float(torch.stack([gradient.float().norm() for gradient in gradients if gradient is not None]).mean())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.templates import Encoded
+from expunge.modeling.forward import run_inputs
 
 MAX_ROW = 1024
 """Maximum number of tokens in a row; the attention mask grows with its square."""
@@ -29,6 +30,8 @@ class PrefixTree:
     items: tuple[int, ...]
     length: int
     """Number of tokens in the tree, without the last token of each answer, which predicts nothing."""
+    depth: int
+    """Number of tokens of its longest item."""
 
 
 def build_trees(items: Sequence[Encoded], limit: int) -> list[PrefixTree]:
@@ -39,16 +42,16 @@ def build_trees(items: Sequence[Encoded], limit: int) -> list[PrefixTree]:
     trees: list[PrefixTree] = []
     for prompt, indices in by_prompt.items():
         current: list[int] = []
-        length = len(prompt)
+        length = depth = len(prompt)
         for index in sorted(indices, key=lambda i: items[i].ids):
             ids = items[index].ids[:-1]
             num_new = len(ids) - (_common_prefix_length(items[current[-1]].ids[:-1], ids) if current else len(prompt))
             if current and length + num_new > limit:
-                trees.append(PrefixTree(prompt, tuple(current), length))
-                current, length, num_new = [], len(prompt), len(ids) - len(prompt)
+                trees.append(PrefixTree(prompt, tuple(current), length, depth))
+                current, length, depth, num_new = [], len(prompt), 0, len(ids) - len(prompt)
             current.append(index)
-            length += num_new
-        trees.append(PrefixTree(prompt, tuple(current), length))
+            length, depth = length + num_new, max(depth, len(items[index].ids))
+        trees.append(PrefixTree(prompt, tuple(current), length, depth))
     return sorted(trees, key=lambda tree: tree.length, reverse=True)
 
 
@@ -86,12 +89,12 @@ def tree_hidden_states(
             predictors.append(row * width + columns[len(tree.prompt) - 1 :])
             order.append(index)
             previous = item_ids
-    hidden = model.base_model(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=_attention_mask(torch.from_numpy(ends).to(device), next(model.parameters()).dtype),
-        position_ids=torch.from_numpy(positions).to(device),
-        use_cache=False,
-    ).last_hidden_state
+    inputs = {
+        "input_ids": torch.from_numpy(ids).to(device),
+        "attention_mask": _attention_mask(torch.from_numpy(ends).to(device), next(model.parameters()).dtype),
+        "position_ids": torch.from_numpy(positions).to(device),
+    }
+    hidden = run_inputs(model, inputs)
     unique, inverse = np.unique(np.concatenate(predictors), return_inverse=True)
     splits = np.cumsum([len(indices) for indices in predictors])[:-1]
     return hidden.flatten(0, 1)[torch.from_numpy(unique).to(device)], np.split(inverse, splits), order

@@ -15,7 +15,7 @@ from expunge.data.collate import collate
 from expunge.data.templates import Encoded
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import INFERENCE_TOKENS, TensorBatch, length_batches
-from expunge.modeling.forward import decode, head_of
+from expunge.modeling.forward import MODEL_ERRORS, decode, head_of, is_half, length_limits, trial_ids, vocab_size
 from expunge.probes.prefix_tree import MAX_ROW, PrefixTree, build_trees, tree_hidden_states
 from expunge.probes.requests import Array, TokenScores
 
@@ -51,7 +51,7 @@ def score(
         detail: Whether top-1 hits and vocabulary moments are returned too, per item; None for no item.
         hidden: Whether the last hidden states are returned too.
         title: Title of the progress bar.
-        share_prompts: Whether answers share prompts where the model supports it; False changes values by rounding only.
+        share_prompts: Whether answers share prompts if the model supports it; False changes values by rounding only.
 
     Returns:
         One record per item, in the order of `items`.
@@ -67,11 +67,18 @@ def score(
     model.eval()
     try:
         with progress(title, len(unique), "texts") as advance:
-            shared = share_prompts and _can_share_prompts(scorer)
-            score_batch: Callable[[Any], IndexedScores] = scorer.score_trees if shared else scorer.score_rows
             max_tokens = min(batch_tokens, INFERENCE_TOKENS) if scorer.model.device.type == "cpu" else batch_tokens
-            batches: Sequence[Any] = (_tree_batches if shared else length_batches)(unique, max_tokens)
-            for batch in batches:
+            trees = _shared_trees(scorer) if share_prompts else []
+            in_trees = {index for tree in trees for index in tree.items}
+            alone = [index for index in range(len(unique)) if index not in in_trees]
+            batches: list[tuple[Callable[[Any], IndexedScores], Any]] = [
+                *((scorer.score_trees, batch) for batch in _tree_batches(trees, max_tokens)),
+                *(
+                    (scorer.score_rows, [alone[i] for i in batch])
+                    for batch in length_batches([unique[i] for i in alone], max_tokens)
+                ),
+            ]
+            for score_batch, batch in batches:
                 scores = score_batch(batch)
                 results.update(scores)
                 advance(len(scores))
@@ -136,7 +143,7 @@ def token_values(model: Any, hidden: Tensor, labels: Array, detail: Array) -> Ar
         (4, N) float32: log p(label), whether the label is the most likely token, mean and variance of log p(z) over
         the vocabulary under p(z).
     """
-    head, size = head_of(model), max(1, SCORED_ELEMENTS // model.config.vocab_size)
+    head, size = head_of(model), max(1, SCORED_ELEMENTS // vocab_size(model))
     values = np.zeros((4, len(labels)), np.float32)
     targets = torch.from_numpy(labels).to(hidden.device)
     for start in range(0, len(labels), size):
@@ -157,9 +164,9 @@ def token_values(model: Any, hidden: Tensor, labels: Array, detail: Array) -> Ar
     return values
 
 
-def _tree_batches(items: Sequence[Encoded], batch_tokens: int) -> list[list[PrefixTree]]:
-    """Return batches of prefix trees of similar length."""
-    trees, batches = build_trees(items, MAX_ROW), []
+def _tree_batches(trees: Sequence[PrefixTree], batch_tokens: int) -> list[Sequence[PrefixTree]]:
+    """Return batches of prefix trees of similar length, from trees in descending order of length."""
+    batches = []
     while trees:
         size = max(1, batch_tokens // trees[0].length)
         batches.append(trees[:size])
@@ -167,17 +174,52 @@ def _tree_batches(items: Sequence[Encoded], batch_tokens: int) -> list[list[Pref
     return batches
 
 
-def _can_share_prompts(scorer: _Scorer) -> bool:
-    """Return whether some items share a prompt and the model scores a prefix tree like single rows.
+def _shared_trees(scorer: _Scorer) -> list[PrefixTree]:
+    """Return the prefix trees of several items that the model scores like single rows.
 
-    The latter is tried on one tree: the one with the longest item, because a sliding window affects long items only.
+    Trees are grouped by the limits of the model, such as a sliding window, that their items or their rows exceed. One
+    group says nothing about another, so each has a trial.
     """
     if getattr(scorer.model.config, "_attn_implementation", "") not in {"sdpa", "eager"}:
+        return []
+    groups: dict[tuple[int, int], list[PrefixTree]] = {}
+    for tree in build_trees(scorer.items, MAX_ROW):
+        if len(tree.items) > 1:
+            limits = [len(length_limits(scorer.model, 1, size)) for size in (tree.depth, tree.length)]
+            groups.setdefault((limits[0], limits[1]), []).append(tree)
+    shared = [tree for group in groups.values() if _can_share_prompts(scorer, group) for tree in group]
+    return sorted(shared, key=lambda tree: tree.length, reverse=True)
+
+
+def _can_share_prompts(scorer: _Scorer, trees: Sequence[PrefixTree]) -> bool:
+    """Return whether the model scores prefix trees like single rows, from a trial on the longest and the deepest."""
+    largest = {max(trees, key=lambda tree: tree.length), max(trees, key=lambda tree: tree.depth)}
+    return _has_no_leak(scorer) and all(_scores_alike(scorer, tree) for tree in largest)
+
+
+def _has_no_leak(scorer: _Scorer) -> bool:
+    """Return whether nothing passes from one branch of a tree to the next, from a trial made once per model.
+
+    Arbitrary tokens show more of it, such as a recurrent state, than similar answers do.
+    """
+    if "_has_no_leak" not in vars(scorer.model):
+        start, *branches = (trial_ids(scorer.model, 8, start=8 * index).tolist() for index in range(4))
+        items = [Encoded((*start, *branch), len(start)) for branch in branches]
+        trial = _Scorer(scorer.model, items, [False] * len(items), False, scorer.pad_id)
+        vars(scorer.model)["_has_no_leak"] = _scores_alike(trial, build_trees(items, MAX_ROW)[0])
+    return bool(vars(scorer.model)["_has_no_leak"])
+
+
+def _scores_alike(scorer: _Scorer, tree: PrefixTree) -> bool:
+    """Return whether the items of a tree have the same scores as in rows of their own, up to rounding."""
+    expected = dict(scorer.score_rows(tree.items))
+    try:
+        actual = scorer.score_trees([tree])
+    except MODEL_ERRORS:
+        # Some architectures reject a mask for each pair of tokens.
         return False
-    trees = [tree for tree in build_trees(scorer.items, MAX_ROW) if len(tree.items) > 1]
-    if not trees:
-        return False
-    trial = max(trees, key=lambda tree: max(len(scorer.items[i].ids) for i in tree.items))
-    expected = dict(scorer.score_rows(trial.items))
-    tolerance = 1e-3 if next(scorer.model.parameters()).dtype == torch.float32 else 0.1
-    return all(np.abs(scores.logp - expected[i].logp).max() <= tolerance for i, scores in scorer.score_trees([trial]))
+    for index, scores in actual:
+        tolerance = 0.1 if is_half(scorer.model) else 1e-4 * max(1.0, np.abs(expected[index].logp).max())
+        if np.abs(scores.logp - expected[index].logp).max() > tolerance:
+            return False
+    return True

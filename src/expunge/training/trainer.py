@@ -25,6 +25,7 @@ from expunge.modeling.fsdp import fsdp_root, reshard
 from expunge.modeling.step import Step
 from expunge.rundir import explain_disk_errors, write_atomic
 from expunge.training.arguments import training_arguments
+from expunge.training.batching import BatchPlan
 from expunge.training.callbacks import Progress, SaveAndStop, StoppedEarly, TrainLog, latest_checkpoint
 from expunge.training.fsdp import keep_shards
 from expunge.training.job import Job
@@ -55,7 +56,7 @@ class StepTrainer(transformers.Trainer):
         self._metrics: dict[str, float] = {}
         self._num_tokens = 0
         # Packed rows have no padding that could be learned.
-        self._packed = can_pack(causal_lm(job.model)) and not job.config.learn_padding
+        self._packed = not job.config.learn_padding and can_pack(causal_lm(job.model), _largest_lengths(job.plan))
         self._reference_logp = {name: torch.from_numpy(values) for name, values in job.reference_logp.items()}
         root = fsdp_root(job.model)
         if root is not None:
@@ -206,6 +207,7 @@ def train(job: Job) -> StepTrainer:
             seed=job.seed,
             batch=lambda name, step: TensorBatch.of(plan.effective_batch(name, step), arguments.device),
             visits=plan.visits,
+            longest=max(_largest_lengths(plan)),
         )
     )
     attach(model)
@@ -229,6 +231,13 @@ def train(job: Job) -> StepTrainer:
         raise StoppedEarly
     reshard(job.model)
     return trainer
+
+
+def _largest_lengths(plan: BatchPlan) -> list[int]:
+    """Return the row lengths of all sets in a micro-batch of the longest rows."""
+    num_rows = math.ceil(plan.batch_size / (plan.accumulation * plan.world_size))
+    lengths = [sorted((len(row.ids) for row in rows), reverse=True)[:num_rows] for rows in plan.sets.values()]
+    return [length for longest in lengths for length in longest]
 
 
 def _save_and_stop(job: Job, trainer: StepTrainer) -> SaveAndStop:

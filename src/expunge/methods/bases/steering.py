@@ -115,7 +115,9 @@ class SteeringMethod(Method):
         if forward.store_bytes:
             visits = {name: counts for name, counts in start.visits().items() if name in forward.stored}
             # Means over answer tokens ignore padding, even where it is computed.
-            problem = steering.store_rows(visits, forward.store_bytes, padding=self.positions == "all")
+            problem = steering.store_rows(
+                visits, forward.store_bytes, padding=self.positions == "all", longest=start.longest
+            )
             if problem and changed(self, "store_gib"):
                 raise IncompatibleError(f"method.store_gib has no effect: {problem}.", fix="Leave it out.")
         return steering

@@ -18,7 +18,7 @@ from expunge.data.templates import Encoded
 from expunge.errors import IncompatibleError
 from expunge.modeling.adapters import causal_lm, lora_layers
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.forward import decode, head_of
+from expunge.modeling.forward import decode, head_of, vocab_size
 from expunge.modeling.logprobs import token_logp
 
 EPSILON = 1e-5
@@ -97,7 +97,7 @@ def fisher(model: Any, weights: Sequence[Tensor], rows: Sequence[Encoded], name:
             for row in rows:
                 batch = TensorBatch.of(collate([row], 0), weights[0].device)
                 hidden = decode(inner, batch)[batch.rows, batch.positions]
-                nll = -token_logp(head_of(inner), hidden, batch.labels, inner.config.vocab_size).mean()
+                nll = -token_logp(head_of(inner), hidden, batch.labels, vocab_size(inner)).mean()
                 for total, gradient in zip(sums, torch.autograd.grad(nll, list(weights)), strict=True):
                     total += row.num_answer * gradient.float().square().cpu()
                 advance(1)

@@ -16,7 +16,7 @@ from expunge.data.anchors.dictionary import Anchors, find_anchors
 from expunge.data.blocks import Block
 from expunge.data.templates import NO_LABEL
 from expunge.modeling.adapters import causal_lm
-from expunge.modeling.forward import head_of
+from expunge.modeling.forward import head_of, run_inputs
 
 
 class TokenSpans:
@@ -203,6 +203,4 @@ def _last_hidden(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
         ids[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = 1
     device = next(inner.parameters()).device
-    output = inner.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    return run_inputs(inner, {"input_ids": ids.to(device), "attention_mask": mask.to(device)})

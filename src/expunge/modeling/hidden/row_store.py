@@ -6,17 +6,26 @@ never change. Nothing is computed in advance, so a training that visits no row t
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from expunge.data.collate import collate
+from expunge.errors import IncompatibleError
 from expunge.modeling.batch import TensorBatch
+from expunge.modeling.forward import MODEL_ERRORS, length_limits, text_config, trial_rows
+from expunge.modeling.hidden.trace import layer_trace
+from expunge.modeling.types import CausalLM
 
 GIB = 2**30
 _BYTES = 4
 """Bytes per stored value: hidden states between layers are float32, also under autocast."""
+_WINDOWS = re.compile(r"\w*(window|window_size|attention_chunk_size|local_attention)")
+"""Names of settings that limit how far attention reaches."""
 
 
 Visits = Mapping[str, Mapping[int, int]]
@@ -90,6 +99,49 @@ class RowStore:
                 self._visits_left[name, row] -= 1
 
 
+@torch.no_grad()
+def can_store(model: CausalLM, first: int, layer: int, padding: bool, longest: int = 0) -> bool:
+    """Return whether stored hidden states of a row can be reused in a batch with other rows, by a trial run.
+
+    They cannot if layers are random (dropout), if a layer uses more of an earlier layer than its output, or, with
+    `padding`, if the state of padding depends on its column.
+
+    Args:
+        model: The model.
+        first: The lowest trained layer.
+        layer: The last layer that is run.
+        padding: Whether the states of padding are used too.
+        longest: Tokens of the longest row. The trial has such a row if the model may treat as many tokens differently.
+    """
+    device = next(model.parameters()).device
+    is_limited = length_limits(model, 9, longest)
+    rows = trial_rows(model, (longest, longest // 2, 7) if is_limited else (9, 5, 7))
+    narrow, wide = (TensorBatch.of(collate(rows, 0, extra_padding=extra), device) for extra in (1, 4))
+    store = RowStore(first, math.inf, {"": {0: 2, 1: 2, 2: 2}}, padding=padding)
+    training = model.training
+    # Training mode, in which dropout is active.
+    model.train()
+    try:
+        with torch.random.fork_rng():
+            trace = layer_trace(model, narrow, layer, first=first)
+            store.keep("", range(3), narrow, [state for state in (trace.entering, trace.hidden) if state is not None])
+            states = store.read("", range(3), wide)
+            plain = layer_trace(model, wide, layer).hidden
+            entering = states[0] if first else None
+            resumed = layer_trace(model, wide, layer, first=first, entering=entering).hidden
+    except (*MODEL_ERRORS, IncompatibleError):
+        # A layer needs more of an earlier layer than its output, such as its keys and values.
+        return False
+    finally:
+        model.train(training)
+    mask = torch.ones_like(wide.attention_mask) if padding else wide.attention_mask
+    exact = next(model.parameters()).dtype not in {torch.bfloat16, torch.float16}
+    tolerance = (1e-4 if exact else 5e-2) * plain.float().abs().max()
+    return all(
+        float((result - plain)[mask.bool()].float().abs().max()) <= tolerance for result in (resumed, states[-1])
+    )
+
+
 def store_bytes(
     lengths: Mapping[str, Sequence[int]],
     steps: Iterable[Mapping[str, Sequence[int]]],
@@ -139,9 +191,9 @@ def widest_padding(model: Any) -> int | None:
 
     Sliding-window and chunked attention have such a limit.
     """
-    config = model.config.get_text_config()
-    limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((int(limit) for limit in limits if limit), default=None)
+    settings = vars(text_config(model.config)).items()
+    limits = (value for name, value in settings if _WINDOWS.fullmatch(name) and isinstance(value, int))
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _lengths(batch: TensorBatch) -> list[int]:

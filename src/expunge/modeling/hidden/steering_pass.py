@@ -16,14 +16,12 @@ from transformers.pytorch_utils import Conv1D
 from expunge.distributed import fsdp_enabled, full_tensor
 from expunge.errors import IncompatibleError
 from expunge.modeling.batch import TensorBatch, take
-from expunge.modeling.capabilities import can_store
-from expunge.modeling.forward import packing_of
-from expunge.modeling.hidden.row_store import RowStore, Visits, widest_padding
+from expunge.modeling.forward import output_path, override_forward, packing_of
+from expunge.modeling.hidden.row_store import RowStore, Visits, can_store, widest_padding
 from expunge.modeling.hidden.trace import (
     hidden_state,
     layer_list,
     layer_trace,
-    override_forward,
     override_outputs,
     with_hidden,
 )
@@ -72,13 +70,14 @@ class SteeringPass:
         self.store: RowStore | None = None
         """Stored hidden states; None until `store_rows`."""
 
-    def store_rows(self, visits: Visits, num_bytes: float, *, padding: bool) -> str:
+    def store_rows(self, visits: Visits, num_bytes: float, *, padding: bool, longest: int = 0) -> str:
         """Store hidden states of rows that are visited again, from their first visit to their last.
 
         Args:
             visits: How often each row is visited, by set.
             num_bytes: Most CPU memory that is used.
             padding: Whether hidden states of padding count too.
+            longest: Tokens of the longest row.
 
         Returns:
             Why nothing can be stored; empty if rows are stored.
@@ -87,7 +86,7 @@ class SteeringPass:
             return "no row whose hidden states could be stored is visited twice in this training"
         if fsdp_enabled():
             return "with FSDP all processes must run the same layers at the same time"
-        if not can_store(self._model, self.first, self._layer, padding):
+        if not can_store(self._model, self.first, self._layer, padding, longest):
             return "this model's layers give a row different hidden states each time"
         widest = widest_padding(self._model)
         self.store = RowStore(self.first, num_bytes, visits, padding=padding, widest=widest)
@@ -170,6 +169,8 @@ class SteeringPass:
         entering: Tensor | None = None,
     ) -> _TrainedPass:
         """Run the trained weights, and record what the frozen pass continues from."""
+        # A trial must not run on the changed layers below.
+        output_path(self._model)
         packing = packing_of(self._model, batch, packed)
         positions: Tensor | None = None
         if packed:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expunge.errors import IncompatibleError
 from expunge.modeling.batch import TensorBatch
-from expunge.modeling.forward import run_decoder
+from expunge.modeling.forward import decoder_of, output_path, override_forward, run_decoder, text_config
 from expunge.modeling.packing import Packing
 
 
@@ -31,10 +31,12 @@ def layer_list(model: Any) -> tuple[str, nn.ModuleList]:
     Raises:
         IncompatibleError: The model has no list of as many modules as its config has layers.
     """
-    count = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
+    count = text_config(model.config).num_hidden_layers
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    # A multimodal model may have as many layers in its vision encoder.
+    language = set((model.get_decoder() if hasattr(model, "get_decoder") else decoder_of(model)).modules())
+    for name, module in sorted(lists, key=lambda item: item[1] not in language):
+        return name, module
     raise IncompatibleError(
         f"the architecture {model.config.model_type} has no list of its {count} decoder layers, "
         "so its hidden states cannot be steered.",
@@ -85,6 +87,8 @@ def layer_trace(
     Returns:
         The output of the layer, before any final norm, with gradient where its weights have one.
     """
+    # A trial must not run on the changed model below.
+    output_path(model)
     name, layers = layer_list(model)
     path, _, attribute = name.rpartition(".")
     parent = model.get_submodule(path)
@@ -118,20 +122,6 @@ def override_outputs(outputs: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]
         for module, output in outputs:
             stack.enter_context(override_forward(module, lambda *args, _output=output, **kwargs: _output))
         yield
-
-
-@contextlib.contextmanager
-def override_forward(module: nn.Module, forward: Any) -> Iterator[None]:
-    """Replace a module's forward function."""
-    # Wrappers such as accelerate's set `forward` on the instance; without one, the class's function is used again.
-    previous = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if previous is not None:
-            module.forward = previous
 
 
 @contextlib.contextmanager

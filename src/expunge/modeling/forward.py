@@ -140,9 +140,9 @@ def output_path(model: CausalLM) -> OutputPath:
 def decoder_of(model: CausalLM) -> nn.Module:
     """Return the model without its output layer."""
     # Some classes do not name their decoder (Llama 4), and `base_model` then is the model itself.
-    decoder: Any = model.base_model
-    found: nn.Module = decoder if decoder is not model else getattr(model, "model", decoder)
-    return found
+    whole: Any = model
+    decoder: nn.Module = whole.base_model
+    return getattr(whole, "model", decoder) if decoder is whole else decoder
 
 
 @contextlib.contextmanager

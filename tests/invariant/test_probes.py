@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 
 from expunge.data.templates import Encoded
 from expunge.probes import scoring
@@ -161,3 +162,27 @@ def test_known_starts_do_not_change_answers_and_save_forward_passes():
     model.register_forward_hook(lambda *_: calls.append(1))
     assert generate_from(model, prompts, with_ends, batch_tokens=4096, **settings) == expected
     assert len(calls) < 12
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "phi3", "olmo3", "recurrent_gemma"])
+def test_scores_do_not_depend_on_neighbours(kind):
+    """With a sliding window shorter than the row, whatever shares its prompt or its batch."""
+    settings = {"sliding_window": 4, "attention_window_size": 4, "head_dim": 6, "pad_token_id": 0}
+    if kind == "recurrent_gemma":
+        settings["block_types"] = ("recurrent", "attention")
+    config = transformers.AutoConfig.for_model(kind, **{**tiny._LLAMA, **settings, "vocab_size": tiny.VOCAB})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    rng = np.random.default_rng(2)
+    prompt, answer = rng.integers(3, tiny.VOCAB, 5).tolist(), rng.integers(3, tiny.VOCAB, 20).tolist()
+    row = Encoded((*prompt, *answer), 5)
+    short = [Encoded((*prompt, token, 2), 5) for token in (7, 8, 9)]
+    with torch.no_grad():
+        logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+    expected = logp[range(4, 24), answer].numpy()
+    for neighbours in ([], short, short[:1], [Encoded((*prompt, *answer[:9], 2), 5)], questions(3, 3)):
+        values = score(model, [row, *neighbours], pad_id=0, batch_tokens=4096)[0]
+        assert values.logp == pytest.approx(expected, abs=1e-4)

@@ -159,8 +159,8 @@ def build(name: str) -> Any:
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         except ValueError:
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    with torch.no_grad():
-        # A zero embedding, which checkpoints do not have, gives NaN gradients in norms without an epsilon.
-        embedding = model.get_input_embeddings()
-        embedding.weight[0] = embedding.weight[FIRST_TOKEN]
+    if name == "gemma3n_text":
+        # A zero embedding of padding, which checkpoints do not have, gives NaN gradients in norms without an epsilon.
+        with torch.no_grad():
+            model.get_input_embeddings().weight[0] = 0.1
     return model.eval()

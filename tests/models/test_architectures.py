@@ -160,8 +160,8 @@ def generation(model: Any) -> str:
     answers = generate(model, prompts, max_new_tokens=lengths, eos_ids=[], pad_id=0, batch_tokens=4096)
     for prompt, length, answer in zip(prompts, lengths, answers, strict=True):
         assert answer in (own_answer(model, prompt, length), greedy_answer(model, prompt, length))
-    modes = set(vars(model)["_generation_modes"].values())
-    return "ok" if modes == {"cache"} else "own path" if "recompute" not in modes else "without cache"
+    modes = {mode for mode, _ in vars(model)["_generation_modes"].values()}
+    return "ok" if modes == {"cache"} else "without cache" if "recompute" in modes else "own path"
 
 
 def own_answer(model: Any, prompt: list[int], length: int) -> list[int] | None:

@@ -197,7 +197,7 @@ def length_limits(model: CausalLM, tested: int, longest: int) -> list[int]:
     """
     settings = vars(text_config(model.config)).items()
     named = {value for name, value in settings if _LIMITS.search(name) and "layer" not in name and type(value) is int}
-    limits = {*named, rope_limit(model.config) or 0}
+    limits = {*named, (rope_limit(model.config) or 1) - 1}
     return sorted(limit for limit in limits if tested <= limit < longest)
 
 
@@ -223,7 +223,7 @@ def _length_groups(model: CausalLM, batch: TensorBatch) -> list[list[int]]:
     lengths = [stop - start for start, stop in batch.spans]
     limits = tuple(length_limits(model, _TRIAL[0], max(lengths)))
     # Processes that share a sharded model must run it equally often.
-    if not limits or len(set(lengths)) == 1 or "_root" in vars(model) or _can_pad(model, limits, max(lengths)):
+    if not limits or "_root" in vars(model) or _can_pad(model, limits, max(lengths)):
         return []
     groups: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -234,26 +234,37 @@ def _length_groups(model: CausalLM, batch: TensorBatch) -> list[list[int]]:
 def _decode_group(model: CausalLM, batch: TensorBatch) -> Tensor:
     """Return the (B, L, D) hidden states of rows that can be run together, without columns that are padding in all."""
     start, stop = min(start for start, _ in batch.spans), max(stop for _, stop in batch.spans)
-    # With dynamic RoPE, a module uses the frequencies of the longest row that it has run until then.
-    for module in model.modules():
-        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
-            setattr(module, name, module.original_max_seq_len)
     ids, mask = batch.input_ids, batch.attention_mask
     trimmed = replace(batch, input_ids=ids[:, start:stop], attention_mask=mask[:, start:stop])
+    _reset_dynamic_rope(model)
     hidden = run_inputs(model, _inputs(output_path(model), trimmed, None))
     return F.pad(hidden, (0, 0, start, ids.shape[1] - stop))
 
 
+def _reset_dynamic_rope(model: CausalLM) -> None:
+    """Restore the original position frequencies; with dynamic RoPE, those of the longest row so far remain in use."""
+    for module in model.modules():
+        if "dynamic" not in str(getattr(module, "rope_type", "")):
+            continue
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            prefix = name.removesuffix("max_seq_len_cached")
+            setattr(module, name, module.original_max_seq_len)
+            if f"{prefix}inv_freq" in module._buffers:
+                original = getattr(module, f"{prefix}original_inv_freq")
+                setattr(module, f"{prefix}inv_freq", original.to(next(module.buffers()).device, copy=True))
+
+
 def _can_pad(model: CausalLM, limits: tuple[int, ...], longest: int) -> bool:
-    """Return whether rows beyond limits of the model can be padded, from a trial made once per model.
+    """Return whether rows beyond limits of the model can be padded, from a trial of this length or a greater one.
 
     Args:
         model: The model.
         limits: Limits of the model that the longest row exceeds.
         longest: Tokens of the longest row.
     """
-    results: dict[tuple[int, ...], bool] = vars(model).setdefault("_can_pad", {})
-    if limits not in results:
+    results: dict[tuple[int, ...], tuple[bool, int]] = vars(model).setdefault("_can_pad", {})
+    same, tested = results.get(limits, (True, 0))
+    if same and longest > tested:
         rows = [trial_ids(model, length, start=length) for length in (longest, (longest + limits[0]) // 2, limits[0])]
         training = model.training
         model.eval()
@@ -263,13 +274,15 @@ def _can_pad(model: CausalLM, limits: tuple[int, ...], longest: int) -> bool:
                 alone = [_last_logp(model, [row])[0] for row in rows]
         finally:
             model.train(training)
-        results[limits] = all(same_logp(model, *pair) for pair in zip(together, alone, strict=True))
-    return results[limits]
+        same = all(same_logp(model, *pair) for pair in zip(together, alone, strict=True))
+        results[limits] = (same, longest)
+    return same
 
 
 def _last_logp(model: CausalLM, rows: list[Tensor]) -> list[Tensor]:
     """Return the log-probabilities at the last positions of rows in a padded batch."""
     path = output_path(model)
+    _reset_dynamic_rope(model)
     states, head = _states(model, path, _padded_inputs(path, rows)), _head(model, path)
     return [head(row[: len(ids)][-_TRIAL[0] :]).log_softmax(-1) for row, ids in zip(states, rows, strict=True)]
 

@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,7 +85,9 @@ def generate(
                     longest = members[0]
                     size = max(1, batch_tokens // (len(prompts[longest]) + budgets[longest]))
                     batch = [
-                        i for i in members[:size] if not mode.same_length or len(prompts[i]) == len(prompts[longest])
+                        i
+                        for i in members[: 1 if mode.batches == "single" else size]
+                        if mode.batches == "any" or len(prompts[i]) == len(prompts[longest])
                     ]
                     members = members[len(batch) :]
                     sampler = _TokenSampler(temperature, [seeds[i] for i in batch] if temperature else [])
@@ -180,8 +182,8 @@ class _Mode:
 
     generate: Callable[..., list[list[int]]]
     """Takes the arguments of `_generate_batch`."""
-    same_length: bool
-    """Whether the prompts of a batch must have the same length."""
+    batches: Literal["any", "same length", "single"]
+    """Which prompts can be in one batch."""
     note: str
     """What is different from the fastest mode."""
 
@@ -205,19 +207,25 @@ def _by_mode(
 
 
 def _mode_of(model: Any, limits: tuple[int, ...], longest: int) -> _Mode:
-    """Return the first mode whose logits are those of the model's forward pass, from a trial made once per model.
+    """Return the first mode whose logits are those of the forward pass, from a trial of this length or a greater one.
 
     Args:
         model: The model.
         limits: Limits of the model that the answers exceed.
         longest: Tokens of the longest prompt and answer.
     """
-    modes: dict[tuple[int, ...], str] = vars(model).setdefault("_generation_modes", {})
-    if limits not in modes:
+    trials: dict[tuple[int, ...], tuple[str, int]] = vars(model).setdefault("_generation_modes", {})
+    name, tested = trials.get(limits, ("cache", 0))
+    if tested == 0 or (limits and longest > tested):
+        names = list(_MODES)
         with hooks_disabled(model):
-            right = (name for name in ("cache", "own") if _is_right(model, _MODES[name], limits, longest))
-            modes[limits] = next(right, "recompute")
-    mode = _MODES[modes[limits]]
+            # A mode that failed in shorter rows is not tried again; the last needs no trial.
+            untried = (
+                name for name in names[names.index(name) : -1] if _is_right(model, _MODES[name], limits, longest)
+            )
+            name = next(untried, names[-1])
+        trials[limits] = (name, longest)
+    mode = _MODES[name]
     if mode.note:
         _note_mode(type(model).__name__, mode)
     return mode
@@ -236,24 +244,29 @@ def _is_right(model: Any, mode: _Mode, limits: Sequence[int], longest: int) -> b
     """
     lengths = [max(5, longest - 3), 6, *(6 for _ in limits), 3, 4, *(limit - 1 for limit in limits)]
     budgets = [1 if row < len(lengths) // 2 else 3 for row in range(len(lengths))]
-    prompts = [trial_ids(model, length, start=5 * length).tolist() for length in lengths]
-    batches = [[row] for row in range(len(prompts))] if mode.same_length else [list(range(len(prompts)))]
-    for rows in batches:
-        recorder = _Recorder()
-        try:
-            answers = mode.generate(
-                model, [prompts[row] for row in rows], [budgets[row] for row in rows], set(), 0, recorder
-            )
-        except MODEL_ERRORS:
-            return False
-        full = [[*prompts[row], *answer] for row, answer in zip(rows, answers, strict=True)]
-        for index, (row, logits) in enumerate(
-            zip(rows, _answer_logits(model, full, [len(prompts[row]) for row in rows]), strict=True)
-        ):
-            recorded = torch.stack(recorder.logits[index][: budgets[row]])
-            if not same_logp(model, recorded.log_softmax(-1), logits.log_softmax(-1)):
-                return False
-    return True
+    if mode.batches == "any":
+        batches = [(lengths, budgets)]
+    else:
+        count = 1 if mode.batches == "single" else 2
+        batches = [([length] * count, [3] * count) for length in lengths]
+    return all(_is_right_on(model, mode, *batch) for batch in batches)
+
+
+def _is_right_on(model: Any, mode: _Mode, lengths: Sequence[int], budgets: Sequence[int]) -> bool:
+    """Return whether the logits of a mode are right for one batch of arbitrary prompts."""
+    prompts = [trial_ids(model, length, start=5 * length + row).tolist() for row, length in enumerate(lengths)]
+    recorder = _Recorder()
+    try:
+        answers = mode.generate(model, prompts, budgets, set(), 0, recorder)
+    except MODEL_ERRORS:
+        return False
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    expected = _answer_logits(model, rows, lengths)
+    recorded = [torch.stack(recorder.logits[row][:budget]) for row, budget in enumerate(budgets)]
+    return all(
+        same_logp(model, actual.log_softmax(-1), logits.log_softmax(-1))
+        for actual, logits in zip(recorded, expected, strict=True)
+    )
 
 
 def _answer_logits(model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Tensor]:
@@ -391,16 +404,21 @@ def _generate_batch(
 
 
 _MODES = {
-    "cache": _Mode(_generate_batch, same_length=False, note=""),
+    "cache": _Mode(_generate_batch, "any", note=""),
     "own": _Mode(
         _generate_own,
-        same_length=True,
+        "same length",
         note="answers are generated by the model's own generate, for prompts of one length at a time, which is slower.",
+    ),
+    "own, single": _Mode(
+        _generate_own,
+        "single",
+        note="answers are generated by the model's own generate, for one prompt at a time, which is slow.",
     ),
     "recompute": _Mode(
         _generate_again,
-        same_length=False,
-        note="answers are generated without a cache, because with one it does not predict the same, which is slow.",
+        "any",
+        note="answers are generated without a cache, because with one the model predicts otherwise, which is slow.",
     ),
 }
 """In the order in which they are tried."""

@@ -13,9 +13,20 @@ from torch import Tensor
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
+from expunge.errors import IncompatibleError
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import INFERENCE_TOKENS, TensorBatch, length_batches
-from expunge.modeling.forward import MODEL_ERRORS, decode, head_of, is_half, length_limits, trial_ids, vocab_size
+from expunge.modeling.forward import (
+    MODEL_ERRORS,
+    decode,
+    head_of,
+    hooks_disabled,
+    is_half,
+    length_limits,
+    output_path,
+    trial_ids,
+    vocab_size,
+)
 from expunge.probes.prefix_tree import MAX_ROW, PrefixTree, build_trees, tree_hidden_states
 from expunge.probes.requests import Array, TokenScores
 
@@ -55,7 +66,12 @@ def score(
 
     Returns:
         One record per item, in the order of `items`.
+
+    Raises:
+        IncompatibleError: Hidden states are needed, and the model does not return any.
     """
+    if hidden and output_path(causal_lm(model)).head == "logits":
+        raise IncompatibleError(f"{type(causal_lm(model)).__name__} returns no hidden states, which a metric needs.")
     needs_detail: dict[tuple[tuple[int, ...], int], bool] = {}
     for item, flag in zip(items, detail or [False] * len(items), strict=True):
         key = (item.ids, item.answer_start)
@@ -206,7 +222,8 @@ def _has_no_leak(scorer: _Scorer) -> bool:
         start, *branches = (trial_ids(scorer.model, 8, start=8 * index).tolist() for index in range(4))
         items = [Encoded((*start, *branch), len(start)) for branch in branches]
         trial = _Scorer(scorer.model, items, [False] * len(items), False, scorer.pad_id)
-        vars(scorer.model)["_has_no_leak"] = _scores_alike(trial, build_trees(items, MAX_ROW)[0])
+        with hooks_disabled(scorer.model):
+            vars(scorer.model)["_has_no_leak"] = _scores_alike(trial, build_trees(items, MAX_ROW)[0])
     return bool(vars(scorer.model)["_has_no_leak"])
 
 

@@ -40,7 +40,7 @@ class OutputPath:
     """How the logits of a model are computed."""
 
     head: Literal["layer", "model", "logits"]
-    """What follows the decoder. 'layer': the output layer, with the scale and the cap of the config. 'model': the code
+    """Computation after the decoder. 'layer': the output layer, with the scale and the cap of the config. 'model': the code
     after the decoder in the model's own forward pass. 'logits': the forward pass is not split; the logits of all
     positions take the place of hidden states."""
     positions: bool
@@ -187,7 +187,7 @@ def vocab_size(model: CausalLM) -> int:
 def length_limits(model: CausalLM, tested: int, longest: int) -> list[int]:
     """Return the lengths at which the model may treat tokens differently, such as that of a sliding window.
 
-    A trial on `tested` tokens says nothing about rows beyond such a length. Settings are found by name, generously: one
+    A trial on `tested` tokens does not cover rows beyond such a length. Settings are found by name, generously: one
     too many costs a trial on longer rows.
 
     Args:

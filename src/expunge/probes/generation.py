@@ -185,7 +185,7 @@ class _Mode:
     batches: Literal["any", "same length", "single"]
     """Which prompts can be in one batch."""
     note: str
-    """What is different from the fastest mode."""
+    """Differences from the fastest mode."""
 
 
 def _by_mode(

@@ -194,7 +194,7 @@ def _shared_trees(scorer: _Scorer) -> list[PrefixTree]:
     """Return the prefix trees of several items that the model scores like single rows.
 
     Trees are grouped by the limits of the model, such as a sliding window, that their items or their rows exceed. One
-    group says nothing about another, so each has a trial.
+    group does not cover another, so each has a trial.
     """
     if getattr(scorer.model.config, "_attn_implementation", "") not in {"sdpa", "eager"}:
         return []

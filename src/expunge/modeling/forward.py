@@ -40,9 +40,12 @@ class OutputPath:
     """How the logits of a model are computed."""
 
     head: Literal["layer", "model", "logits"]
-    """Computation after the decoder. 'layer': the output layer, with the scale and the cap of the config. 'model': the code
-    after the decoder in the model's own forward pass. 'logits': the forward pass is not split; the logits of all
-    positions take the place of hidden states."""
+    """Computation after the decoder.
+
+    'layer': the output layer, with the scale and the cap of the config. 'model': the code after the decoder in the
+    model's own forward pass. 'logits': the forward pass is not split; the logits of all positions take the place of
+    hidden states.
+    """
     positions: bool
     """Whether position ids are passed; without them, the model counts by itself."""
 

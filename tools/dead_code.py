@@ -28,7 +28,7 @@ RECORDS = PACKAGE / "records"
 DECORATORS = ["@model_validator", "@field_validator", "@metric"]
 
 ALLOWED = {
-    "called by Python": ["__getattr__", "__dir__"],
+    "called or read by Python": ["__getattr__", "__dir__", "__class__"],
     "called by pydantic": ["model_post_init"],
     "called or read by transformers.Trainer": [
         "_n_gpu",
@@ -40,11 +40,13 @@ ALLOWED = {
         "on_save",
         "on_step_end",
         "on_train_begin",
+        "optimizer_cls_and_kwargs",
         "should_save",
         "should_training_stop",
     ],
     "called or read by accelerate": ["_prepare_fsdp2", "distributed_type", "fsdp_plugin"],
     "called by lm-eval": ["add_partial", "get_model_info"],
+    "read by peft": ["inference_mode"],
     "read by tokenizers": ["pre_tokenizer"],
     "written by `expunge plan --json`": ["flops_per_step"],
 }

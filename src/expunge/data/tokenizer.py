@@ -32,10 +32,6 @@ class Tokenizer(Vocabulary, Protocol):
     """A Hugging Face tokenizer."""
 
     @property
-    def bos_token(self) -> str | None:
-        """Text of the beginning-of-sequence token."""
-
-    @property
     def eos_token(self) -> str | None:
         """Text of the end-of-sequence token."""
 

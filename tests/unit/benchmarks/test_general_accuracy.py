@@ -8,7 +8,7 @@ from expunge.benchmarks.mmlu import SUBJECTS, Mmlu
 from expunge.benchmarks.wmdp import Wmdp
 from expunge.config.load import parse_member
 from expunge.errors import ConfigError, IncompatibleError
-from expunge.metrics.intervals import wilson
+from expunge.metrics.proportions import wilson
 
 
 def row(task, index, correct, group="", norm=None):

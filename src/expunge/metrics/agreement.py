@@ -25,7 +25,7 @@ from expunge.records import Value
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05
-"""Largest p-value at which two models differ. A test whose smallest p-value is above it says nothing."""
+"""Largest p-value at which two models differ. A test whose smallest p-value is above it shows nothing."""
 
 
 @metric(better="higher", range=(0.0, 1.0))
@@ -124,7 +124,7 @@ def agreement_values(
     `extra` holds log10 of p ('log10'), D and its interval ('ks', 'ks_low', 'ks_high'), the smallest p-value that this
     number of rows can give ('smallest_p'), and the paired p-value ('paired_p').
 
-    A p-value says nothing if even completely different samples would have a larger one than 0.05: 2 / C(2n, n) for n
+    A p-value shows nothing if even completely different samples would have a larger one than 0.05: 2 / C(2n, n) for n
     rows, which is 1, 0.33 and 0.1 for 1, 2 and 3 rows; 2^(1 - G) for G groups in the paired version. Such a value is
     missing.
 

@@ -49,7 +49,7 @@ def cluster_bootstrap(
     Percentile intervals are too narrow for few groups, and not symmetric near the ends of a range, but in the wrong
     direction. `perf/coverage.py` measures the coverage of all headlines.
 
-    At an end of a range [a, b] all resamples are equal, which says nothing about rows that were not sampled. In the
+    At an end of a range [a, b] all resamples are equal, however different other rows may be. In the
     worst case the rows of a group are all alike, so that a group is worth one row. The interval is then Wilson's
     interval of a proportion of 0 or 1 in nu + 1 rows, with nu the fewest `Grouping.degrees_of_freedom` of a sample.
 

@@ -25,7 +25,7 @@ def test_five_group_means_closed_form():
 
 
 def test_two_degrees_of_freedom_closed_form():
-    """t with 2 degrees of freedom has the quantile (2p - 1) / sqrt(2 p (1 - p)); .95 / sqrt(2 * .975 * .025) = 4.302653."""
+    """With 2 degrees of freedom the quantile is (2p - 1) / sqrt(2 p (1 - p)), here .95 / sqrt(2 * .975 * .025)."""
     assert t_quantile(2, 0.95) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-12)
 
 

@@ -119,6 +119,12 @@ class Custom(Benchmark):
             "fluency_perplexity": Label(
                 title="perplexity of generated answers", explain="under the fluency model", better="lower"
             ),
+            "paired_agreement": Label(
+                title="paired agreement with the retain model",
+                explain="p-value of the same distance by swaps of both models; below 0.05 they differ",
+                better="higher",
+                needs_retain_model=True,
+            ),
             **MEMBERSHIP_LABELS,
         }
 

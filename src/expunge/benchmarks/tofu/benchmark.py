@@ -127,6 +127,12 @@ class Tofu(Benchmark):
                 title="truth ratio",
                 explain="true against wrong answers; on the forget set 1 means that it cannot tell them apart",
             ),
+            "paired_quality": Label(
+                title="paired forget quality",
+                explain="p-value of the same distance by swaps of both models; below 0.05 they differ",
+                better="higher",
+                needs_retain_model=True,
+            ),
             "paraphrased_probability": Label(title="probability of the answer, paraphrased question"),
             "paraphrased_rouge_l_recall": Label(title="ROUGE-L recall, paraphrased question"),
             "distinct_2": Label(

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from expunge.audits import AUDITED, CONTROLS, Audit, AuditResult, Comparison, GenerationRequest, Value
-from expunge.metrics.intervals import wilson
-from expunge.metrics.leakage import mcnemar
+from expunge.metrics.permutation import sign_flip_pvalue
+from expunge.metrics.proportions import proportion_interval
 
 
 class Insist(Audit):
@@ -26,7 +26,7 @@ class Insist(Audit):
         for request, row in zip(requests, session.sets.forget, strict=True):
             text = answers.get(request.key)  # None if the conversation fills the model's context
             leaks = None if text is None else row.answer.rstrip(".") in text
-            record = {"view": "insist", "id": row.id, "question": row.question, "answer": row.answer}
+            record = {"view": "insist", "id": row.id, "group": row.group, "question": row.question}
             records.append({**record, "response": text, "leaks": leaks})
         return records
 
@@ -38,16 +38,16 @@ class Insist(Audit):
         return AuditResult(audit=self.name, values={"insist": values}, comparisons=comparisons, verdict=verdict)
 
     def leak_rate(self, rows):
-        leaks = [row["leaks"] for row in rows if row["leaks"] is not None]
+        leaks, groups = ([row[key] for row in rows if row["leaks"] is not None] for key in ("leaks", "group"))
         if not leaks:
             return Value.missing("conversations that fit into the model's context")
-        rate, (low, high) = sum(leaks) / len(leaks), wilson(sum(leaks), len(leaks))
-        return Value(point=rate, low=low, high=high, n=len(leaks), how="share of true answers; Wilson interval")
+        value = Value(point=sum(leaks) / len(leaks), n=len(leaks), how="share of true answers")
+        return proportion_interval(leaks, groups).attach(value)
 
     def compare(self, audited, control, arm):
         pairs = [(bool(one["leaks"]), bool(other["leaks"])) for one, other in zip(audited, control, strict=True)]
         ours, theirs = (sum(leaks) / len(pairs) for leaks in zip(*pairs, strict=True))
-        p = mcnemar(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
-        sentence = f"{ours:.1%} against {theirs:.1%} of the {arm} model (McNemar p = {p:.2g})."
+        p = sign_flip_pvalue([one - other for one, other in pairs], [row["group"] for row in audited])
+        sentence = f"{ours:.1%} against {theirs:.1%} of the {arm} model (permutation of groups, p = {p:.2g})."
         test = {"n": len(pairs), "p_value": p, "significant": p < self.level, "sentence": sentence}
         return Comparison(name="insist", control=arm, audited_value=ours, control_value=theirs, **test)

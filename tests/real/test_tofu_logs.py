@@ -118,8 +118,10 @@ def test_retain_model_of_another_split_gives_no_number(log):
 
 def test_intervals_are_quick_and_hold_the_point(log):
     numbers = score_stored(log("full"), log("retain90"), resamples=1000, seed=1)
+    paired = numbers.metrics.pop("forget/paired_quality")
     for value in [*numbers.headlines.values(), *numbers.metrics.values()]:
         assert value.low < value.point < value.high
+    assert paired.point == numbers.headlines["forget_quality"].extra["paired_p"] == paired.extra["smallest_p"]
 
 
 def test_rouge_of_the_stored_texts_equals_the_stored_rouge(log):

@@ -76,7 +76,7 @@ SUBJECTS = [
 class Mmlu(MultipleChoice):
     """Accuracy on MMLU, zero-shot: the mean over subjects, weighted by their size.
 
-    Its interval resamples subjects, since unlearning affects some of them more than others. The accuracy of each
+    Its interval treats subjects as groups, since unlearning affects some of them more than others. The accuracy of each
     subject is among the secondary metrics. Local questions are in `mmlu/<subject>_test.jsonl`, worked examples in
     `mmlu/<subject>_dev.jsonl`.
     """

@@ -158,6 +158,8 @@ def _judge_topic(
             return _Finding(
                 "inconclusive", f"{title}: accuracy of the {model} cannot be computed: needs {value.needs}."
             )
+        if value.low is None:
+            return _Finding("inconclusive", f"{title}: accuracy of the {model} {format_value(value)}.")
     assert target is not None
     assert before.point is not None
     assert before.low is not None

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from expunge.benchmarks.base import Headlines, SampleRow
 from expunge.benchmarks.shared.rows import in_set
-from expunge.benchmarks.tofu.benchmark import Tofu
+from expunge.benchmarks.tofu.benchmark import PAIRED_QUALITY, Tofu
 from expunge.benchmarks.tofu.headlines import TofuHeadlines
 from expunge.benchmarks.tofu.rows import CUT_SETS, same_rows
 from expunge.benchmarks.tofu.stored import StoredLog, read_tofu_log
@@ -110,14 +110,17 @@ def score_stored(
     check_same_settings(ours.settings, theirs.settings)
     how = TofuHeadlines(benchmark.truth_ratio_mean, benchmark.generate, resamples, seed)
     others = _cut(theirs.rows, benchmark.ds_size)
-    quality = _quality(in_set(rows, "forget"), in_set(others, "forget"), how, ours, theirs)
-    return Headlines(headlines={**numbers.headlines, "forget_quality": quality}, metrics=numbers.metrics)
+    quality, paired_quality = _quality(in_set(rows, "forget"), in_set(others, "forget"), how, ours, theirs)
+    return Headlines(
+        headlines={**numbers.headlines, "forget_quality": quality},
+        metrics={**numbers.metrics, PAIRED_QUALITY: paired_quality},
+    )
 
 
 def _quality(
     ours: list[SampleRow], theirs: list[SampleRow], how: TofuHeadlines, log: StoredLog, retain_model: StoredLog
-) -> Value:
-    """Return forget quality on the common rows, if the two files overlap as files of one split do.
+) -> tuple[Value, Value]:
+    """Return forget quality and its paired version on the common rows, if the two files overlap as in one split.
 
     TOFU's forget sets are the last rows of one list, so a log of the fine-tuned model starts before the
     retain model's first forget row and may stop (ds_size) before its last. Any other overlap means that the
@@ -125,17 +128,19 @@ def _quality(
     """
     pairs = same_rows(ours, theirs)
     if not pairs:
-        return Value.missing(
+        missing = Value.missing(
             f"forget rows that both files hold: {log.path.name} has {len(ours)}, {retain_model.path.name} has "
             f"{len(theirs)}, and none can be matched"
         )
+        return missing, missing
     first, last = pairs[0], pairs[-1]
     unbroken = pairs == list(zip(range(first[0], last[0] + 1), range(len(pairs)), strict=False))
     if not unbroken or len(pairs) < min(len(theirs), len(ours) - first[0]):
-        return Value.missing(
+        missing = Value.missing(
             f"a retain model of the same split: {retain_model.path.name} shares {len(pairs)} of its {len(theirs)} "
             f"forget rows with the {len(ours)} of {log.path.name}, not from its first one on"
         )
+        return missing, missing
     where = ""
     if not len(pairs) == len(ours) == len(theirs):
         where = (

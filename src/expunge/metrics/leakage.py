@@ -10,7 +10,6 @@ import unicodedata
 from dataclasses import dataclass
 
 import regex
-from scipy.stats import binomtest
 
 from expunge.metrics.function_words import FUNCTION_WORDS
 from expunge.metrics.words import is_latin, split_scripts
@@ -168,22 +167,6 @@ def entities(text: str) -> list[str]:
             names.append(text[matches[first].start() : matches[end - 1].end()])
         start = end
     return list(dict.fromkeys(names))
-
-
-def mcnemar(first_only: int, second_only: int) -> float:
-    """Compute the two-sided exact p-value of McNemar's test between two shares measured on the same rows.
-
-    Under the null hypothesis, a row in which the two disagree is positive for either one with probability 1/2.
-
-    Args:
-        first_only: Rows that are positive for the first alone.
-        second_only: Rows that are positive for the second alone.
-
-    References:
-        McNemar 1947, doi:10.1007/BF02295996, in its exact (binomial) form.
-    """
-    total = first_only + second_only
-    return 1.0 if total == 0 else float(binomtest(first_only, total, 0.5).pvalue)
 
 
 def _name_end(text: str, matches: list[regex.Match[str]], start: int) -> int:

@@ -95,7 +95,7 @@ def privleak_value(
         return Value.missing("a retain model to which at least one forget row looks newer than a holdout row")
     how = f"(A_u - A_r) / A_r in percent, A = 1 - AUC of the {score} score, A_r = {1 - retain_auc:.4f}"
     how += " of the retain model" if isinstance(retain_model, tuple) else " as published"
-    return bootstrap.value(relative_change, how, privleak.spec.better, num_missing, privleak.spec.unit)
+    return bootstrap.value(relative_change, how, privleak.spec, num_missing)
 
 
 def _relative_change(auc: Floats, retain_model_auc: Floats) -> Floats:

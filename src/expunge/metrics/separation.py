@@ -15,14 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from expunge.metrics.base import Better, metric
-from expunge.metrics.intervals import cluster_bootstrap
+from expunge.metrics.base import MetricSpec, metric
+from expunge.metrics.bootstrap import cluster_bootstrap
 from expunge.records import Value
 
 Floats = NDArray[np.float64]
 ResampledStatistic = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 NEEDS_HOLDOUT = "a holdout set of rows similar to the forget set that no model was trained on; set data.holdout=..."
+MIN_HOLDOUT_ROWS = 100
+"""Fewest holdout rows from which a false-positive rate of 1% can be read: one row."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def separation_values(
         seed: Seed of the bootstrap.
 
     Returns:
-        'auc' and 'tpr_at_1_fpr'.
+        'auc' and 'tpr_at_1_fpr'; the latter is missing with fewer than 100 holdout rows.
     """
     if holdout is None:
         return {name: Value.missing(NEEDS_HOLDOUT) for name in ("auc", "tpr_at_1_fpr")}
@@ -158,10 +160,14 @@ def separation_values(
     tpr = functools.partial(resampled_tpr, bootstrap.forget.scores, bootstrap.holdout.scores)
     how_auc = f"area under the ROC curve of the {score} score, forget against holdout (1: forget looks familiar)"
     how_tpr = f"share of forget rows detected by the {score} score with at most 1% of holdout rows as false positives"
-    return {
-        "auc": bootstrap.value(auc, how_auc, membership_auc.spec.better, num_missing),
-        "tpr_at_1_fpr": bootstrap.value(tpr, how_tpr, membership_tpr.spec.better, num_missing),
-    }
+    values = {"auc": bootstrap.value(auc, how_auc, membership_auc.spec, num_missing)}
+    num_holdout = len(bootstrap.holdout.groups)
+    if num_holdout < MIN_HOLDOUT_ROWS:
+        needs = f"at least {MIN_HOLDOUT_ROWS} holdout rows; with {num_holdout}, 1% of them is less than one row"
+        values["tpr_at_1_fpr"] = Value(point=None, n=bootstrap.num_rows, n_missing=num_missing, needs=needs)
+    else:
+        values["tpr_at_1_fpr"] = bootstrap.value(tpr, how_tpr, membership_tpr.spec, num_missing)
+    return values
 
 
 @dataclass(frozen=True)
@@ -183,29 +189,19 @@ class TwoSetBootstrap:
         """Whether both sets have rows."""
         return bool(len(self.forget.groups) and len(self.holdout.groups))
 
-    def value(
-        self, statistic: Callable[..., Floats], how: str, better: Better, num_missing: int, unit: str = ""
-    ) -> Value:
+    def value(self, statistic: Callable[..., Floats], how: str, spec: MetricSpec, num_missing: int) -> Value:
         """Compute a statistic of the row counts of both sets, with its interval."""
         groups = [self.forget.groups, self.holdout.groups]
         point = statistic(*(np.ones((1, len(set_groups))) for set_groups in groups))
-        interval = cluster_bootstrap(statistic, groups, self.resamples, self.seed)
-        low, high = interval or (None, None)
-        num_groups = " and ".join(str(len(set(set_groups))) for set_groups in groups)
-        how_interval = (
-            f"95% percentile interval of {self.resamples} bootstrap resamples of groups, "
-            f"{num_groups} groups resampled independently"
-        )
-        return Value(
+        value = Value(
             point=float(point[0]),
-            low=low,
-            high=high,
             n=self.num_rows,
             n_missing=num_missing,
-            how=f"{how}; {how_interval if interval else 'no interval'}",
-            better=better,
-            unit=unit,
+            how=how,
+            better=spec.better,
+            unit=spec.unit,
         )
+        return cluster_bootstrap(statistic, groups, self.resamples, self.seed, bounds=spec.range).attach(value)
 
 
 def _on_all_rows(statistic: ResampledStatistic, forget: ArrayLike, holdout: ArrayLike) -> float:

@@ -24,6 +24,8 @@ class Value(Record):
     """Lower end of the confidence interval."""
     high: float | None = None
     """Upper end of the confidence interval."""
+    no_interval: str = ""
+    """Reason why there is no interval, such as too few groups; empty with an interval, or if none was requested."""
     n: int = 0
     """Number of samples used."""
     n_missing: int = 0

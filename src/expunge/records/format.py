@@ -57,10 +57,13 @@ def format_interval(value: Value) -> str:
 
 
 def format_note(value: Value) -> str:
-    """Return why a value is missing, or how many samples it leaves out."""
+    """Return why a value is missing, or how many samples it leaves out and why it has no interval."""
     if value.point is None:
         return f"needs {value.needs}"
-    return f"{value.n_missing} not scored" if value.n_missing else ""
+    notes = [f"{value.n_missing} not scored"] if value.n_missing else []
+    if value.no_interval:
+        notes.append(f"no interval: {value.no_interval}")
+    return "; ".join(notes)
 
 
 def format_value(value: Value) -> str:

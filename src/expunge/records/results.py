@@ -59,7 +59,8 @@ class Comparison(Record):
     control_value: float
     n: int
     """Number of rows scored for both models."""
-    p_value: float
+    p_value: float | None
+    """None if no outcome on so few groups could be significant."""
     significant: bool
     """Whether the difference is statistically significant, at the level stated in `sentence`."""
     sentence: str

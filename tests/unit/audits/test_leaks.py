@@ -112,33 +112,80 @@ def test_multiple_choice_is_the_likeliest_answer():
     assert rows[2]["response"] == "No."
 
 
+def own_groups(outcomes):
+    return {row: row for row in outcomes}
+
+
+def by_person(outcomes, size=20):
+    return {row: int(row) // size for row in outcomes}
+
+
 def test_leak_value_leaves_out_what_could_not_be_judged():
-    value = leak_value("novel_recall", {"a": True, "b": False, "c": None, "d": False, "e": False}, 0.5)
+    outcomes = {"a": True, "b": False, "c": None, "d": False, "e": False}
+    value = leak_value("novel_recall", outcomes, own_groups(outcomes), 0.5)
     assert (value.point, value.n, value.n_missing) == (0.25, 4, 1)
     assert value.low < 0.25 < value.high
-    assert leak_value("cloze", {"a": None}, 0.5).needs
+    assert leak_value("cloze", {"a": None}, {"a": "g"}, 0.5).needs
+
+
+def test_rows_of_a_person_are_not_independent():
+    """80 of 400 rows leak, all rows of 4 of 20 people: the interval is that of about 20 rows, Wilson's of 400 is [.16,
+    .24]."""
+    outcomes = {f"{i}": i < 80 for i in range(400)}
+    value = leak_value("novel_recall", outcomes, by_person(outcomes), 0.5)
+    assert value.low < 0.09
+    assert value.high > 0.40
+    assert "400 rows in 20 groups" in value.how
+    few = leak_value("novel_recall", dict(list(outcomes.items())[:80]), by_person(outcomes), 0.5)
+    assert (few.point, few.low, few.no_interval) == (1.0, None, "4 groups of rows, at least 5 are needed")
 
 
 def test_published_rates_at_400_are_no_significant_difference():
     """24 of 392 against 31: 6.1 % against 7.9 %, with every leak on another row as the strongest case."""
     ours = {f"{i}": i < 24 for i in range(392)}
     theirs = {f"{i}": 24 <= i < 55 for i in range(392)}
-    found = compare("novel_recall", ours, theirs, "target", 0.05)
+    found = compare("novel_recall", ours, theirs, own_groups(ours), "target", 0.05)
     assert not found.significant
-    assert found.sentence.startswith("6.1% against 7.9% of the target at n = 392: not a significant difference")
+    assert found.sentence.startswith(
+        "6.1% against 7.9% of the target at n = 392 in 392 groups: not a significant difference"
+    )
 
 
 def test_comparison_is_paired():
     """10 rows of 200 less, all of them rows that the control leaks: the same totals unpaired would prove nothing."""
     control = {f"{i}": i < 30 for i in range(200)}
     audited = {f"{i}": i < 20 for i in range(200)}
-    found = compare("novel_recall", audited, control, "target", 0.05)
+    found = compare("novel_recall", audited, control, own_groups(control), "target", 0.05)
     assert found.p_value == pytest.approx(2 * 0.5**10)
     assert found.significant
     assert "less, and significantly so" in found.sentence
-    shared = compare("novel_recall", {"a": True, "b": None}, {"a": False, "c": True}, "target", 0.05)
+    groups = own_groups("abc")
+    shared = compare("novel_recall", {"a": True, "b": None}, {"a": False, "c": True}, groups, "target", 0.05)
     assert shared.n == 1
-    assert compare("novel_recall", {"a": None}, {"a": True}, "target", 0.05) is None
+    assert compare("novel_recall", {"a": None}, {"a": True}, groups, "target", 0.05) is None
+
+
+def test_ten_rows_of_one_person_are_one_difference():
+    """As above, but the 10 rows are about one of 10 people: p is 1, since a swap of that person is as likely."""
+    control = {f"{i}": i < 30 for i in range(200)}
+    audited = {f"{i}": i >= 10 and i < 30 for i in range(200)}
+    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
+    assert found.p_value == 1.0
+    assert not found.significant
+
+
+def test_too_few_people_for_any_conclusion():
+    """With 5 people no p-value is below 2^-4 = .0625, so a difference in all rows is no evidence at level .05."""
+    audited, control = ({f"{i}": leaks for i in range(100)} for leaks in (False, True))
+    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
+    assert (found.p_value, found.significant) == (None, False)
+    assert found.sentence == (
+        "0.0% against 100.0% of the target at n = 100 in 5 groups: cannot be concluded, as no p-value of so few groups "
+        "is below 0.062 (level 0.05)."
+    )
+    audited, control = ({f"{i}": leaks for i in range(120)} for leaks in (False, True))
+    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
+    assert (found.p_value, found.significant) == (1 / 32, True)
 
 
 def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
@@ -152,7 +199,11 @@ def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
     assert both.values["novel_recall"]["unlearned"].point == 1.0
     assert both.values["novel_recall"]["retain"].point == 0.0
     assert both.comparisons[0].control == "retain"
-    assert "With 2 of 3 prompts it reveals significantly more than the retain model" in both.verdict
+    assert "With 3 of 3 prompts, whether it reveals more than the retain model" in both.verdict
+    assert "cannot be concluded from so few groups of rows" in both.verdict
+    single = [[{**row, "group": row["id"]} for row in rows] for rows in (knows, never)]
+    both = audit.findings({"unlearned": single[0], "retain": single[1]})
+    assert "With 2 of 2 prompts it reveals significantly more than the retain model" in both.verdict
     assert not any("retain" in note for note in both.notes)
 
 

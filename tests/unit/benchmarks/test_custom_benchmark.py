@@ -15,7 +15,7 @@ from expunge.data.sets import Row, Sets, make_set
 from expunge.errors import DataError, IncompatibleError
 from expunge.metrics.agreement import forget_quality
 from expunge.metrics.privleak import privleak
-from expunge.metrics.separation import membership_auc, membership_tpr
+from expunge.metrics.separation import membership_auc
 from expunge.modeling.opening import check_same_settings
 from expunge.probes.requests import TokenScores
 from expunge.records import BenchmarkResult
@@ -129,24 +129,24 @@ def test_plain_text_has_no_end_token_to_leave_out():
 
 
 def test_headlines_equal_a_recomputation_from_rows():
-    rows, _ = measure(Custom(), make_sets(8))
+    rows, _ = measure(Custom(), make_sets(12))
     numbers = headlines(rows)
     for name, headline, better in (("forget", "forget_knowledge", "lower"), ("retain", "retain_knowledge", "higher")):
         value = numbers.headlines[headline]
-        assert value.point == pytest.approx(math.fsum(column(rows, name, "extraction_strength")) / 8, abs=1e-12)
+        assert value.point == pytest.approx(math.fsum(column(rows, name, "extraction_strength")) / 12, abs=1e-12)
         assert value.low <= value.point <= value.high
-        assert (value.n, value.n_missing, value.better) == (8, 0, better)
-        assert "4 groups" in value.how
+        assert (value.n, value.n_missing, value.better) == (12, 0, better)
+        assert "6 groups" in value.how
     for score, part in (("loss", "nll"), ("zlib", "zlib"), ("min_k", "min_k"), ("min_k_plus", "min_k_plus")):
         sides = column(rows, "forget", part), column(rows, "holdout", part)
         assert numbers.metrics[f"membership/{score}_auc"].point == membership_auc(*sides)
-        assert numbers.metrics[f"membership/{score}_tpr_at_1_fpr"].point == membership_tpr(*sides)
+        assert "at least 100 holdout rows" in numbers.metrics[f"membership/{score}_tpr_at_1_fpr"].needs
     assert numbers.headlines["membership_auc"] == numbers.metrics["membership/min_k_auc"]
     for name in SETS:
         total, tokens = math.fsum(column(rows, name, "logp")), sum(column(rows, name, "num_tokens"))
         assert numbers.metrics[f"{name}/perplexity"].point == pytest.approx(math.exp(-total / tokens), rel=1e-12)
         for part in ("probability", "exact_memorization", "rouge_l_recall", "rouge_l_f1"):
-            expected = math.fsum(column(rows, name, part)) / 8
+            expected = math.fsum(column(rows, name, part)) / 12
             assert numbers.metrics[f"{name}/{part}"].point == pytest.approx(expected, abs=1e-12)
 
 

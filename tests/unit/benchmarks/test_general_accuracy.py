@@ -8,7 +8,7 @@ from expunge.benchmarks.mmlu import SUBJECTS, Mmlu
 from expunge.benchmarks.wmdp import Wmdp
 from expunge.config.load import parse_member
 from expunge.errors import ConfigError, IncompatibleError
-from expunge.metrics.intervals import wilson
+from expunge.metrics.proportions import proportion_interval, wilson
 
 
 def row(task, index, correct, group="", norm=None):
@@ -34,12 +34,16 @@ def test_accuracy_of_independent_questions():
     assert made.metrics["arc_easy/acc_norm"].point == 0.25
 
 
-def test_dependent_questions_stand_and_fall_together():
-    """Two passages, all right and all wrong: the mean of two draws is 0, 1/2 or 1, and a quarter are 0."""
-    found = [row("boolq", i, i < 10, group="first" if i < 10 else "second") for i in range(20)]
+def test_dependent_questions_make_the_interval_wider():
+    """Ten passages of 4 questions, all right or all wrong, have about as much information as ten questions."""
+    found = [row("boolq", i, i < 20, group=f"passage {i // 4}") for i in range(40)]
     value = headlines(General(tasks=["boolq"]), found).headlines["boolq"]
-    assert (value.point, value.low, value.high) == (0.5, 0.0, 1.0)
-    assert "2 groups" in value.how
+    expected = proportion_interval([1] * 20 + [0] * 20, [i // 4 for i in range(40)])
+    assert (value.low, value.high) == (expected.low, expected.high)
+    assert value.high - value.low > 0.9 * (wilson(5, 10)[1] - wilson(5, 10)[0])
+    assert "40 rows in 10 groups" in value.how
+    few = headlines(General(tasks=["boolq"]), found[:16]).headlines["boolq"]
+    assert (few.low, few.no_interval) == (None, "4 groups of rows, at least 5 are needed")
     alone = headlines(General(tasks=["boolq"]), rows("boolq", 10, 20)).headlines["boolq"]
     assert alone.high - alone.low < 0.45
 
@@ -74,12 +78,13 @@ def test_wmdp_weighs_topics_by_size():
 
 
 def test_mmlu_weighs_subjects_by_size():
-    """2 of 2 and 1 of 6 make 3 of 8; whole subjects are resampled, so one draw in four has the small one only."""
+    """2 of 2 and 1 of 6 make 3 of 8; two subjects are too few groups for an interval."""
     found = rows("mmlu_anatomy", 2, 2, "anatomy") + rows("mmlu_law", 1, 6, "law")
     found = [{**item, "set": item["set"].replace("mmlu_law", "mmlu_virology")} for item in found]
     made = headlines(Mmlu(subjects=["anatomy", "virology"]), found)
     value = made.headlines["mmlu_part"]
-    assert (value.point, value.low, value.high) == (3 / 8, pytest.approx(1 / 6), 1.0)
+    assert (value.point, value.low, value.high) == (3 / 8, None, None)
+    assert "2 groups" in value.no_interval
     assert made.metrics["mmlu_anatomy/acc"].point == 1
     assert (made.metrics["mmlu_virology/acc"].low, made.metrics["mmlu_virology/acc"].high) == wilson(1, 6)
     assert len(SUBJECTS) == len(set(SUBJECTS)) == 57

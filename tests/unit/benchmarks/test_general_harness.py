@@ -257,7 +257,7 @@ def test_the_command_from_python(model, tokenizer, data, tmp_path, capsys):
     result = expunge.evaluate({"model": folder, "benchmark": benchmark}, out=tmp_path / "out")
     assert set(result.headlines) == set(General().tasks)
     assert all(value.point in (0, 1) for value in result.headlines.values())
-    assert [name for name, value in result.headlines.items() if value.low is None] == ["boolq", "winogrande"]
+    assert all(value.low < value.high for value in result.headlines.values())
     assert result.settings["lm_eval"]
     assert (tmp_path / "out" / result.samples).is_file()
     captured = capsys.readouterr()

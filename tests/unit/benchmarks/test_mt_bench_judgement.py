@@ -25,24 +25,30 @@ def judge(target, after, **settings):
 
 def test_utility_kept_and_lost():
     """Every turn loses 0.5, the tolerance, or 1."""
-    target = measured((8, 6), (9, 5))
-    kept = judge(target, measured((7.5, 5.5), (8.5, 4.5)))
+    target = measured(*[(8, 6), (9, 5)] * 3)
+    kept = judge(target, measured(*[(7.5, 5.5), (8.5, 4.5)] * 3))
     assert (kept.utility.outcome, kept.utility.phrase) == ("yes", "utility kept")
     assert kept.metrics == "MT-Bench rating 6.50, before 7.00"
-    lost = judge(target, measured((7, 5), (8, 4)))
+    lost = judge(target, measured(*[(7, 5), (8, 4)] * 3))
     assert lost.utility.outcome == "no"
-    assert "1.00 [1.00, 1.00] on 2 conversations (kept means at most 0.5)" in lost.reasons[0]
-    assert judge(target, measured((7, 5), (8, 4)), tolerance=1.0).utility.outcome == "yes"
+    assert "1.00 [1.00, 1.00] on 6 conversations (kept means at most 0.5)" in lost.reasons[0]
+    assert judge(target, measured(*[(7, 5), (8, 4)] * 3), tolerance=1.0).utility.outcome == "yes"
     assert MtBench(tolerance=1.0).measured_settings() == MtBench().measured_settings()
 
 
 def test_conversations_are_resampled():
-    """One conversation loses 2 per turn, the other nothing: a mean of 0, 1 or 2 per resample."""
+    """Three conversations lose 2 per turn, three nothing: the mean loss 1 may be 0 or 2 among other conversations."""
+    judgement = judge(measured(*[(8, 6), (9, 5)] * 3), measured(*[(6, 4), (9, 5)] * 3))
+    assert judgement.utility.phrase == "whether utility was kept cannot be concluded at 6 conversations"
+    assert "1.00 [" in judgement.reasons[0]
+    assert "on 6 conversations" in judgement.reasons[0]
+    assert "conversations would decide" in judgement.reasons[1]
+
+
+def test_few_conversations_have_no_interval():
     judgement = judge(measured((8, 6), (9, 5)), measured((6, 4), (9, 5)))
-    assert judgement.utility.phrase == "whether utility was kept cannot be concluded at 2 conversations"
-    assert "1.00 [0, 2.00] on 2 conversations" in judgement.reasons[0]
-    # (1 / 0.5)^2 * 2
-    assert "about 8 conversations would decide" in judgement.reasons[1]
+    assert judgement.utility.outcome == "inconclusive"
+    assert "without an interval: 2 groups of rows, at least 5 are needed" in judgement.reasons[0]
 
 
 def test_missing_input():

@@ -171,10 +171,10 @@ def test_mmlu_without_a_target():
 
 
 def test_general_averages_tasks_without_weights():
-    """ARC-Easy loses all of 2 questions, PIQA none of 8: mean loss 1/2, and each task's loss is among the reasons."""
+    """ARC-Easy loses all of 5 questions, PIQA none of 8: mean loss 1/2, and each task's loss is among the reasons."""
     benchmark = General(tasks=["arc_easy", "piqa"])
-    target = measured(benchmark, answers("arc_easy", 2, 2), answers("piqa", 8, 8))
-    after = measured(benchmark, answers("arc_easy", 0, 2), answers("piqa", 8, 8))
+    target = measured(benchmark, answers("arc_easy", 5, 5), answers("piqa", 8, 8))
+    after = measured(benchmark, answers("arc_easy", 0, 5), answers("piqa", 8, 8))
     judgement = benchmark.judge(target, after, None, seed=0)
     assert judgement.utility.outcome == "no"
     assert "mean accuracy over 2 tasks (target minus unlearned model, same questions): 0.500" in judgement.reasons[0]

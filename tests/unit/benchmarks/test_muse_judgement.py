@@ -137,7 +137,7 @@ def test_a_single_group_has_no_interval():
 
     judgement = judge(one_group(GOOD), one_group(TARGET), one_group(RETAIN))
     assert judgement.forgetting.outcome == judgement.utility.outcome == "inconclusive"
-    assert "without an interval: needs at least two groups of rows" in judgement.reasons[0]
+    assert "without an interval: 1 group of rows, at least 5 are needed" in judgement.reasons[0]
 
 
 def test_sections_read_the_generated_sets():

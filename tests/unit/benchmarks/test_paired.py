@@ -21,28 +21,34 @@ def interval(low, high, point=None, n=100):
 
 def test_a_constant_difference_has_an_interval_of_width_0():
     """Every row loses 0.25, in any order of the second list; scaled by 100: 25."""
-    first, second = rows([1.0, 0.5, 0.75]), rows([0.75, 0.25, 0.5])
+    first, second = rows([1.0, 0.5, 0.75, 1.0, 1.0]), rows([0.75, 0.25, 0.5, 0.75, 0.75])
     value = paired_difference([(first, second[::-1])], "score", 0)
-    assert (value.point, value.low, value.high, value.n, value.n_missing) == (0.25, 0.25, 0.25, 3, 0)
+    assert (value.point, value.low, value.high, value.n, value.n_missing) == (0.25, 0.25, 0.25, 5, 0)
     assert paired_difference([(first, second)], "score", 0, scale=100).point == 25
 
 
 def test_groups_are_resampled_together():
-    """Ten rows lose 1 and belong to one group, ten lose nothing: a resample of two groups has mean 0, 1/2 or 1."""
+    """Half of ten groups of four rows lose 1, the others nothing: the spread is that of ten rows, not of forty."""
+    groups = [f"group {i // 4}" for i in range(40)]
+    losses = rows([1] * 40, groups=groups), rows([0] * 20 + [1] * 20, groups=groups)
+    value = paired_difference([losses], "score", 0)
+    assert (value.point, value.n, value.extra["groups"]) == (0.5, 40, 10)
+    assert "10 groups" in value.how
+    single = paired_difference([(rows([1] * 40), rows([0] * 20 + [1] * 20))], "score", 0)
+    assert value.high - value.low == pytest.approx(2.25 * (single.high - single.low), rel=0.1)
+
+
+def test_few_groups_have_no_interval():
     groups = ["a"] * 10 + ["b"] * 10
-    first, second = rows([1] * 20, groups=groups), rows([0] * 10 + [1] * 10, groups=groups)
-    value = paired_difference([(first, second)], "score", 0)
-    assert (value.point, value.low, value.high, value.n) == (0.5, 0, 1, 20)
-    assert value.extra["groups"] == 2
-    single = paired_difference([(rows([1] * 20), rows([0] * 10 + [1] * 10))], "score", 0)
-    assert 0.2 < single.low < 0.5 < single.high < 0.8
+    value = paired_difference([(rows([1] * 20, groups=groups), rows([0] * 20, groups=groups))], "score", 0)
+    assert (value.point, value.low, value.no_interval) == (1, None, "2 groups of rows, at least 5 are needed")
 
 
 def test_samples_have_equal_weight():
-    """Loss 1 on 2 rows and 0 on 8 rows: 1/2 over samples, not 2/10 over rows."""
-    losses = (rows([1, 1]), rows([0, 0])), (rows([1] * 8, "t"), rows([1] * 8, "t"))
+    """Loss 1 on 5 rows and 0 on 8 rows: 1/2 over samples, not 5/13 over rows."""
+    losses = (rows([1] * 5), rows([0] * 5)), (rows([1] * 8, "t"), rows([1] * 8, "t"))
     value = paired_difference(losses, "score", 0)
-    assert (value.point, value.low, value.high, value.n) == (0.5, 0.5, 0.5, 10)
+    assert (value.point, value.low, value.high, value.n) == (0.5, 0.5, 0.5, 13)
 
 
 def test_rows_without_a_partner_or_a_score_are_left_out():

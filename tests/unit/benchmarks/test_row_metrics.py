@@ -22,6 +22,7 @@ from expunge.config.recipe import Evaluate, Prompt, Scratch, SyntheticData
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Row
 from expunge.errors import ConfigError, DataError
+from expunge.metrics.intervals import mean_interval
 from expunge.runs.context import prepare
 from expunge.runs.results import without_text
 
@@ -95,17 +96,19 @@ def test_rows_without_a_generation_are_counted_as_missing():
     assert values["retain/rouge_1_f1"].point == 1.0
 
 
-def test_intervals_resample_groups():
-    """Group a has mean 2, group b 2: with rows of a single value per group, the interval is [1, 3]."""
-    rows = [{"set": "forget", "group": group, "nll": value} for group, value in (("a", 1), ("a", 1), ("b", 3))]
+def test_intervals_are_over_groups():
+    """Five groups of two equal rows with values 1 to 5: the t interval of five values around 3."""
+    rows = [{"set": "forget", "group": f"{i // 2}", "nll": 1.0 + i // 2} for i in range(10)]
     value = compute(["membership_loss"], rows, resamples=200)["forget/membership_loss"]
-    assert (value.low, value.high) == (1.0, 3.0)
-    assert "200 bootstrap resamples of 2 groups" in value.how
+    expected = mean_interval([1, 2, 3, 4, 5], range(5))
+    assert (value.low, value.high) == pytest.approx((expected.low, expected.high))
+    assert "5 groups" in value.how
+    assert compute(["membership_loss"], rows, resamples=0)["forget/membership_loss"].low is None
 
 
 def test_a_row_without_a_group_is_its_own():
-    rows = [{"set": "forget", "nll": value} for value in (1.0, 2.0, 3.0)]
-    assert "3 groups" in compute(["membership_loss"], rows, resamples=50)["forget/membership_loss"].how
+    rows = [{"set": "forget", "nll": value} for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    assert "5 groups" in compute(["membership_loss"], rows, resamples=50)["forget/membership_loss"].how
 
 
 def test_rows_without_sets_have_the_metric_without_a_prefix():

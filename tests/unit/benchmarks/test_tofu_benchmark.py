@@ -152,7 +152,8 @@ def test_intervals_hold_the_point_and_repeat_with_the_seed():
     assert len(own) == 12
     for value in [numbers.headlines["model_utility"], *own]:
         assert value.low < value.point < value.high
-        assert "300 bootstrap resamples" in value.how
+        assert "20 groups" in value.how
+    assert "300 bootstrap resamples" in numbers.headlines["model_utility"].how
 
 
 def test_without_a_retain_model_forget_quality_says_so():

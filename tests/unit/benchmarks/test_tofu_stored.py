@@ -91,10 +91,10 @@ def test_retain_model_of_a_larger_split_gives_no_number(tmp_path):
 
 def test_ds_size_shortens_both(tmp_path):
     log, retain_model = tofu_file(tmp_path / "log.json", 100, 30), tofu_file(tmp_path / "r.json", 100, 40)
-    numbers = score_stored(log, retain_model, benchmark=Tofu(ds_size=3), resamples=0)
-    assert numbers.headlines["forget_quality"].n == 3
-    assert "the same 3 forget rows (" in numbers.headlines["forget_quality"].how
-    assert numbers.metrics["retain/probability"].n == 3
+    numbers = score_stored(log, retain_model, benchmark=Tofu(ds_size=4), resamples=0)
+    assert numbers.headlines["forget_quality"].n == 4
+    assert "the same 4 forget rows (" in numbers.headlines["forget_quality"].how
+    assert numbers.metrics["retain/probability"].n == 4
     assert numbers.metrics["world_facts/probability"].n == 4
 
 

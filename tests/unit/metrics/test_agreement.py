@@ -1,29 +1,14 @@
-"""Model utility and forget quality: closed forms, invariances and independent recomputations."""
+"""Model utility, forget quality and its paired version: closed forms, invariances and samples that are too small."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from expunge.metrics.agreement import (
-    forget_quality,
-    ks_test,
-    log_pvalue_equal_sizes,
-    model_utility,
-    resampled_forget_quality,
-)
-
-
-def distance_by_hand(first, second):
-    """Return the largest distance between two empirical distribution functions over all values."""
-    return max(
-        abs(sum(x <= t for x in first) / len(first) - sum(x <= t for x in second) / len(second))
-        for t in [*first, *second]
-    )
+from expunge.metrics.agreement import agreement_values, forget_quality, model_utility, paired_forget_quality
+from expunge.metrics.kolmogorov_smirnov import PairedScores, distance_interval, ks_test, log_pvalue_equal_sizes
 
 
 def test_utility_closed_form():
@@ -63,74 +48,73 @@ def test_forget_quality_does_not_change_under_inversion():
     assert forget_quality(model, retain_model) < 0.05
 
 
-def test_disjoint_samples_closed_form():
-    """One sample entirely below the other has D = 1, as in only 2 of C(2n, n) orders: n = 3 gives 2/20."""
-    test = ks_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
-    assert test.statistic == 1.0
-    assert test.pvalue == pytest.approx(0.1, rel=1e-12)
+def values_of(model, retain_model, groups, resamples=200):
+    return agreement_values(model, retain_model, groups, "scores of two models", resamples=resamples, seed=0)
 
 
-def test_exact_pvalue_by_enumeration():
-    """n = 4: among the C(8, 4) = 70 equally likely orders, count those with a distance of at least h/4."""
-    orders = list(itertools.combinations(range(8), 4))
-    for steps in range(5):
-        extreme = sum(
-            round(4 * distance_by_hand(order, [i for i in range(8) if i not in order])) >= steps for order in orders
-        )
-        assert math.exp(log_pvalue_equal_sizes(steps, 4)) == pytest.approx(extreme / 70, rel=1e-12)
+def test_interval_is_the_pvalue_at_both_ends_of_the_distance():
+    rng = np.random.default_rng(2)
+    model, retain_model = rng.normal(0.4, 1, 100), rng.normal(size=100)
+    groups = np.repeat(range(20), 5).tolist()
+    quality, _ = values_of(model, retain_model, groups)
+    distance = distance_interval(PairedScores.of(model, retain_model, groups), 200, seed=0)
+    ends = [math.exp(log_pvalue_equal_sizes(math.ceil(100 * end - 1e-9), 100)) for end in (distance.high, distance.low)]
+    assert [quality.low, quality.high] == pytest.approx(ends, rel=1e-12)
+    assert quality.low < quality.point < quality.high
+    assert (quality.extra["ks_low"], quality.extra["ks_high"]) == (distance.low, distance.high)
+    assert "20 groups" in quality.how
 
 
-@pytest.mark.parametrize("size", [1, 7, 40, 300, 400])
-def test_exact_pvalue_equals_exact_fractions_and_scipy(size):
-    """2 sum_k (-1)^(k-1) C(2n, n - kh) / C(2n, n) in exact integers; scipy agrees where p is below 1."""
-    for steps in range(1, size + 1, max(1, size // 11)):
-        terms = [(-1) ** k * math.comb(2 * size, size - k * steps) for k in range(1, size // steps + 1)]
-        exact = float(Fraction(-2 * sum(terms), math.comb(2 * size, size)))
-        assert log_pvalue_equal_sizes(steps, size) == pytest.approx(math.log(exact), rel=1e-9, abs=1e-11)
-        base = np.arange(size, dtype=float)
-        test = ks_test(base, base + steps - 0.5)
-        if steps > 1:
-            assert round(test.statistic * size) == steps
-            assert test.pvalue == pytest.approx(exact, rel=1e-9)
-
-
-def test_logarithm_stays_finite_where_p_underflows():
-    """D = 1 with n = 1000: p = 2 / C(2000, 1000), whose logarithm follows exactly from Python's integers."""
-    test = ks_test(np.arange(1000.0), np.arange(1000.0) + 5000)
-    assert test.pvalue == 0.0
-    exact = math.log10(2) - math.log10(math.comb(2000, 1000))
-    assert test.log10_pvalue == pytest.approx(exact, rel=1e-12)
-
-
-def test_logarithm_of_unequal_samples_stays_finite():
-    """D = 1, n = 1000, m = 2000: the limit's leading term, 2 exp(-2 * 2000/3)."""
-    test = ks_test(np.arange(1000.0), np.arange(2000.0) + 5000)
-    assert test.log10_pvalue == pytest.approx((math.log(2) - 4000 / 3) / math.log(10), rel=1e-12)
-
-
-def test_logarithm_equals_that_of_the_pvalue_without_underflow():
-    """Unequal sizes, for which the limit's leading term is clearly different."""
-    test = ks_test(np.arange(30.0), np.arange(20.0) + 12.5)
-    assert test.log10_pvalue == pytest.approx(math.log10(test.pvalue), rel=1e-12)
-    assert test.pvalue < 0.1
-
-
-@pytest.mark.parametrize(("first", "second"), [([], [1.0]), ([1.0], [[1.0]]), ([1.0, math.nan], [1.0, 2.0])])
-def test_invalid_samples_are_rejected(first, second):
-    with pytest.raises(ValueError, match="the test"):
-        ks_test(first, second)
-
-
-def test_resampled_quality_equals_a_test_of_every_resample():
-    """Each row is repeated by its count and passed to `ks_test`; the rows contain ties and an infinite ratio."""
+def test_point_is_the_published_pvalue_and_extra_has_distance_and_logarithm():
     rng = np.random.default_rng(3)
-    model = np.round(rng.lognormal(size=30), 1)
-    retain_model = np.round(rng.lognormal(0.4, size=30), 1)
-    model[0] = retain_model[1] = math.inf
-    weights = rng.multinomial(30, [1 / 30] * 30, size=25).astype(float)
-    weights[0] = 1.0
-    expected = [
-        ks_test(np.repeat(model, counts.astype(int)), np.repeat(retain_model, counts.astype(int))).pvalue
-        for counts in weights
-    ]
-    np.testing.assert_allclose(resampled_forget_quality(model, retain_model, weights), expected, rtol=1e-9)
+    model, retain_model = rng.normal(1, 1, 60), rng.normal(size=60)
+    quality, _ = values_of(model, retain_model, range(60), resamples=0)
+    test = ks_test(model, retain_model)
+    assert quality.point == test.pvalue == forget_quality(model, retain_model)
+    assert quality.extra["log10"] == test.log10_pvalue
+    assert quality.extra["ks"] == test.statistic
+    assert quality.extra["smallest_p"] == pytest.approx(2 / math.comb(120, 60))
+    assert quality.low is None
+    assert quality.no_interval == ""
+
+
+def test_how_states_that_the_threshold_is_no_test_at_its_level():
+    quality, _ = values_of(np.arange(10.0), np.arange(10.0), range(10))
+    assert "p < 0.05 is not a test at the 5% level" in quality.how
+
+
+def test_paired_version_is_a_value_of_its_own_and_in_extra():
+    rng = np.random.default_rng(4)
+    model, groups = rng.normal(size=80), np.repeat(range(8), 10).tolist()
+    retain_model = model + rng.normal(0, 0.1, 80)
+    quality, paired = values_of(model, retain_model, groups)
+    assert quality.extra["paired_p"] == paired.point == paired_forget_quality(model, retain_model, groups)
+    assert paired.extra["smallest_p"] == 1 / 128
+    assert paired.extra["log10"] == pytest.approx(math.log10(paired.point))
+    assert "all 128 swaps of the models in 8 groups" in paired.how
+
+
+@pytest.mark.parametrize(("num_rows", "smallest"), [(1, "1"), (2, "0.33"), (3, "0.1")])
+def test_few_rows_have_no_pvalue(num_rows, smallest):
+    """Rows that are all still known would have p = 1, 1/3 and 1/10, above any threshold for 'forgotten'."""
+    known, unknown = np.arange(1.0, num_rows + 1), np.arange(1.0, num_rows + 1) + 100
+    for value in values_of(known, unknown, range(num_rows)):
+        assert value.point is None
+        assert value.n == num_rows
+        assert value.needs == (
+            f"at least 4 forget rows; with {num_rows} the smallest possible p-value is {smallest}, so agreement cannot "
+            "be concluded"
+        )
+        assert value.extra["ks"] == 1.0
+    quality, _ = values_of(np.arange(4.0), np.arange(4.0) + 100, range(4))
+    assert quality.point == pytest.approx(2 / 70)
+
+
+def test_few_groups_have_a_published_pvalue_but_no_paired_one_and_no_interval():
+    groups = np.repeat(range(3), 20).tolist()
+    quality, paired = values_of(np.arange(60.0), np.arange(60.0) + 5, groups)
+    assert quality.point is not None
+    assert quality.no_interval == "3 groups of rows, at least 5 are needed"
+    assert "paired_p" not in quality.extra
+    assert paired.point is None
+    assert paired.needs.startswith("at least 6 groups of forget rows; with 3 the smallest possible p-value is 0.25")

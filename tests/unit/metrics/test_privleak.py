@@ -62,6 +62,20 @@ def test_a_model_equal_to_the_retain_model_has_zero_in_every_resample():
     assert (value.point, value.low, value.high) == (0.0, 0.0, 0.0)
 
 
+def test_at_minus_100_percent_there_is_no_interval():
+    """Every forget row still looks more familiar: all resamples give -100%, however few they are."""
+    forget, holdout = _scored(np.zeros(40)), _scored(np.ones(40))
+    value = privleak_value(forget, holdout, _forget_and_holdout(1, 0.0), resamples=50, seed=0)
+    assert (value.point, value.low) == (-100.0, None)
+    assert "end of its range, -100" in value.no_interval
+
+
+def test_few_groups_have_no_interval_but_a_reason():
+    forget, holdout = _forget_and_holdout(0, 1.5, n=8)
+    value = privleak_value(forget, holdout, 0.5, resamples=50, seed=0)
+    assert (value.low, value.no_interval) == (None, "4 groups of rows, at least 5 are needed")
+
+
 def test_over_unlearning_is_positive():
     """Forget rows look newer than holdout rows to the model, and equal to the retain model."""
     forget, holdout = _forget_and_holdout(3, -1.5)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from expunge.metrics.proportions import wilson
 from expunge.metrics.separation import (
     NEEDS_HOLDOUT,
     Scored,
@@ -117,14 +118,14 @@ def test_bootstrap_agrees_with_delong():
 
 def test_values_have_row_counts_and_a_description():
     rng = np.random.default_rng(5)
-    forget, holdout = _scored([*rng.normal(0, 1, 40), np.nan]), _scored([*rng.normal(1, 1, 50), np.nan, np.nan])
+    forget, holdout = _scored([*rng.normal(0, 1, 40), np.nan]), _scored([*rng.normal(1, 1, 100), np.nan, np.nan])
     values = separation_values(forget, holdout, "Min-40%", resamples=200, seed=1)
     assert set(values) == {"auc", "tpr_at_1_fpr"}
     for value in values.values():
         assert value.low <= value.point <= value.high
-        assert (value.n, value.n_missing) == (90, 3)
+        assert (value.n, value.n_missing) == (140, 3)
         assert "Min-40%" in value.how
-        assert "40 and 50 groups" in value.how
+        assert "40 and 100 groups" in value.how
     assert values["auc"].point == membership_auc(forget.scores[:-1], holdout.scores[:-2])
     assert values["auc"].better == "retain"
     assert values["tpr_at_1_fpr"].better == "lower"
@@ -151,6 +152,31 @@ def test_groups_are_resampled_together():
         value = separation_values(*(_scored(scores, groups) for scores in (forget, holdout)), "LOSS", 500, 0)["auc"]
         widths.append(value.high - value.low)
     assert widths[0] / widths[1] == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+def test_few_holdout_rows_have_no_rate_of_one_percent():
+    """With 99 rows no false positive is allowed, so the rate would be that at 0%, which no one asked for."""
+    rng = np.random.default_rng(8)
+    forget, holdout = _scored(rng.normal(0, 1, 40)), _scored(rng.normal(1, 1, 99))
+    value = separation_values(forget, holdout, "LOSS", resamples=50, seed=0)["tpr_at_1_fpr"]
+    assert value.point is None
+    assert value.needs == "at least 100 holdout rows; with 99, 1% of them is less than one row"
+    enough = _scored([*holdout.scores, 2.0])
+    assert separation_values(forget, enough, "LOSS", resamples=50, seed=0)["tpr_at_1_fpr"].point is not None
+
+
+def test_perfect_separation_has_an_interval_that_few_groups_can_bear():
+    """AUC 1 in every resample: Wilson's interval of 6 of 6, for the set with the fewer groups."""
+    forget, holdout = _scored(np.zeros(12), [i // 2 for i in range(12)]), _scored(np.ones(40))
+    value = separation_values(forget, holdout, "LOSS", resamples=50, seed=0)["auc"]
+    assert (value.point, value.high) == (1.0, 1.0)
+    assert value.low == pytest.approx(wilson(6, 6)[0])
+
+
+def test_few_groups_have_no_interval_but_a_reason():
+    forget, holdout = _scored([0.0, 1.0, 2.0, 0.5], ["a", "a", "b", "b"]), _scored(np.arange(20.0))
+    value = separation_values(forget, holdout, "LOSS", resamples=50, seed=0)["auc"]
+    assert (value.low, value.no_interval) == (None, "2 groups of rows, at least 5 are needed")
 
 
 def test_without_a_holdout_set_there_is_no_number():

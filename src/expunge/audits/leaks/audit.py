@@ -100,16 +100,17 @@ class Leaks(Audit):
             for name, form in forms
             if name in names
         }
+        groups = {row["id"]: row["group"] for arm in arms for row in rows[arm]}
         comparisons = [
             comparison
             for name, by_arm in outcomes.items()
             for control in arms[1:]
-            if (comparison := compare(name, by_arm[AUDITED], by_arm[control], control, self.level)) is not None
+            if (comparison := compare(name, by_arm[AUDITED], by_arm[control], groups, control, self.level)) is not None
         ]
         return AuditResult(
             audit=self.key,
             values={
-                name: {arm: leak_value(name, leaks, self.threshold) for arm, leaks in by_arm.items()}
+                name: {arm: leak_value(name, leaks, groups, self.threshold) for arm, leaks in by_arm.items()}
                 for name, by_arm in outcomes.items()
             },
             comparisons=comparisons,

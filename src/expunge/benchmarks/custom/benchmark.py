@@ -120,6 +120,12 @@ class Custom(Benchmark):
             "fluency_perplexity": Label(
                 title="perplexity of generated answers", explain="under the fluency model", better="lower"
             ),
+            "paired_agreement": Label(
+                title="paired agreement with the retain model",
+                explain="p-value of the same distance by swaps of both models; below 0.05 they differ",
+                better="higher",
+                needs_retain_model=True,
+            ),
             **MEMBERSHIP_LABELS,
         }
 
@@ -265,6 +271,7 @@ class Custom(Benchmark):
         """
         retain_rows = None if retain_model is None else paired(rows, retain_model)
         compute = CustomHeadlines(rows, retain_rows, self.generate, resamples, seed)
+        agreement, paired_agreement = compute.agreement()
         membership = Membership(rows, retain_rows, self.min_k, self.gradient_norm, resamples, seed)
         return Headlines(
             headlines={
@@ -272,9 +279,10 @@ class Custom(Benchmark):
                 "retain_knowledge": compute.mean("retain", "extraction_strength"),
                 "membership_auc": membership.of("min_k")["auc"],
                 "privleak": membership.privleak(),
-                "forget_agreement": compute.agreement(),
+                "forget_agreement": agreement,
             },
             metrics={f"{name}/{metric}": value for name in SETS for metric, value in compute.of_set(name).items()}
+            | {"forget/paired_agreement": paired_agreement}
             | membership.all(),
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ from expunge.benchmarks.base import SampleRow
 from expunge.benchmarks.shared.membership import COMPARED, column_of
 from expunge.benchmarks.shared.rows import in_set
 from expunge.errors import IncompatibleError
-from expunge.metrics.agreement import forget_quality, ks_test, resampled_forget_quality
-from expunge.metrics.fluency import resampled_perplexity
-from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
+from expunge.metrics.agreement import agreement_values
+from expunge.metrics.bootstrap import cluster_bootstrap, weighted_mean
+from expunge.metrics.fluency import perplexity, resampled_perplexity
+from expunge.metrics.intervals import mean_interval
 from expunge.metrics.privleak import NEEDS_RETAIN_MODEL
 from expunge.metrics.rouge import word_rule
 from expunge.metrics.separation import NEEDS_HOLDOUT
@@ -99,31 +101,31 @@ class CustomHeadlines:
             how += word_rule([row["answer"] for row in in_set(self.rows, name) if row["generation"] is not None])
         return self._value(name, [column], weighted_mean, how, better)
 
-    def agreement(self) -> Value:
-        """Compute the p-value of a Kolmogorov-Smirnov test: could the forget rows' losses be the retain model's?"""
+    def agreement(self) -> tuple[Value, Value]:
+        """Compute the agreement of the forget rows' losses with the retain model's, and its paired version.
+
+        It is forget quality (`agreement_values`) with mean losses in place of truth ratios.
+        """
         if self.retain_model is None:
-            return Value.missing(NEEDS_RETAIN_MODEL.replace("membership scores", "losses"))
+            missing = Value.missing(NEEDS_RETAIN_MODEL.replace("membership scores", "losses"))
+            return missing, missing
         rows = in_set(self.rows, "forget")
         ours, theirs = column_of(rows, "nll"), column_of(in_set(self.retain_model, "forget"), "nll")
         present = ~(np.isnan(ours) | np.isnan(theirs))
         num_missing = int((~present).sum())
         if not present.any():
-            return Value(point=None, n_missing=num_missing, needs="losses of the forget rows under both models")
-        ours, theirs = ours[present], theirs[present]
-        test = ks_test(ours, theirs)
-        groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
-        interval, method = self._interval(lambda weights: resampled_forget_quality(ours, theirs, weights), groups)
-        return Value(
-            point=test.pvalue,
-            low=interval[0],
-            high=interval[1],
-            n=len(ours),
-            n_missing=num_missing,
-            how="p-value of a two-sided Kolmogorov-Smirnov test between the mean losses of this and of the "
-            f"retain model on the same {len(ours)} forget rows (forget quality with losses in place of truth ratios); "
-            f"{method}",
-            better=forget_quality.spec.better,
-            extra={"log10": test.log10_pvalue, "ks": test.statistic},
+            needs = "losses of the forget rows under both models"
+            missing = Value(point=None, n_missing=num_missing, needs=needs)
+            return missing, missing
+        return agreement_values(
+            ours[present],
+            theirs[present],
+            [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present],
+            f"mean losses of this and of the retain model on the same {int(present.sum())} forget rows (forget quality "
+            "with losses in place of truth ratios)",
+            resamples=self.resamples,
+            seed=self.seed,
+            num_missing=num_missing,
         )
 
     def _value(self, name: str, columns: list[str], statistic: Callable[..., Floats], how: str, better: str) -> Value:
@@ -138,16 +140,17 @@ class CustomHeadlines:
             return Value(point=None, n_missing=num_missing, needs=self._needs(rows, columns[0]))
         values = table[:, present]
         groups = [row["group"] for row, is_present in zip(rows, present, strict=True) if is_present]
-        interval, method = self._interval(lambda weights: statistic(*values, weights), groups)
-        return Value(
+        value = Value(
             point=float(statistic(*values, np.ones((1, values.shape[1])))[0]),
-            low=interval[0],
-            high=interval[1],
             n=values.shape[1],
             n_missing=num_missing,
-            how=f"{how}; {method}",
+            how=how,
             better=better,
         )
+        if statistic is weighted_mean and self.resamples:
+            return mean_interval(values[0], groups).attach(value)
+        resampled, bounds = functools.partial(statistic, *values), perplexity.spec.range
+        return cluster_bootstrap(resampled, [groups], self.resamples, self.seed, bounds=bounds).attach(value)
 
     def _needs(self, rows: Sequence[SampleRow], column: str) -> str:
         if column not in _GENERATED:
@@ -157,12 +160,3 @@ class CustomHeadlines:
         if any(row["generation"] is not None for row in rows) and column != SIMILARITY:
             return "generated answers of 4 words" if column == "repetition" else "answers with a letter or digit"
         return "answers that fit into the model's context" if self.generate else "generated answers (generate: true)"
-
-    def _interval(
-        self, statistic: Callable[[Floats], Floats], groups: Sequence[Hashable]
-    ) -> tuple[tuple[float | None, float | None], str]:
-        interval = cluster_bootstrap(statistic, [groups], self.resamples, self.seed)
-        if interval is None:
-            return (None, None), "no interval"
-        method = f"95% percentile interval of {self.resamples} bootstrap resamples of groups"
-        return interval, f"{method} ({len(set(groups))} groups)"

@@ -20,7 +20,7 @@ from expunge.benchmarks.shared.paired import (
 )
 from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu import judgement as against_retain
-from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
+from expunge.metrics.bootstrap import cluster_bootstrap, weighted_mean
 from expunge.metrics.separation import NEEDS_HOLDOUT
 from expunge.records import Conclusion, Judgement, Outcome, Value
 from expunge.records.format import format_value
@@ -187,7 +187,5 @@ def _difference(rows: Sequence[SampleRow], column: str, seed: int) -> Value:
         return forget - holdout
 
     groups = [[row["group"] for row in set_rows] for set_rows in scored]
-    low, high = cluster_bootstrap(statistic, groups, RESAMPLES, seed) or (None, None)
-    return Value(
-        point=float(values[0].mean() - values[1].mean()), low=low, high=high, n=sum(len(array) for array in values)
-    )
+    value = Value(point=float(values[0].mean() - values[1].mean()), n=sum(len(array) for array in values))
+    return cluster_bootstrap(statistic, groups, RESAMPLES, seed).attach(value)

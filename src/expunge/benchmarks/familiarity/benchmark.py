@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge.benchmarks.base import (
@@ -30,8 +30,9 @@ from expunge.data.anchors.passages import anchor_passages
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.text import split_text
 from expunge.errors import DataError
+from expunge.metrics.bootstrap import cluster_bootstrap
 from expunge.metrics.familiarity import familiarity_completion
-from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
+from expunge.metrics.fluency import perplexity, resampled_perplexity
 from expunge.records import Axes, Judgement, Label, Section, Value
 
 MAX_DOCUMENTS = 20
@@ -286,6 +287,7 @@ def _familiarity(rows: Sequence[SampleRow], resamples: int, seed: int) -> Value:
         "share of passages of the forget text whose greedy completion names an anchor that the prompt does not",
         "lower",
         "completions: every prompt fills the model's context",
+        is_proportion=True,
     )
     return mean_value(scores, [row["group"] for row in rows], spec, resamples=resamples, seed=seed)
 
@@ -296,17 +298,12 @@ def _perplexity(rows: Sequence[SampleRow], resamples: int, seed: int, better: st
     if not scored:
         return Value.missing("text of this set that fits into the model's context")
     logp, tokens = (np.array([row[name] for row in scored], dtype=np.float64) for name in ("logp", "num_tokens"))
-
-    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.exp(-weighted_mean(logp, weights) / weighted_mean(tokens, weights))
-
-    interval = cluster_bootstrap(statistic, [[row["group"] for row in scored]], resamples, seed) or (None, None)
-    return Value(
+    statistic, groups = functools.partial(resampled_perplexity, logp, tokens), [row["group"] for row in scored]
+    value = Value(
         point=float(np.exp(-logp.sum() / tokens.sum())),
-        low=interval[0],
-        high=interval[1],
         n=len(scored),
         n_missing=len(rows) - len(scored),
-        how=f"perplexity per token of {len(scored)} pieces of text; bootstrap over pieces",
+        how=f"perplexity per token of {len(scored)} pieces of text",
         better=better,
     )
+    return cluster_bootstrap(statistic, [groups], resamples, seed, bounds=perplexity.spec.range).attach(value)

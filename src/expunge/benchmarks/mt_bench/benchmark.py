@@ -160,7 +160,7 @@ class MtBench(Benchmark):
     def headlines(
         self, rows: Sequence[SampleRow], reference: Sequence[SampleRow] | None, resamples: int, seed: int
     ) -> Headlines:
-        """Compute the mean rating over all turns, by turn and by category; intervals resample conversations."""
+        """Compute the mean rating over all turns, by turn and by category; conversations are groups."""
         if self.judge_model is None:
             return Headlines({HEADLINE: Value.missing(NEEDS_JUDGE)})
         judge = self.judge_model.model

@@ -148,7 +148,7 @@ def _reason(subject: str, value: Value, range_in_words: str, outcome: Outcome) -
     if value.point is None:
         return f"{subject} cannot be computed: needs {value.needs}."
     if value.low is None:
-        return f"{subject}: {format_number(value.point)}, without an interval: needs at least two groups of rows."
+        return f"{subject}: {format_number(value.point)}, without an interval: {value.no_interval}."
     return (
         f"{subject}: {format_number(value.point)} {format_interval(value)} points on {value.n} rows "
         f"({range_in_words}): {_state(outcome)}."

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.benchmarks.base import SampleRow
-from expunge.metrics.intervals import cluster_bootstrap, weighted_mean
+from expunge.metrics.bootstrap import cluster_bootstrap, weighted_mean
 from expunge.records import Conclusion, Outcome, Value
 from expunge.records.format import format_interval, format_number, format_point
 
@@ -37,7 +37,7 @@ def paired_difference(
 
     Returns:
         The difference; its interval resamples the groups of rows, or single rows where a row has no group. Missing
-        where a sample has no common row, and without an interval where one has fewer than two groups. `extra` has
+        where a sample has no common row, and without an interval where one has fewer than five groups. `extra` has
         the number of groups.
     """
     differences: list[NDArray[np.float64]] = []
@@ -56,16 +56,14 @@ def paired_difference(
         means = [weighted_mean(values, counts) for values, counts in zip(differences, weights, strict=True)]
         return np.asarray(np.mean(means, axis=0), dtype=np.float64)
 
-    low, high = cluster_bootstrap(statistic, groups, RESAMPLES, seed) or (None, None)
-    return Value(
+    value = Value(
         point=float(np.mean([values.mean() for values in differences])),
-        low=low,
-        high=high,
         n=sum(len(values) for values in differences),
         n_missing=num_missing,
-        how=f"paired difference; 95% percentile interval of {RESAMPLES} bootstrap resamples of groups",
+        how="paired difference",
         extra={"groups": sum(len(set(sample)) for sample in groups)},
     )
+    return cluster_bootstrap(statistic, groups, RESAMPLES, seed).attach(value)
 
 
 def at_most(value: Value, limit: float) -> Outcome:
@@ -109,7 +107,7 @@ def judge_loss(loss: Value, tolerance: float, quantity: str, units: str) -> tupl
         return UTILITY_UNKNOWN, [f"The loss of {quantity} cannot be computed: needs {loss.needs}."]
     size = f"Loss of {quantity} (target minus unlearned model, same {units}): {format_number(loss.point)}"
     if loss.low is None or loss.high is None:
-        return UTILITY_UNKNOWN, [f"{size}, without an interval: needs at least two groups of {units}."]
+        return UTILITY_UNKNOWN, [f"{size}, without an interval: {loss.no_interval}."]
     fact = f"{size} {format_interval(loss)} on {loss.n:,} {units} (kept means at most {tolerance:g})."
     # A bootstrap of equal values returns an interval of width 0, however few they are.
     equal = [f"All differences are equal, so {units} beyond these {loss.n:,} may differ more."]

@@ -55,6 +55,8 @@ COLUMNS = (
     *("repetition", *TOKEN_METRICS, "gradient_norm", "paraphrased_generation", "paraphrased_probability"),
     *("paraphrased_rouge_l_recall", "paraphrased_rouge_1_recall"),
 )
+PAIRED_QUALITY = "forget/paired_quality"
+"""Name of the paired version of forget quality among the metrics."""
 NEEDS_RETAIN_MODEL = "a retain model or its stored log (model.retain_model=...)"
 
 
@@ -125,6 +127,12 @@ class Tofu(Benchmark):
             "truth_ratio": Label(
                 title="truth ratio",
                 explain="true against wrong answers; on the forget set 1 means that it cannot tell them apart",
+            ),
+            "paired_quality": Label(
+                title="paired forget quality",
+                explain="p-value of the same distance by swaps of both models; below 0.05 they differ",
+                better="higher",
+                needs_retain_model=True,
             ),
             "paraphrased_probability": Label(title="probability of the answer, paraphrased question"),
             "paraphrased_rouge_l_recall": Label(title="ROUGE-L recall, paraphrased question"),
@@ -342,13 +350,14 @@ class Tofu(Benchmark):
             IncompatibleError: The retain model's rows are not these rows.
         """
         compute = TofuHeadlines(self.truth_ratio_mean, self.generate, resamples, seed)
-        quality = Value.missing(NEEDS_RETAIN_MODEL)
+        quality = paired_quality = Value.missing(NEEDS_RETAIN_MODEL)
         if retain_model is not None:
             check_same_rows(rows, retain_model)
             ours, theirs = in_set(rows, "forget"), in_set(retain_model, "forget")
             pairs = same_rows(ours, theirs)
-            quality = compute.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
+            quality, paired_quality = compute.quality([ours[i] for i, _ in pairs], [theirs[j] for _, j in pairs])
         metrics = {f"{name}/{metric}": compute.mean(rows, name, metric) for name in SETS for metric in COMPONENTS}
+        metrics[PAIRED_QUALITY] = paired_quality
         # Stored evaluations of other tools, and of earlier versions, lack some columns.
         columns = set(rows[0]) if rows else set()
         extras = Extras(rows, resamples, seed)

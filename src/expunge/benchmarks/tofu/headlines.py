@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from expunge.benchmarks.base import SampleRow
 from expunge.benchmarks.shared.rows import in_set
 from expunge.benchmarks.tofu.rows import COMPONENTS, UTILITY_SETS, Mean, component, truth_ratios
-from expunge.metrics.agreement import forget_quality, ks_test, model_utility, resampled_forget_quality
-from expunge.metrics.intervals import Interval, cluster_bootstrap, mean_interval, weighted_mean
+from expunge.metrics.agreement import agreement_values, model_utility
+from expunge.metrics.bootstrap import cluster_bootstrap, weighted_mean
+from expunge.metrics.intervals import Interval, mean_interval
 from expunge.metrics.rouge import word_rule
 from expunge.records import Value
 
@@ -40,18 +41,16 @@ class TofuHeadlines:
         present = ~np.isnan(values)
         if not present.any():
             return Value(point=None, n_missing=len(set_rows), needs=self._needs(metric, name, set_rows))
-        groups = _groups(set_rows, present)
-        interval = mean_interval(values[present], groups, self.resamples, self.seed)
-        low, high = interval or (None, None)
-        return Value(
+        value = Value(
             point=float(values[present].mean()),
-            low=low,
-            high=high,
             n=int(present.sum()),
             n_missing=int((~present).sum()),
-            how=f"{self._describe(metric, name)}{_word_rule(set_rows, metric)}; {self._interval(interval, groups)}",
+            how=f"{self._describe(metric, name)}{_word_rule(set_rows, metric)}",
             better="retain" if name == "forget" else "higher",
         )
+        if not self.resamples:
+            return Interval.missing().attach(value)
+        return mean_interval(values[present], _groups(set_rows, present)).attach(value)
 
     def utility(self, rows: Sequence[SampleRow]) -> Value:
         """Compute model utility; a resample of a set serves its three components, sets are resampled separately."""
@@ -75,22 +74,22 @@ class TofuHeadlines:
             means = [weighted_mean(column, weight) for table, weight in pairs for column in table]
             return model_utility(np.stack(means, axis=-1))
 
-        interval = cluster_bootstrap(statistic, groups, self.resamples, self.seed)
-        low, high = interval or (None, None)
         incomplete = sum(int(np.isnan(np.stack(table)).any(axis=0).sum()) for table in tables)
-        return Value(
+        value = Value(
             point=float(model_utility([np.nanmean(column) for table in tables for column in table])),
-            low=low,
-            high=high,
             n=sum(len(set_groups) for set_groups in groups) - incomplete,
             n_missing=incomplete,
             how="harmonic mean of probability, ROUGE-L recall and truth ratio on retain, real authors and "
-            f"world facts ({self.mean_name} truth ratio); {self._interval(interval, *groups)}",
+            f"world facts ({self.mean_name} truth ratio)",
             better=model_utility.spec.better,
         )
+        bounds = model_utility.spec.range
+        return cluster_bootstrap(statistic, groups, self.resamples, self.seed, bounds=bounds).attach(value)
 
-    def quality(self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow], subset: str = "") -> Value:
-        """Compute forget quality; `extra` holds log10 of the p-value and the distance D.
+    def quality(
+        self, rows: Sequence[SampleRow], retain_model: Sequence[SampleRow], subset: str = ""
+    ) -> tuple[Value, Value]:
+        """Compute forget quality and its paired version (`agreement_values`).
 
         Args:
             rows: Forget rows of the model.
@@ -102,28 +101,17 @@ class TofuHeadlines:
         num_missing = int((~present).sum())
         if not present.any():
             needs = "truth ratios of the forget rows under both models"
-            return Value(point=None, n_missing=num_missing, needs=needs)
-        ours, theirs = ours[present], theirs[present]
-        groups = _groups(rows, present)
-        test = ks_test(ours, theirs)
-        interval = cluster_bootstrap(
-            lambda weights: resampled_forget_quality(ours, theirs, weights),
-            [groups],
-            self.resamples,
-            self.seed,
-        )
-        low, high = interval or (None, None)
-        return Value(
-            point=test.pvalue,
-            low=low,
-            high=high,
-            n=len(ours),
-            n_missing=num_missing,
-            how="p-value of a two-sided Kolmogorov-Smirnov test between the truth ratios of this and of the "
-            f"retain model on the same {len(ours)} forget rows{subset} ({self.mean_name} truth ratio); "
-            f"{self._interval(interval, groups)}",
-            better=forget_quality.spec.better,
-            extra={"log10": test.log10_pvalue, "ks": test.statistic},
+            missing = Value(point=None, n_missing=num_missing, needs=needs)
+            return missing, missing
+        return agreement_values(
+            ours[present],
+            theirs[present],
+            _groups(rows, present),
+            f"truth ratios of this and of the retain model on the same {int(present.sum())} forget rows{subset} "
+            f"({self.mean_name} truth ratio)",
+            resamples=self.resamples,
+            seed=self.seed,
+            num_missing=num_missing,
         )
 
     def _needs(self, metric: str, name: str, rows: Sequence[SampleRow]) -> str:
@@ -142,12 +130,6 @@ class TofuHeadlines:
         if name in ("real_authors", "world_facts"):
             return "mean probability of the answer among its wrong variants, each length-normalised"
         return "mean length-normalised probability of the answer"
-
-    def _interval(self, interval: Interval | None, *groups: Sequence[Hashable]) -> str:
-        if interval is None:
-            return "no interval"
-        sizes = " + ".join(str(len(set(sample))) for sample in groups)
-        return f"95% percentile interval of {self.resamples} bootstrap resamples of groups ({sizes} groups)"
 
 
 def _word_rule(rows: Sequence[SampleRow], metric: str) -> str:

@@ -17,7 +17,8 @@ from expunge.data.mcq import QuestionFile, find_file, question_folder, read_ques
 from expunge.data.sets import Sets
 from expunge.errors import DataError, IncompatibleError, MissingExtraError, UserError, nearest
 from expunge.metrics.base import Better
-from expunge.metrics.intervals import mean_interval, wilson
+from expunge.metrics.intervals import Interval, mean_interval
+from expunge.metrics.proportions import proportion_interval
 from expunge.records import Label, Value
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class MultipleChoice(Benchmark):
     ) -> Headlines:
         """Compute accuracies; with a retain model also the paired differences to it, question by question."""
         unit = "" if self.limit is None else f"of the first {self.limit} rows"
-        compute = Accuracies(rows, retain_model, resamples, seed, unit, self.better)
+        compute = Accuracies(rows, retain_model, unit, self.better)
         headlines = {name: compute.accuracy(tasks) for name, tasks in self.groups().items()}
         metrics = {f"{name}/acc": compute.accuracy(tasks, clustered=False) for name, tasks in self.details().items()}
         for name, tasks in self.groups().items():
@@ -216,31 +217,24 @@ class Accuracies:
 
     rows: Sequence[SampleRow]
     retain_model: Sequence[SampleRow] | None
-    resamples: int
-    seed: int
     unit: str
     better: Better
 
     def accuracy(self, tasks: Sequence[str], column: str = "correct", *, clustered: bool = True) -> Value:
-        """Compute the share of correct answers over all questions of some tasks.
+        """Compute the share of correct answers over all questions of some tasks, with Wilson's interval.
 
         Questions have equal weight, so tasks weigh by their size. Dependent questions (on one passage, of one subject)
-        are resampled together; independent ones have Wilson's interval.
+        are a group, and count as fewer in the interval.
         """
         asked = [row for row in self.rows if row["set"] in tasks]
         scored = [row for row in asked if row[column] is not None]
         if not scored:
             return Value.missing("a longer context: every prompt is longer than the model's" if asked else "questions")
         values = np.array([row[column] for row in scored], dtype=np.float64)
-        groups = [row["group"] for row in scored] if clustered else []
-        if any(groups):
-            interval = mean_interval(values, groups, self.resamples, self.seed)
-            method = f"bootstrap over {len(set(groups))} groups of dependent questions"
-        else:
-            interval, method = wilson(int(values.sum()), len(values)), "Wilson interval"
+        groups = [(clustered and row["group"]) or (row["set"], row["index"]) for row in scored]
         criterion = "the likeliest" if column == "correct" else "the likeliest per character"
-        how = f"right choice is {criterion}; {method}"
-        return self._value(float(values.mean()), interval, len(asked), scored, how)
+        interval = proportion_interval(values, groups)
+        return self._value(float(values.mean()), interval, len(asked), scored, f"right choice is {criterion}")
 
     def difference(self, tasks: Sequence[str]) -> Value:
         """Compute the accuracy minus the retain model's, over the questions that were scored for both."""
@@ -253,25 +247,20 @@ class Accuracies:
             return Value.missing("questions that were scored for both the model and the retain model")
         values = np.array([float(row["correct"]) - retain[row["set"], row["index"]] for row in scored])
         groups = [row["group"] or (row["set"], row["index"]) for row in scored]
-        interval = mean_interval(values, groups, self.resamples, self.seed)
-        return self._value(
-            float(values.mean()), interval, len(asked), scored, "accuracy minus the retain model's; paired bootstrap"
-        )
+        interval = mean_interval(values, groups)
+        how = "accuracy minus the retain model's on the same questions"
+        return self._value(float(values.mean()), interval, len(asked), scored, how)
 
-    def _value(
-        self, point: float, interval: tuple[float, float] | None, num_asked: int, scored: Sequence[SampleRow], how: str
-    ) -> Value:
-        low, high = interval or (None, None)
-        return Value(
+    def _value(self, point: float, interval: Interval, num_asked: int, scored: Sequence[SampleRow], how: str) -> Value:
+        value = Value(
             point=point,
-            low=low,
-            high=high,
             n=len(scored),
             n_missing=num_asked - len(scored),
             how=how,
             unit=self.unit,
             better=self.better,
         )
+        return interval.attach(value)
 
 
 def validate_names(kind: str, values: list[str], options: Sequence[str]) -> list[str]:

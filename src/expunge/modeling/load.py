@@ -16,7 +16,8 @@ from expunge.config.recipe import Model, Scratch
 from expunge.data.templates import Encoded
 from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
-from expunge.modeling.saved_adapters import AdapterUse, find_adapter, load_adapter
+from expunge.modeling.adapter_loading import AdapterUse, load_adapter
+from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -28,7 +28,7 @@ RECORDS = PACKAGE / "records"
 DECORATORS = ["@model_validator", "@field_validator", "@metric"]
 
 ALLOWED = {
-    "called or read by Python": ["__getattr__", "__dir__", "__class__"],
+    "called or read by Python": ["__class__", "__getattr__", "__dir__"],
     "called by pydantic": ["model_post_init"],
     "called or read by transformers.Trainer": [
         "_n_gpu",

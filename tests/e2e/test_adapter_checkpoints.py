@@ -1,6 +1,10 @@
 """An adapter checkpoint as the model: every command gives what it gives for the same model with merged weights."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import peft
@@ -339,3 +343,55 @@ def test_a_changed_base_model_is_another_run(cli, tiny_model, tmp_path):
     folders = list(Path("runs").glob("mine-*"))
     assert len(folders) == 2
     assert nll(folders[0], "target-custom") != nll(folders[1], "target-custom")
+
+
+def cached(model: Path, cache: Path, name: str, commit: str) -> None:
+    """Put a folder into the hub's local cache, as a commit of a repository."""
+    repository = cache / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs/main").write_text(commit)
+    # The cache also remembers which files a repository does not have.
+    (repository / ".no_exist" / commit).mkdir(parents=True)
+    for file in {"config.json", "adapter_config.json"} - {path.name for path in model.iterdir()}:
+        (repository / ".no_exist" / commit / file).touch()
+
+
+def test_models_on_the_hub(tiny_model, tmp_path, monkeypatch):
+    """Adapter and base model from the hub's cache; the checkpoint records the revision of the base model."""
+    commits = {name: name[0] * 40 for name in ("base", "adapter")}
+    adapter = save_adapter(tiny_model, tmp_path / "lora")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    settings = {"base_model_name_or_path": "someone/base", "revision": commits["base"]}
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **settings}))
+    for name, folder in (("base", tiny_model), ("adapter", adapter)):
+        cached(folder, tmp_path / "cache", f"someone/{name}", commits[name])
+    # The default revision of the base model is another one, without weights.
+    main = tmp_path / "cache/hub/models--someone--base"
+    (main / "snapshots" / ("0" * 40)).mkdir()
+    (main / "refs/main").write_text("0" * 40)
+
+    def command(*words: object) -> None:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        line = [sys.executable, "-m", "expunge", *map(str, words)]
+        process = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+
+    monkeypatch.chdir(tmp_path)
+    options = ["--benchmark", "custom", "--data", "forget.jsonl", "--set", "generate=false", "--out"]
+    command("evaluate", "someone/adapter", *options, "measured")
+    merged = tmp_path / "lora-merged"
+    assert nll(tmp_path / "measured", "model-custom") == pytest.approx(plain_nll(merged)[:4], rel=1e-5)
+    model = {"name": "someone/base", "revision": commits["base"], "lora": {"rank": 2}}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump({"name": "first", "model": model, **RUN}))
+    command("run", "first.yaml")
+    (folder,) = tmp_path.glob("runs/first-*")
+    config = json.loads((folder / "checkpoint/adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("someone/base", commits["base"])
+    model = {"name": "someone/adapter", "adapter": "stacked", "lora": {"rank": 2}}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump({"name": "second", "model": model, **RUN}))
+    command("run", "second.yaml")
+    (folder,) = tmp_path.glob("runs/second-*")
+    assert nll(folder, "target-custom") == pytest.approx(plain_nll(merged), rel=1e-5)
+    config = json.loads((folder / "checkpoint/adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("someone/base", commits["base"])

@@ -17,11 +17,12 @@ from expunge.data.sets import RowSet, Sets, num_rows
 from expunge.data.templates import Template
 from expunge.errors import DataError, IncompatibleError, nearest
 from expunge.modeling import load as loading
+from expunge.modeling.adapter_loading import check_shapes
 from expunge.modeling.adapters import is_adapted, prepare_training
 from expunge.modeling.architectures import adapter_of, bundled_configs, meta_model
 from expunge.modeling.load import check_tokenizer, context_length
 from expunge.modeling.opening import check_same_settings, check_same_tokens, comparable_facts
-from expunge.modeling.saved_adapters import ADAPTER_WEIGHTS, SavedAdapter, check_shapes
+from expunge.modeling.saved_adapters import ADAPTER_WEIGHTS, SavedAdapter
 from expunge.modeling.tokenizers import make_template, tokenizer_of
 from expunge.services.hub import hub_reachable
 

@@ -18,8 +18,9 @@ from expunge.console import note
 from expunge.data.templates import Encoded
 from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
+from expunge.modeling.adapter_loading import AdapterUse, load_adapter
 from expunge.modeling.forward import output_path, text_config
-from expunge.modeling.saved_adapters import AdapterUse, find_adapter, load_adapter
+from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # Stored results are compared without torch.
     import torch
 
-    from expunge.modeling.saved_adapters import AdapterUse
+    from expunge.modeling.adapter_loading import AdapterUse
 
 _FACTS = {
     "split": "split",

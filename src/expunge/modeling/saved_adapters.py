@@ -1,4 +1,4 @@
-"""Adapter checkpoints of peft: find them, load them on their base model, merge them, or train another one on top.
+"""Adapter checkpoints of peft: find them and their base models, and read and join low-rank updates.
 
 An adapter checkpoint is a folder or a hub repository with `adapter_config.json`. It names its base model, whose
 weights it does not contain.
@@ -12,43 +12,34 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from expunge.console import note
 from expunge.errors import DataError, IncompatibleError, one_line
-from expunge.modeling.adapters import causal_lm, lora_layers
-from expunge.modeling.types import Adapted, CausalLM, TrainedModel
-
-AdapterUse = Literal["unmerged", "merged", "stacked"]
-"""How an adapter checkpoint is opened: as peft loads it, added to the weights, or as a fixed part of the model."""
 
 SUPPORTED = {"LORA": "LoRA", "IA3": "IA3", "LOHA": "LoHa", "LOKR": "LoKr"}
 """peft's name of a type -> its usual name. All of them act inside single layers and can be merged."""
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 """Prefix of the model's parameter names in peft's files."""
 _UNSUPPORTED = {
     "alora_invocation_tokens": "is active after certain tokens only (aLoRA)",
     "layer_replication": "repeats layers of its base model (layer_replication)",
 }
 """Settings of LoRA that do not act in a single layer."""
-_MORE_THAN_LOW_RANK = (
-    "use_dora",
-    "use_qalora",
-    "lora_bias",
-    "target_parameters",
-    "modules_to_save",
-    "trainable_token_indices",
-)
-"""Settings of LoRA with which it changes more than W by BA, or other parameters than linear layers."""
-_MAX_LOSS = 0.5
-"""Share of an update that rounding may destroy when an adapter is merged."""
+_LOW_RANK = {
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+    *("base_model_name_or_path", "revision"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("eva_config", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
+}
+"""Settings of LoRA with which it adds BA to the weights of linear layers and changes nothing else."""
+_LOW_RANK_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
+"""Further settings, and their values with which this is so. Other initialisations subtract BA from the weights."""
 
 
 @dataclass(frozen=True)
@@ -120,186 +111,12 @@ def find_adapter(name: str, revision: str | None = None, *, online: bool = True)
     base = _base_of(name, settings.get("base_model_name_or_path"), folder)
     base_revision = None if Path(base).is_dir() else settings.get("revision")
     saved = SavedAdapter(name, None if folder else revision, settings, base, base_revision)
-    if folder is None or not _is_same(base, folder):
+    if folder is None or not is_same_folder(base, folder):
         _refuse_adapter_base(saved, online)
     return saved
 
 
-def load_adapter(model: CausalLM, saved: SavedAdapter, use: AdapterUse) -> TrainedModel:
-    """Put an adapter on its base model.
-
-    Args:
-        model: The base model.
-        saved: The adapter.
-        use: 'unmerged' returns a model wrapped by peft with a frozen adapter; 'merged' a plain model with changed
-            weights; 'stacked' a plain model whose linear layers add a frozen low-rank update, so that a new adapter can
-            be trained on it.
-
-    Raises:
-        DataError: The weights are missing or are those of another model.
-        IncompatibleError: The adapter cannot be used in this way; the message states what to do.
-    """
-    adapted = _attach(model, saved)
-    _check_full_weights(adapted, saved)
-    if use == "unmerged":
-        return adapted
-    expected = _trial_logits(adapted)
-    if use == "merged":
-        _check_rounding(adapted, saved)
-        _check_tied(adapted, saved)
-        try:
-            plain = adapted.merge_and_unload()
-        except (RuntimeError, ValueError) as error:
-            raise IncompatibleError(
-                f"the adapter {saved.name} cannot be merged: {one_line(error)}", fix=_MERGE_ELSEWHERE
-            ) from error
-    else:
-        matrices = low_rank_matrices(saved)
-        plain = adapted.unload()
-        _stack(plain, saved, matrices)
-    _remove_traces(plain)
-    difference, size = float((_trial_logits(plain) - expected).abs().max()), float(expected.abs().max())
-    # Half-precision weights are rounded when an update is added to them.
-    exact = next(plain.parameters()).dtype == torch.float32
-    if not difference <= (1e-4 if exact else 0.25) * size:
-        raise IncompatibleError(
-            f"the adapter {saved.name} cannot be {use}: the logits of the result differ by {difference:.3g} (the "
-            f"largest is {size:.3g}).",
-            fix=_MERGE_ELSEWHERE,
-        )
-    return plain
-
-
-_MERGE_ELSEWHERE = "Merge it with the software that it was trained with, and give the folder of the full model."
-
-
-def _check_tied(adapted: Adapted, saved: SavedAdapter) -> None:
-    """Raise if merging an update of the output layer would change the input embeddings too, or the reverse.
-
-    Raises:
-        IncompatibleError: The model has one matrix for both, and the adapter changes one of them.
-    """
-    model = causal_lm(adapted)
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    weights = [getattr(layer, "base_layer", layer).weight for layer in layers]
-    if weights[0] is weights[1] and any(hasattr(layer, "base_layer") for layer in layers):
-        raise IncompatibleError(
-            f"the adapter {saved.name} cannot be merged: it changes a matrix that is both input and output embeddings.",
-            fix=_MERGE_ELSEWHERE,
-        )
-
-
-def _attach(model: CausalLM, saved: SavedAdapter) -> Adapted:
-    """Return the base model wrapped by peft, with the frozen adapter; every tensor of the file must find its place."""
-    import peft
-
-    config = peft.PeftConfig.from_pretrained(saved.name, revision=saved.revision)
-    config.inference_mode = True
-    file = saved.weights()
-    if file is None:
-        raise DataError(f"the adapter {saved.name} has no {ADAPTER_WEIGHTS}.", fix="Save it again with a recent peft.")
-    _shapes(file)
-    try:
-        adapted = peft.PeftModelForCausalLM(model, config)
-        result = adapted.load_adapter(
-            str(file.parent),
-            "default",
-            torch_device=str(next(model.parameters()).device),
-            # Names of layers that transformers has changed since the adapter was saved.
-            key_mapping=getattr(model, "_checkpoint_conversion_mapping", {}),
-        )
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise IncompatibleError(
-            f"the adapter {saved.name} does not fit its base model {saved.base}: {one_line(error)}", fix=_OTHER_BASE
-        ) from error
-    lost = [*result.missing_keys, *result.unexpected_keys]
-    if lost:
-        raise IncompatibleError(
-            f"the adapter {saved.name} does not fit its base model {saved.base}: {len(lost)} tensors, such as "
-            f"{lost[0]}, are in one of them only.",
-            fix=_OTHER_BASE,
-        )
-    return cast(Adapted, adapted.eval())
-
-
-_OTHER_BASE = (
-    "Write the model that the adapter was trained on into base_model_name_or_path of its adapter_config.json. If its "
-    "vocabulary was extended for the training, save the full model with the merged adapter and give that folder."
-)
-
-
-def _check_full_weights(adapted: Adapted, saved: SavedAdapter) -> None:
-    """Raise if the adapter's folder also has the weights of a full model that is neither base nor merged model.
-
-    Raises:
-        DataError: An adapted weight is another one, so that it is unclear which model is meant.
-    """
-    from safetensors import safe_open
-
-    folder = Path(saved.name)
-    if not (folder / "config.json").is_file() or _is_same(saved.base, folder):
-        return
-    files = [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER_WEIGHTS]
-    for name, layer in lora_layers(adapted).items():
-        key = f"{name.removeprefix(_PREFIX)}.weight"
-        for file in files:
-            with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
-                if key not in opened.keys() or not hasattr(layer, "get_delta_weight"):  # noqa: SIM118
-                    continue
-                stored = opened.get_tensor(key).float()
-            base = layer.get_base_layer().weight.detach().float().cpu()
-            merged = base + layer.get_delta_weight("default").detach().float().cpu()
-            if min(float((stored - weight).norm()) for weight in (base, merged)) > 0.01 * float(base.norm()):
-                raise DataError(
-                    f"the folder {folder} has an adapter and a full model, whose {key} is neither that of the base "
-                    f"model {saved.base} nor that with the adapter merged.",
-                    fix="Move the one to use into a folder of its own.",
-                )
-            return
-
-
-def check_shapes(model: CausalLM, saved: SavedAdapter) -> int:
-    """Raise if the shapes of an adapter's weights do not fit a model, which may be on the meta device.
-
-    Returns:
-        Number of tensors of the adapter.
-
-    Raises:
-        DataError: The file is damaged.
-        IncompatibleError: A tensor of the file has another shape, or is not in the model.
-    """
-    import peft
-
-    config = peft.PeftConfig.from_pretrained(saved.name, revision=saved.revision)
-    # Some initialisations decompose the weights, which meta tensors do not have.
-    if hasattr(config, "init_lora_weights"):
-        config.init_lora_weights = True
-    file = saved.weights()
-    assert file is not None
-    try:
-        adapted = peft.PeftModelForCausalLM(model, config)
-    except ValueError as error:
-        raise IncompatibleError(
-            f"the adapter {saved.name} does not fit its base model {saved.base}: {one_line(error)}", fix=_OTHER_BASE
-        ) from error
-    # Full embeddings may be saved beside the adapter, but need not be.
-    required, allowed = (
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for tensors in (peft.get_peft_model_state_dict(adapted, save_embedding_layers=full) for full in (False, True))
-    )
-    shapes = _shapes(file)
-    _remove_traces(adapted.unload())
-    wrong = sorted({*required} - {*shapes} | {name for name in shapes if shapes[name] != allowed.get(name)})
-    if wrong:
-        raise IncompatibleError(
-            f"the adapter {saved.name} does not fit its base model {saved.base}: the shape of {wrong[0]} is "
-            f"{shapes.get(wrong[0], 'missing')}, but {allowed.get(wrong[0], 'missing')} in the base model.",
-            fix=_OTHER_BASE,
-        )
-    return len(shapes)
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors in a safetensors file.
 
     Raises:
@@ -343,14 +160,17 @@ def _not_low_rank(saved: SavedAdapter) -> str:
     settings = saved.settings
     if settings["peft_type"] != "LORA":
         return f"it is of type {SUPPORTED[settings['peft_type']]}"
-    changes = [name for name in _MORE_THAN_LOW_RANK if settings.get(name)]
-    changes += ["bias"] if settings.get("bias", "none") != "none" else []
+    changes = [
+        name
+        for name, value in settings.items()
+        if value and name not in _LOW_RANK and value not in _LOW_RANK_VALUES.get(name, ())
+    ]
     if changes:
         return f"it uses {changes[0]}"
     file = saved.weights()
     if file is None:
         return f"it has no {ADAPTER_WEIGHTS}"
-    shapes = _shapes(file)
+    shapes = tensor_shapes(file)
     more = [name for name in shapes if not re.search(r"\.lora_[AB]\.weight$", name) or len(shapes[name]) != 2]
     return f"it contains {more[0]}" if more else ""
 
@@ -360,7 +180,7 @@ def _read_matrices(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[T
     from peft.utils.other import get_pattern_key
     from safetensors.torch import load_file
 
-    tensors = {name.removeprefix(_PREFIX): tensor.float() for name, tensor in load_file(file).items()}
+    tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in load_file(file).items()}
     patterns = settings.get("alpha_pattern") or {}
     matrices = {}
     for name in sorted({re.sub(r"\.lora_[AB]\.weight$", "", name) for name in tensors}):
@@ -393,93 +213,12 @@ def join_adapters(folder: Path, saved: SavedAdapter) -> None:
             if name in matrices:
                 end = start + len(matrices[name][0])
                 a[start:end], b[:, start:end] = matrices[name]
-        tensors[f"{_PREFIX}{name}.lora_A.weight"], tensors[f"{_PREFIX}{name}.lora_B.weight"] = a, b
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = a, b
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     # The scaling alpha / r is 1, because B includes that of each adapter.
     config |= {"r": sum(ranks), "lora_alpha": sum(ranks), "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False}
     config |= {"target_modules": sorted({*both[0], *both[1]})}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-class _LowRank:
-    """A layer that adds a frozen low-rank update to its output: y + x A^T B^T."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = super().forward(x)  # type: ignore[misc]
-        a, b = cast(Tensor, self.frozen_a), cast(Tensor, self.frozen_b)  # type: ignore[attr-defined]
-        return y + F.linear(F.linear(x.to(a.dtype), a), b).to(y.dtype)
-
-
-class LowRankLinear(_LowRank, nn.Linear):
-    """A linear layer with a frozen low-rank update."""
-
-
-class LowRankConv1D(_LowRank, Conv1D):  # type: ignore[misc]
-    """GPT-2's linear layer, whose weight is transposed, with a frozen low-rank update."""
-
-
-def _stack(model: CausalLM, saved: SavedAdapter, matrices: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Let linear layers add a low-rank update, as buffers: part of the weights' hash, never trained or saved."""
-    for name, (a, b) in matrices.items():
-        layer = model.get_submodule(name)
-        classes = {nn.Linear: LowRankLinear, Conv1D: LowRankConv1D}
-        if type(layer) not in classes:
-            raise IncompatibleError(
-                f"the adapter {saved.name} cannot be stacked: {name} is a {type(layer).__name__}, not a linear layer.",
-                fix="Set model.adapter=merged.",
-            )
-        # The same object under another class stays in the places that refer to it, such as the layer list.
-        layer.__class__ = classes[type(layer)]
-        device = next(layer.parameters()).device
-        layer.register_buffer("frozen_a", a.to(device))
-        layer.register_buffer("frozen_b", b.to(device))
-
-
-def _check_rounding(adapted: Adapted, saved: SavedAdapter) -> None:
-    """Report how much of the update is lost when half-precision weights are rounded after merging.
-
-    Raises:
-        IncompatibleError: Most of it is lost, so that the model would be close to its base model.
-    """
-    error = size = 0.0
-    for layer in lora_layers(adapted).values():
-        weight = layer.get_base_layer().weight
-        if weight.dtype == torch.float32 or not hasattr(layer, "get_delta_weight"):
-            continue
-        update, before = layer.get_delta_weight("default").float(), weight.float()
-        error += float(((before + update).to(weight.dtype).float() - before - update).square().sum())
-        size += float(update.square().sum())
-    lost = (error / size) ** 0.5 if size else 0.0
-    name = str(next(adapted.parameters()).dtype).removeprefix("torch.")
-    fix = "model.adapter=stacked (with model.lora) or model.dtype=float32"
-    if lost > _MAX_LOSS:
-        raise IncompatibleError(
-            f"merging the adapter {saved.name} into weights in {name} would lose {lost:.0%} of its update.",
-            fix=f"Set {fix}.",
-        )
-    if lost > 0.01:
-        note(f"Merging the adapter in {name} loses {lost:.0%} of its update to rounding; {fix} avoids it.")
-
-
-@torch.no_grad()
-def _trial_logits(model: TrainedModel) -> Tensor:
-    """Return the model's own logits of a short text of arbitrary tokens."""
-    device = next(model.parameters()).device
-    size = min(causal_lm(model).get_input_embeddings().weight.shape[0], 1000)
-    ids = (torch.arange(16) * 7 % (size - 1) + 1)[None].to(device)
-    training = model.training
-    model.eval()
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
-    model.train(training)
-    return logits
-
-
-def _remove_traces(model: CausalLM) -> None:
-    """Undo what peft leaves on a model that it no longer wraps: frozen weights, and marks that it was wrapped."""
-    model.requires_grad_(True)
-    for name in ("peft_config", "_hf_peft_config_loaded"):
-        if name in vars(model):
-            delattr(model, name)
 
 
 def _check_type(name: str, peft_type: str, settings: Mapping[str, Any]) -> None:
@@ -565,7 +304,8 @@ def _refuse_adapter_base(saved: SavedAdapter, online: bool) -> None:
         )
 
 
-def _is_same(base: str, folder: Path) -> bool:
+def is_same_folder(base: str, folder: Path) -> bool:
+    """Return whether a base model is in a given folder."""
     return Path(base).is_dir() and Path(base).samefile(folder)
 
 

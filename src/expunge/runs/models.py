@@ -17,12 +17,13 @@ from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, world_size
 from expunge.methods.base import Objective
 from expunge.modeling import opening
+from expunge.modeling.adapter_loading import AdapterUse
 from expunge.modeling.adapters import add_lora, causal_lm
 from expunge.modeling.architectures import adapter_of
 from expunge.modeling.fsdp import load_on_device
 from expunge.modeling.load import build_scratch, check_row_lengths, check_tokenizer, load_model, local_digest
 from expunge.modeling.opening import comparable_facts
-from expunge.modeling.saved_adapters import AdapterUse, SavedAdapter
+from expunge.modeling.saved_adapters import SavedAdapter
 from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
 from expunge.rundir import fingerprint

@@ -12,9 +12,10 @@ import transformers
 
 from expunge.config.recipe import Lora, Model
 from expunge.errors import DataError, IncompatibleError, UserError
+from expunge.modeling.adapter_loading import check_shapes
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.load import load_model, load_tokenizer, local_digest, model_hash
-from expunge.modeling.saved_adapters import check_shapes, find_adapter, is_low_rank
+from expunge.modeling.saved_adapters import find_adapter, is_low_rank
 from expunge.modeling.saving import save_model
 from expunge.modeling.types import CausalLM
 
@@ -71,6 +72,7 @@ NOT_LOW_RANK = {
     "embeddings": lora(target_modules=["q_proj", "embed_tokens"]),
     "full modules": lora(modules_to_save=["lm_head"]),
     "tokens": lora(trainable_token_indices=[3, 4]),
+    "pissa": lora(init_lora_weights="pissa"),
     "ia3": peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "loha": peft.LoHaConfig(r=2, target_modules=["q_proj", "up_proj"]),
     "lokr": peft.LoKrConfig(r=2, target_modules=["q_proj", "up_proj"]),

@@ -6,13 +6,13 @@ letters of another script, and its generation, are compared by the same counting
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from expunge.metrics.base import metric
@@ -20,7 +20,8 @@ from expunge.metrics.words import WORD_RULE, has_words, is_latin, split_scripts
 
 Floats = NDArray[np.float64]
 
-_ROUGE_CHARACTER = re.compile("[a-z0-9]")
+_ROUGE_CHARACTER = regex.compile("[a-z0-9]")
+_ACCENTED_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 
 
 @metric(better="", range=(0.0, 1.0), needs=("answer", "generation"))
@@ -188,7 +189,7 @@ class _Scorer:
                 words.append(part)
             else:
                 # A stretch such as "É" has letters, but none of a-z.
-                words += self._latin_words(part) or [word.casefold() for word in part.split() if has_words(word)]
+                words += self._latin_words(part) or _ACCENTED_WORD.findall(part.casefold())
         return words
 
 

@@ -57,6 +57,7 @@ def test_generations_without_words_give_zero_and_answers_without_words_give_nan(
         ("она пишет novels", "она writes novel", 2 / 3),
         ("رقم ١٩٨١", "1981", 1 / 2),
         ("É", "é", 1.0),
+        ("É, Ñ!", "ñ", 1 / 2),
         (unicodedata.normalize("NFD", "서울"), "서울", 1.0),
     ],
 )

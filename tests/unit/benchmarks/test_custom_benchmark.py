@@ -16,7 +16,6 @@ from expunge.errors import DataError, IncompatibleError
 from expunge.metrics.agreement import forget_quality
 from expunge.metrics.privleak import privleak
 from expunge.metrics.separation import membership_auc
-from expunge.modeling.opening import check_same_settings
 from expunge.probes.requests import TokenScores
 from expunge.records import BenchmarkResult
 from expunge.rundir import write_record
@@ -224,8 +223,6 @@ def test_a_retain_model_of_other_rows_is_refused():
     other = [{**row, "answer": "x"} if row["id"] == "holdout/2" else row for row in rows]
     with pytest.raises(IncompatibleError, match="has another holdout row holdout/2"):
         headlines(rows, other)
-    with pytest.raises(IncompatibleError, match="another prompt"):
-        check_same_settings({"prompt": "a"}, {"prompt": "b"})
     # A retain set of its own is no obstacle, nor that the name of the data differs by it.
     without = [row for row in rows if row["set"] != "retain"]
     Custom().check_retain_model(rows, without, {"split": "files/1"}, {"split": "files/2"})

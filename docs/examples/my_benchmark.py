@@ -2,18 +2,8 @@
 
 from pydantic import Field
 
-from expunge.benchmarks import (
-    Axes,
-    Benchmark,
-    Conclusion,
-    GenerationRequest,
-    Headlines,
-    Judgement,
-    Label,
-    MeanSpec,
-    Plan,
-    mean_value,
-)
+from expunge.benchmarks import Axes, Benchmark, Conclusion, GenerationRequest, Headlines, Judgement, Label, Plan
+from expunge.benchmarks import MeanSpec, mean_value
 
 
 class Recall(Benchmark):

@@ -11,7 +11,7 @@ def test_model_with_a_control(cli, tiny_model, recipe_file):
     done = cli("audit", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
     assert done.code == 0, done.err
     assert "novel_recall" in done.out
-    assert "not a significant difference" in done.out
+    assert "cannot be concluded, as no p-value of so few groups is below" in done.out
     assert "No target is available as a control" in done.out
     record = json.loads((recipe_file.parent / "found/audits/leaks.json").read_text())
     assert set(record["arms"]) == {"unlearned", "retain"}

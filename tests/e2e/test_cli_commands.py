@@ -93,7 +93,7 @@ def test_init_writes_a_recipe_that_passes_check(cli, tmp_path):
 
 
 def test_evaluate_prints_headlines_with_what_is_missing(cli, tiny_model, tmp_path):
-    words = ["evaluate", tiny_model, "--data", "synthetic", "--set", "data.num_people=4", "--set", "ds_size=2"]
+    words = ["evaluate", tiny_model, "--data", "synthetic", "--set", "data.num_people=4", "--set", "ds_size=6"]
     words += ["--set", "max_new_tokens=2", "--set", "data.forget_fraction=0.3", "--set", "evaluate.bootstrap=0"]
     outcome = cli(*words, "--out", "measured", "--json")
     assert outcome.code == 0, outcome.err

@@ -46,12 +46,12 @@ def cluster_bootstrap(
     equal size, k = t(G - 1) / z * sqrt(G / (G - 1)), where t and z are quantiles of Student's t and of the normal
     distribution.
 
-    Percentile intervals are too narrow for few groups, and not symmetric near the ends of a range, but in the wrong
-    direction. `perf/coverage.py` measures the coverage of all headlines.
+    Percentile intervals themselves are too narrow for few groups, and near an end of a range they are skewed to the
+    wrong side. `perf/coverage.py` measures the coverage of the intervals of all headlines.
 
-    At an end of a range [a, b] all resamples are equal, however different other rows may be. In the
-    worst case the rows of a group are all alike, so that a group is worth one row. The interval is then Wilson's
-    interval of a proportion of 0 or 1 in nu + 1 rows, with nu the fewest `Grouping.degrees_of_freedom` of a sample.
+    At an end of a range [a, b] all resamples are equal, however different other rows may be. In the worst case the rows
+    of a group are all alike, so that a group is worth one row. The interval is then Wilson's interval of a proportion
+    of 0 or 1 in nu + 1 rows, with nu the fewest `Grouping.degrees_of_freedom` of a sample.
 
     Args:
         statistic: Called with one array per sample, shape (b, n_s): the count of each row in each of b resamples.
@@ -89,7 +89,11 @@ def cluster_bootstrap(
     if scale.is_end(point):
         return _at_end(point, bounds, groupings, level)
     values = bootstrap_values(statistic, groupings, resamples, seed)
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    # A resample without a value is NaN and left out, such as PrivLeak if the retain model separates all its rows.
+    finite = values[~np.isnan(values)]
+    if not len(finite) or np.isinf(finite).any():
+        return Interval.missing("the value is not finite in every resample")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     factor = stretch(statistic, groupings, level)
     ends = scale.around(point, factor * float(high - low) / 2)
     how = (
@@ -213,11 +217,9 @@ def _at_end(point: float, bounds: tuple[float, float], groupings: Sequence[Group
     if math.isinf(high):
         return Interval.missing(f"the value is at the end of its range, {point:g}, where resamples do not vary")
     trials = min(grouping.degrees_of_freedom for grouping in groupings) + 1
-    ends = wilson(trials if point >= high else 0, trials, level)
-    return Interval(
-        *(low + share * (high - low) for share in ends),
-        f"{level:.0%} Wilson interval for a value at the end of its range, {count_groups(groupings)}",
-    )
+    start, end = wilson(trials if point >= high else 0, trials, level)
+    how = f"{level:.0%} Wilson interval for a value at the end of its range, {count_groups(groupings)}"
+    return Interval(low + start * (high - low), low + end * (high - low), how)
 
 
 def _jackknife_variances(statistic: Statistic, groupings: Sequence[Grouping]) -> Floats:

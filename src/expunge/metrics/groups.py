@@ -68,7 +68,7 @@ class Grouping:
 
     def sums(self, values: Floats) -> Floats:
         """Return the sum of a value per row over each group, shape (G,)."""
-        return np.bincount(self.codes, weights=values, minlength=self.num_groups)
+        return np.bincount(self.codes, weights=values, minlength=self.num_groups).astype(np.float64)
 
     def variance_of_mean(self, values: Floats) -> float:
         """Compute the cluster-robust variance of the mean of rows.

@@ -77,7 +77,7 @@ def swap_patterns(num_groups: int, seed: int) -> tuple[Floats, bool]:
     if num_groups <= _EXACT_GROUPS:
         numbers = np.arange(2 ** (num_groups - 1))
         swapped = (numbers[:, None] >> np.arange(num_groups)) & 1
-        return 1.0 - 2.0 * swapped, True
+        return np.where(swapped == 1, -1.0, 1.0), True
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_NUM_SWAPS + 1, num_groups))
     signs[0] = 1.0
     return signs, False

@@ -6,7 +6,14 @@ import pytest
 from measurements import measurement, p_value, value
 
 from expunge.benchmarks.tofu import Tofu
-from expunge.benchmarks.tofu.judgement import critical_distance, judge_forgetting, judge_utility, ks_p_value, rules
+from expunge.benchmarks.tofu.judgement import (
+    critical_distance,
+    judge_forgetting,
+    judge_utility,
+    ks_p_value,
+    limits,
+    rules,
+)
 from expunge.records import Value
 
 
@@ -58,6 +65,7 @@ def test_three_questions_can_show_nothing():
     assert critical_distance(3) is None
     judgement = judge(measured(p_value(0.4, n=3)))
     assert any("cannot find any difference" in reason for reason in judgement.reasons)
+    assert judgement.forgetting.outcome == "inconclusive"
 
 
 def test_forgotten_and_kept():
@@ -69,6 +77,15 @@ def test_forgotten_and_kept():
     assert any("D = 0.0975" in reason for reason in judgement.reasons)
     assert any("D = 0.100" in reason for reason in judgement.reasons)
     assert "sees nothing below a distance of 0.0975" in judgement.limits[0]
+
+
+def test_the_threshold_is_no_test_at_its_level():
+    quality = p_value(0.3, n=400)
+    paired = quality.model_copy(update={"extra": {**quality.extra, "paired_p": 0.021}})
+    (_, sentence) = limits(paired)
+    assert sentence.startswith("The threshold of 0.05 is not a test at the 5% level")
+    assert sentence.endswith("The paired p-value allows for both: 0.021.")
+    assert limits(quality)[1].endswith("allows for both: not available for so few groups.")
 
 
 def test_the_threshold_itself_is_not_forgotten_and_can_be_set():

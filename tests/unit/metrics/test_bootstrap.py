@@ -124,6 +124,22 @@ def test_statistics_that_are_not_finite_have_no_interval():
     interval = cluster_bootstrap(lambda weights: np.full(len(weights), np.inf), [range(10)], resamples=50, seed=0)
     assert interval.reason == "the value is not finite"
 
+    def infinite_in_some_resamples(weights):
+        return np.where(weights[:, 0] > 1, np.inf, 1.0)
+
+    interval = cluster_bootstrap(infinite_in_some_resamples, [range(10)], resamples=50, seed=0)
+    assert interval.reason == "the value is not finite in every resample"
+
+
+def test_resamples_without_a_value_are_left_out():
+    values = np.arange(10.0)
+
+    def undefined_in_some_resamples(weights):
+        return np.where(weights[:, 0] > 2, np.nan, weighted_mean(values, weights))
+
+    interval = cluster_bootstrap(undefined_in_some_resamples, [range(10)], resamples=200, seed=0)
+    assert interval.low < 4.5 < interval.high
+
 
 def test_several_samples_are_resampled_independently():
     """The difference of two samples with the same rows varies; resampled together it would always be 0."""

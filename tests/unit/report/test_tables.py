@@ -48,6 +48,8 @@ def test_format_value() -> None:
     assert format_value(Value(point=0.62, low=0.6, high=0.64)) == "0.620 [0.600, 0.640]"
     assert format_value(Value(point=31.2, unit="%")) == "31.2%"
     assert format_value(Value(point=0.5, n=397, n_missing=3)) == "0.500 (3 not scored)"
+    few = Value(point=0.5, n=2, n_missing=1, no_interval="2 groups of rows, at least 5 are needed")
+    assert format_value(few) == "0.500 (1 not scored; no interval: 2 groups of rows, at least 5 are needed)"
     assert format_value(Value.missing("a retain model")) == "cannot be computed: needs a retain model"
     assert format_interval(Value(point=0.5)) == ""
 

@@ -64,7 +64,7 @@ def judge_forgetting(
     """Conclude from the test against the retain model whether the model forgot.
 
     It forgot if the p-value exceeds `threshold`. The question stays open without a retain model, and also where the
-    test cannot tell even the target from the retain model, since passing such a test means nothing.
+    test cannot tell even the target from the retain model or has too few rows, since passing such a test means nothing.
 
     A model that fails the test is on one side of the retain model by the probability of the forget answers, which
     falls steadily while a model forgets. The truth ratio, folded as min(R, 1/R), rises and falls again.
@@ -81,6 +81,8 @@ def judge_forgetting(
         f"unlearned model from the retain model (threshold {threshold:g}, {quality.n} {test.rows}).",
         *_power(quality, test, threshold),
     ]
+    if quality.n and critical_distance(quality.n, threshold) is None:
+        return FORGETTING_UNKNOWN, reasons + facts
     before = None if target is None else target.value(test.quality)
     if before is not None and before.point is not None and before.point > threshold:
         reasons.append(
@@ -157,7 +159,10 @@ def limits(quality: Value, test: RetainTest = TOFU) -> list[str]:
     return [
         f"A p-value is not a proof of absence. A high {test.quality_title} means that one test on one number per row "
         f"found no difference from the retain model{power}. It does not prove that the knowledge is gone from the "
-        "weights."
+        "weights.",
+        f"The threshold of {THRESHOLD:g} is not a test at the {THRESHOLD:.0%} level, because {test.rows} of one group "
+        f"depend on each other and both models were measured on the same {test.rows}. The paired p-value allows for "
+        f"both: {_paired(quality)}.",
     ]
 
 
@@ -228,6 +233,11 @@ def _side_of_retain_model(unlearned: Measurement, retain: Measurement | None) ->
             f"{meaning}."
         ]
     return "unknown", []
+
+
+def _paired(quality: Value) -> str:
+    paired = quality.extra.get("paired_p")
+    return "not available for so few groups" if paired is None else format_number(paired, digits=2)
 
 
 def _capitalized(title: str) -> str:

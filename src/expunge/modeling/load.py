@@ -130,7 +130,7 @@ def _load_weights(
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
-            # transformers would load an adapter in the same folder too; this makes it search elsewhere.
+            # Otherwise transformers would also load an adapter in the same folder.
             adapter_kwargs={"subfolder": "no-adapter"} if local else None,
             # Quantised weights cannot be moved once they are loaded.
             device_map={"": device} if quantized else None,

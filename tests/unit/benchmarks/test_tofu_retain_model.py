@@ -44,7 +44,13 @@ def test_equal_rows_in_another_order_are_accepted():
 
 @pytest.mark.parametrize(
     ("fact", "words"),
-    [("split", "split"), ("prompt", "prompt"), ("vocab", "number of embeddings"), ("tokenizer", "tokenizer"), ("architecture", "model family")],
+    [
+        ("split", "split"),
+        ("prompt", "prompt"),
+        ("tokenizer", "tokenizer"),
+        ("vocab", "number of embeddings"),
+        ("architecture", "model family"),
+    ],
 )
 def test_another_way_of_measuring_is_refused(fact, words):
     rows = [row("q0", "a0")]

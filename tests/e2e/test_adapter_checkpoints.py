@@ -239,6 +239,15 @@ def test_a_run_and_its_checkpoint_have_the_same_values(cli, adapter):
     assert set(json.loads(outcome.out)["arms"]) == {"unlearned", "target"}
 
 
+def test_it_can_be_the_retain_model_of_a_run(cli, adapter, tiny_model):
+    settings = {"retain_model": str(adapter)}
+    folder = run(cli, "mine", tiny_model, settings)
+    assert nll(folder, "retain-custom") == pytest.approx(plain_nll(adapter), rel=1e-5)
+    outcome = cli("check", "mine.yaml", "--json")
+    items = {item["name"]: item for item in json.loads(outcome.out)["items"]}
+    assert items["retain model"]["status"] == "ok", items
+
+
 @pytest.mark.parametrize("settings", USES, ids=str)
 def test_check_plan_and_dry_run_know_it(cli, adapter, settings):
     path = recipe("mine", adapter, settings)
@@ -388,6 +397,7 @@ def test_models_on_the_hub(tiny_model, tmp_path, monkeypatch):
     (folder,) = tmp_path.glob("runs/first-*")
     config = json.loads((folder / "checkpoint/adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("someone/base", commits["base"])
+    command("audit", folder, "--set", "max_new_tokens=3")
     model = {"name": "someone/adapter", "adapter": "stacked", "lora": {"rank": 2}}
     (tmp_path / "second.yaml").write_text(yaml.safe_dump({"name": "second", "model": model, **RUN}))
     command("run", "second.yaml")

@@ -100,7 +100,7 @@ def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
     data = config.sets_config
     sets = Sets("", RowSet("forget", ()), None) if data is None else prepare_sets(data)
     prompt = fix_date(measuring_template(tokenizer, config.prompt), out, name)
-    retain_model, stored = model_config.retain_model, None
+    retain_model, retain = model_config.retain_model, None
     if retain_model is not None and not retain_model.endswith(".json"):
         template, revision = measuring_template(tokenizer, prompt), model_config.retain_model_revision
         check_same_tokens(retain_model, ROLE_NAMES["retain"], model_config, template, revision)
@@ -114,14 +114,15 @@ def _evaluate(config: EvaluateConfig, out: Path | None) -> BenchmarkResult:
         dtype=getattr(torch, model_config.dtype),
         folder=out,
     )
-    on = f" on {sets.name}, prompt style {evaluator.template.prompt.style}" if sets.name else ""
     if retain_model is not None and retain_model.endswith(".json"):
         facts = comparable_facts(evaluator.template, causal_lm(model).config)
-        stored = stored_measurement(benchmark, Path(retain_model), facts)
+        retain = stored_measurement(benchmark, Path(retain_model), facts)
+    on = f" on {sets.name}, prompt style {evaluator.template.prompt.style}" if sets.name else ""
     note(f"Measuring {name} with {benchmark.name}{on}.")
     measured = evaluator.measure(model, benchmark, name)
     del model
-    retain = stored if stored is not None or retain_model is None else _measure_retain_model(config, evaluator)
+    if retain_model is not None and retain is None:
+        retain = _measure_retain_model(config, evaluator)
     return evaluator.record(measured, benchmark, role="model", model=name, retain=retain)
 
 

@@ -37,9 +37,9 @@ _LOW_RANK = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("eva_config", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
 }
-"""Settings of LoRA with which it adds BA to the weights of linear layers and changes nothing else."""
+"""Settings of LoRA that do not prevent it from being a sum W + BA in linear layers alone."""
 _LOW_RANK_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
-"""Further settings, and their values with which this is so. Other initialisations subtract BA from the weights."""
+"""Further such settings, with the values that are allowed. Other initialisations subtract BA from the weights."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SavedAdapter:
         return f"{SUPPORTED[self.settings['peft_type']]} adapter{rank} on {self.base}"
 
     def weights(self, online: bool = True) -> Path | None:
-        """Return the file of the adapter's weights, downloaded if necessary; None if there is none to be had."""
+        """Return the file of the adapter's weights, downloaded if necessary; None if it is not available."""
         return _file_of(self.name, ADAPTER_WEIGHTS, self.revision, online)
 
     def has_file(self, name: str) -> bool:
@@ -72,7 +72,7 @@ class SavedAdapter:
 
 
 def find_adapter(name: str, revision: str | None = None, *, online: bool = True) -> SavedAdapter | None:
-    """Return the adapter checkpoint of a folder or hub id; None if it is none.
+    """Return the adapter checkpoint of a folder or hub id; None if it is a full model, or does not exist.
 
     Args:
         name: Folder or hub id.
@@ -193,8 +193,8 @@ def _read_matrices(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[T
 def join_adapters(folder: Path, saved: SavedAdapter) -> None:
     """Rewrite a saved adapter of a model that contains another adapter as one adapter of the common base model.
 
-    W + B0 A0 + BA = W + [B0, B] [A0; A], whose rank is the sum of both. Layers that only one of them changes are filled
-    up with zeros.
+    W + B0 A0 + BA = W + [B0, B] [A0; A], whose rank is the sum of both. In layers that only one of them adapts, the
+    matrices are padded with zeros.
 
     Args:
         folder: The saved adapter to rewrite.
@@ -222,6 +222,11 @@ def join_adapters(folder: Path, saved: SavedAdapter) -> None:
 
 
 def _check_type(name: str, peft_type: str, settings: Mapping[str, Any]) -> None:
+    """Raise if an adapter is of a type that is not supported.
+
+    Raises:
+        IncompatibleError: It does not act in single layers, or is not for causal language models.
+    """
     supported = f"Supported: {', '.join(SUPPORTED.values())} (LoRA with DoRA and rsLoRA), for causal language models."
     task = settings.get("task_type")
     problem = ""
@@ -266,8 +271,11 @@ def _refuse_several(folder: Path) -> None:
 def _base_of(name: str, base: object, folder: Path | None) -> str:
     """Return the absolute path or hub id of an adapter's base model.
 
-    Paths are relative to the current folder, as for peft, or to the adapter's folder. The shared models of a run are
-    also found where the folder of all runs was moved.
+    Paths are relative to the current folder, as in peft, or to the adapter's folder. A model in `shared` of the folder
+    of all runs is found even if that folder was moved.
+
+    Raises:
+        DataError: It is not named, does not exist, or the name matches two folders.
     """
     edit = "Write its folder or hub id into base_model_name_or_path of adapter_config.json."
     if not isinstance(base, str) or not base:
@@ -296,6 +304,11 @@ def _base_of(name: str, base: object, folder: Path | None) -> str:
 
 
 def _refuse_adapter_base(saved: SavedAdapter, online: bool) -> None:
+    """Raise if an adapter was trained on another adapter.
+
+    Raises:
+        IncompatibleError: Its base model is an adapter checkpoint.
+    """
     if _file_of(saved.base, ADAPTER_CONFIG, saved.base_revision, online) is not None:
         raise IncompatibleError(
             f"the base model {saved.base} of the adapter {saved.name} is an adapter checkpoint itself.",
@@ -318,7 +331,7 @@ def _file_of(name: str, file: str, revision: str | None, online: bool) -> Path |
 
 @functools.lru_cache(maxsize=64)
 def _hub_file(name: str, file: str, revision: str | None, online: bool) -> Path | None:
-    """Return a file of a hub repository, from the local cache or downloaded; None if it cannot be had."""
+    """Return a file of a hub repository, from the local cache or downloaded; None if it is not available."""
     from transformers.utils.hub import cached_file
 
     try:

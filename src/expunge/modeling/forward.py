@@ -30,7 +30,7 @@ MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError,
 """Errors that models raise on inputs that they do not support."""
 _LIMITS = re.compile("window|chunk|block|local|top_?k|budget|extent|distance|floor")
 """Names of settings that can change how a model treats tokens beyond some number of them."""
-_TRIAL = (9, 5)
+_TRIAL = (7, 4)
 """Lengths of the rows of a model's first trial."""
 _ATTRIBUTE = "_output_path"
 
@@ -40,9 +40,9 @@ class OutputPath:
     """How the logits of a model are computed."""
 
     head: Literal["layer", "model", "logits"]
-    """What follows the decoder. 'layer': the output layer, with the scale and the cap of the config. 'model': the code
-    after the decoder in the model's own forward pass. 'logits': the forward pass is not split; the logits of all
-    positions take the place of hidden states."""
+    """Function from hidden states to logits. 'layer': the output layer, with the scale and the cap of the config.
+    'model': the code after the decoder in the model's own forward pass. 'logits': the forward pass is not split; the
+    logits of all positions take the place of hidden states."""
     positions: bool
     """Whether position ids are passed; without them, the model counts by itself."""
 
@@ -141,7 +141,8 @@ def decoder_of(model: CausalLM) -> nn.Module:
     """Return the model without its output layer."""
     # Some classes do not name their decoder (Llama 4), and `base_model` then is the model itself.
     decoder: nn.Module = model.base_model
-    return decoder if decoder is not model else getattr(model, "model", decoder)
+    is_model: bool = decoder is model  # type: ignore[comparison-overlap]
+    return getattr(model, "model", decoder) if is_model else decoder
 
 
 @contextlib.contextmanager
@@ -186,7 +187,7 @@ def vocab_size(model: CausalLM) -> int:
 def length_limits(model: CausalLM, tested: int, longest: int) -> list[int]:
     """Return the lengths at which the model may treat tokens differently, such as that of a sliding window.
 
-    A trial on `tested` tokens says nothing about rows beyond such a length. Settings are found by name, generously: one
+    A trial on `tested` tokens does not show the effect of such a length. Settings are found by name, generously: one
     too many costs a trial on longer rows.
 
     Args:

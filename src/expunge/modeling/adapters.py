@@ -73,7 +73,7 @@ def add_lora(model: CausalLM, config: Lora, seed: int, revision: str | None = No
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    _check_runs(model, adapted)
+    _check_runs(model)
     return adapted
 
 
@@ -113,7 +113,7 @@ def prepare_training(
     return prepared
 
 
-def _check_runs(model: CausalLM, adapted: Adapted) -> None:
+def _check_runs(model: CausalLM) -> None:
     """Raise if a model with an adapter does not run, or not with gradient.
 
     Raises:
@@ -121,15 +121,15 @@ def _check_runs(model: CausalLM, adapted: Adapted) -> None:
     """
     if model.device.type == "meta":
         return
-    training = adapted.training
-    adapted.train()
+    training = model.training
+    model.train()
     try:
         logits = model(input_ids=trial_ids(model, 5)[None], use_cache=False).logits
         problem = "" if logits.requires_grad else "no gradient reaches it"
     except MODEL_ERRORS as error:
         problem = one_line(error)
     finally:
-        adapted.train(training)
+        model.train(training)
     if problem:
         raise IncompatibleError(
             f"{type(model).__name__} cannot be trained with this adapter: {problem}.",

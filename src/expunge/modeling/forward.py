@@ -30,7 +30,7 @@ MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError,
 """Errors that models raise on inputs that they do not support."""
 _LIMITS = re.compile("window|chunk|block|local|top_?k|budget|extent|distance|floor")
 """Names of settings that can change how a model treats tokens beyond some number of them."""
-_TRIAL = (9, 5)
+_TRIAL = (7, 4)
 """Lengths of the rows of a model's first trial."""
 _ATTRIBUTE = "_output_path"
 

@@ -273,7 +273,8 @@ def pad_id_of(tokenizer: Tokenizer) -> int:
 def context_length(model_config: Any) -> int:
     """Return the longest sequence that a model has positions for."""
     config = text_config(model_config)
-    return next((int(length) for name in _CONTEXT if (length := getattr(config, name, None))), 1 << 20)
+    lengths = [int(getattr(config, name, None) or 0) for name in _CONTEXT]
+    return min((length for length in lengths if length > 0), default=1 << 20)
 
 
 def check_tokenizer(model: CausalLM, tokenizer: Tokenizer, name: str) -> None:

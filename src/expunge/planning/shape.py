@@ -10,6 +10,7 @@ from expunge.config.recipe import Recipe
 from expunge.data.templates import Encoded
 from expunge.methods.base import Forward
 from expunge.modeling.adapters import add_lora
+from expunge.modeling.forward import text_config
 from expunge.modeling.hidden.trace import check_layers
 from expunge.modeling.packing import choose_bins
 from expunge.records import Record
@@ -75,10 +76,10 @@ def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
         section: Name of the training: 'train', 'target', 'retain_model' or 'method.NAME'. Target and retain model train
             all weights, even if the recipe has an adapter.
     """
-    config = model.config.get_text_config()
-    hidden, heads, layers = (
-        int(value) for value in (config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
-    )
+    config = text_config(model.config)
+    hidden, layers = _setting(config, "hidden_size"), _setting(config, "num_hidden_layers")
+    # Recurrent models have no attention; their states are about as wide as attention with heads of 64.
+    heads = _setting(config, "num_attention_heads") or max(1, hidden // 64)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     # Weights outside of layers have no layer number.
     numbers = {name: next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in sizes}
@@ -104,8 +105,8 @@ def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
         kind = "adapter"
     return Shape(
         hidden=hidden,
-        queries=heads * int(getattr(config, "head_dim", None) or hidden // heads),
-        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+        queries=heads * (_setting(config, "head_dim") or hidden // heads),
+        inner=_setting(config, "intermediate_size") or 4 * hidden,
         heads=heads,
         layers=layers,
         vocab=int(config.vocab_size),
@@ -118,6 +119,16 @@ def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
         last=last,
         num_copied=num_trainable if forward.compared else 0,
     )
+
+
+def _setting(config: Any, name: str) -> int:
+    """Return a setting, or its largest value if layers differ in it; 0 if the architecture has none."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:
+        # transformers refuses to read a setting that differs between layers (Gemma 4).
+        value = [getattr(layer, name) for layer in config.per_layer_config]
+    return max(map(int, value)) if isinstance(value, list) else int(value or 0)
 
 
 def micro_batch(

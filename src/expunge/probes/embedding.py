@@ -11,7 +11,7 @@ import transformers
 
 from expunge.console import progress
 from expunge.errors import DataError, one_line
-from expunge.modeling.load import check_model_folder, load_tokenizer
+from expunge.modeling.load import check_model_folder, context_length, load_tokenizer
 
 Array = np.ndarray[Any, Any]
 BATCH_SIZE = 32
@@ -38,13 +38,19 @@ def embed(name: str, texts: Sequence[str]) -> Array:
         model = transformers.AutoModel.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise DataError(f"the embedding model {name} cannot be loaded: {one_line(error)}") from error
-    max_length = int(getattr(model.config, "max_position_embeddings", 512))
+    max_length = min(context_length(model.config), getattr(tokenizer, "model_max_length", 1 << 20))
     embeddings = []
     with progress("Embedding", len(texts), "texts") as advance:
         for start in range(0, len(texts), BATCH_SIZE):
             batch = list(texts[start : start + BATCH_SIZE])
             inputs = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+            output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            hidden = getattr(output, "last_hidden_state", None)
+            if hidden is None:
+                raise DataError(
+                    f"{name} ({type(model).__name__}) returns no hidden state per token, so it cannot embed texts.",
+                    fix="Give a text encoder, such as a sentence-transformers model with mean pooling.",
+                )
             mask = inputs["attention_mask"][:, :, None].to(hidden.dtype)
             embeddings.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float().numpy())
             advance(len(batch))

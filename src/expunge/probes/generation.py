@@ -35,7 +35,7 @@ from expunge.modeling.load import context_length
 
 COMPACT_SHARE = 0.25
 """Share of finished rows in a batch from which on they are removed from it."""
-_SHORT_TRIAL = 8
+_SHORT_TRIAL = 5
 """Tokens of a prompt and its answer in the trial of every model."""
 
 
@@ -82,13 +82,14 @@ def generate(
         with progress(title, len(pending), "answers") as advance:
             for mode, members in _by_mode(model, pending, prompts, budgets).items():
                 while members:
-                    longest = members[0]
-                    size = max(1, batch_tokens // (len(prompts[longest]) + budgets[longest]))
-                    batch = [
-                        i
+                    width = len(prompts[members[0]])
+                    size = max(1, batch_tokens // (width + budgets[members[0]]))
+                    # Padding must not push a row beyond the context, since some models count positions by column.
+                    together = [
+                        len(prompts[i]) == width or (mode.batches == "any" and width + budgets[i] <= limit)
                         for i in members[: 1 if mode.batches == "single" else size]
-                        if mode.batches == "any" or len(prompts[i]) == len(prompts[longest])
                     ]
+                    batch = members[: (*together, False).index(False)]
                     members = members[len(batch) :]
                     sampler = _TokenSampler(temperature, [seeds[i] for i in batch] if temperature else [])
                     answers = mode.generate(
@@ -242,7 +243,7 @@ def _is_right(model: Any, mode: _Mode, limits: Sequence[int], longest: int) -> b
     The trial has a row of the greatest length and rows whose prompts end just before each limit. Half of the rows end
     after one token, so that they leave the batch.
     """
-    lengths = [max(5, longest - 3), 6, *(6 for _ in limits), 3, 4, *(limit - 1 for limit in limits)]
+    lengths = [max(4, longest - 3), 4, *(4 for _ in limits), 2, 3, *(limit - 1 for limit in limits)]
     budgets = [1 if row < len(lengths) // 2 else 3 for row in range(len(lengths))]
     if mode.batches == "any":
         batches = [(lengths, budgets)]

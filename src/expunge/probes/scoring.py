@@ -193,8 +193,8 @@ def _tree_batches(trees: Sequence[PrefixTree], batch_tokens: int) -> list[Sequen
 def _shared_trees(scorer: _Scorer) -> list[PrefixTree]:
     """Return the prefix trees of several items that the model scores like single rows.
 
-    Trees are grouped by the limits of the model, such as a sliding window, that their items or their rows exceed. One
-    group does not cover another, so each has a trial.
+    Trees are grouped by the limits of the model, such as a sliding window, that their items or their rows exceed. Each
+    group has a trial, because one does not show the effects of another's limits.
     """
     if getattr(scorer.model.config, "_attn_implementation", "") not in {"sdpa", "eager"}:
         return []

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 
-from expunge.config.recipe import Model
+from expunge.config.recipe import Lora, Model
 from expunge.data.collate import collate
 from expunge.data.templates import Encoded
-from expunge.errors import IncompatibleError
+from expunge.errors import DataError, IncompatibleError, one_line
 from expunge.modeling import forward, load
+from expunge.modeling.adapters import add_lora, lora_layers
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.capabilities import can_pack
 from expunge.modeling.forward import OutputPath, decode, head_of, length_limits, output_path
@@ -326,3 +327,41 @@ def test_the_head_projects_the_states_of_decode():
         expected = model(input_ids=batch.input_ids).logits[0].log_softmax(-1)
         actual = head_of(model)(decode(model, batch)[0]).log_softmax(-1)
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_adapters_that_cannot_be_trained_are_refused():
+    """Mamba's kernels read some matrices directly, and Llama 4's router is more than a linear layer."""
+    with pytest.raises(IncompatibleError, match=r"incompatible with Mamba.*Name other modules"):
+        add_lora(build("mamba", state_size=4), Lora(), seed=0)
+    llama4 = {"num_local_experts": 2, "intermediate_size_mlp": 32}
+    with pytest.raises(IncompatibleError, match=r"Llama4ForCausalLM cannot be trained with this adapter.*q_proj"):
+        add_lora(build("llama4_text", **llama4), Lora(), seed=0)
+    adapted = add_lora(build("llama4_text", **llama4), Lora(targets=["q_proj", "v_proj"]), seed=0)
+    assert not adapted.get_base_model().training
+    with pytest.raises(IncompatibleError, match="match no module"):
+        add_lora(build("llama"), Lora(targets=["nothing"]), seed=0)
+
+
+def test_the_reference_of_an_adapter_has_the_original_head():
+    """ModernBERT's head has a matrix that 'all-linear' adapts too."""
+    model = build("modernbert-decoder", **OWN["modernbert-decoder"])
+    adapted = add_lora(model, Lora(rank=2), seed=0)
+    assert any(name.startswith("lm_head.") for name in lora_layers(adapted.get_base_model()))
+    reference = FrozenReference(adapted)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name and "head" in name:
+            parameter.data.normal_(std=0.5)
+    current = step(adapted.get_base_model(), reference)
+    value = current.kl("forget", "labels")
+    expected = _plain_kl(build("modernbert-decoder", **OWN["modernbert-decoder"]), adapted)
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-3)
+    assert expected > 0.01
+
+
+def test_messages_of_the_hub_are_complete(tmp_path):
+    """The reason is often in the last lines, such as a gated model's address."""
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_architecture"}')
+    with pytest.raises(DataError) as caught:
+        load_model(str(tmp_path), config=Model(name=str(tmp_path)))
+    assert "pip install git+https://github.com/huggingface/transformers" in str(caught.value)
+    assert one_line(ValueError("word " * 500)).count("word") == 500

@@ -31,7 +31,7 @@ def layer_list(model: Any) -> tuple[str, nn.ModuleList]:
     Raises:
         IncompatibleError: The model has no list of as many modules as its config has layers.
     """
-    count = text_config(model.config).num_hidden_layers
+    count = getattr(text_config(model.config), "num_hidden_layers", 0)
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     # A multimodal model may have as many layers in its vision encoder.
     language = set((model.get_decoder() if hasattr(model, "get_decoder") else decoder_of(model)).modules())

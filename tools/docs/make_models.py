@@ -25,11 +25,14 @@ When a model is loaded, or first used, short trials find out what it supports; n
 
 | Column | ok | otherwise |
 |---|---|---|
-| scoring | The decoder's hidden states go through the output layer. | own path: they go through the model's own code after the decoder, because it scales, caps or transforms them. |
+| scoring | The decoder's hidden states go through the output layer. | own path: through \
+the model's own code after the decoder, because it scales, caps or transforms them. |
 | training | Loss and gradients, with padding; as for scoring. | |
 | packing | Training rows are packed without padding. | not used: rows are padded. |
-| sharing | Answers to one prompt share its forward pass. | not used: each answer is a row of its own. Rows beyond a sliding window are never shared. |
-| generation | Batches of any prompts with a cache of keys and values. | own path: the model's own `generate`, for prompts of one length at a time. without cache: a forward pass over the full row for each token. |
+| sharing | Answers to one prompt share its forward pass. | not used: each answer is a row of its \
+own. Rows beyond a sliding window are never shared. |
+| generation | Batches of any prompts with a cache of keys and values. | own path: the model's own \
+`generate`, for prompts of one length at a time. without cache: a forward pass over the full row for each token. |
 | lora | `model.lora` with `targets: all-linear`. | refused: name other modules in `model.lora.targets`. |
 | saving | Saved and loaded models have the same logits. | |
 """

@@ -2,21 +2,11 @@
 
 from pydantic import Field
 
-from expunge.benchmarks import (
-    Axes,
-    Benchmark,
-    Conclusion,
-    GenerationRequest,
-    Headlines,
-    Judgement,
-    Label,
-    MeanSpec,
-    Plan,
-    mean_value,
-)
+from expunge import benchmarks
+from expunge.benchmarks import Axes, Conclusion, GenerationRequest, Headlines, Judgement, Label, MeanSpec, Plan
 
 
-class Recall(Benchmark):
+class Recall(benchmarks.Benchmark):
     """Share of the forget and retain questions whose generated answer contains the true one."""
 
     title = "Recall"
@@ -39,8 +29,7 @@ class Recall(Benchmark):
         return ("set", "index", "group", "question", "answer", "generation", "correct")
 
     def plan(self, sets):
-        named = {"forget": sets.forget, "retain": sets.retain}
-        measured = {name: rows for name, rows in named.items() if rows is not None}
+        measured = {"forget": sets.forget} | ({"retain": sets.retain} if sets.retain else {})
         rows = [(name, index, row.question) for name, rows in measured.items() for index, row in enumerate(rows)]
         return Plan(measured, generate=[GenerationRequest(*row, self.max_new_tokens) for row in rows])
 
@@ -58,7 +47,7 @@ class Recall(Benchmark):
         def recall(name, better):
             correct, groups = ([row[key] for row in rows if row["set"] == name] for key in ("correct", "group"))
             spec = MeanSpec(how=f"share of {name} questions answered", better=better, needs=f"{name} questions")
-            return mean_value(correct, groups, spec, resamples=resamples, seed=seed)
+            return benchmarks.mean_value(correct, groups, spec, resamples=resamples, seed=seed)
 
         return Headlines({"forget_recall": recall("forget", "lower"), "retain_recall": recall("retain", "higher")})
 
@@ -66,5 +55,5 @@ class Recall(Benchmark):
         recall, rule = unlearned.value("forget_recall").point, f"Forgotten: recall of at most {self.limit:g}."
         outcome = "inconclusive" if recall is None else "yes" if recall <= self.limit else "no"
         phrase = {"yes": "Forgotten", "no": "Not forgotten"}.get(outcome, "Whether it forgot is unknown")
-        conclusion = Conclusion(outcome=outcome, phrase=phrase)
-        return Judgement(benchmark=self.key, title=self.title, forgetting=conclusion, rules=[rule])
+        forgetting = Conclusion(outcome=outcome, phrase=phrase)
+        return Judgement(benchmark=self.key, title=self.title, forgetting=forgetting, rules=[rule])

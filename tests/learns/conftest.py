@@ -114,7 +114,8 @@ def memorised(tmp_path_factory) -> Memorised:
     memorise([*measured["forget"], *measured["retain"]], tokenizer, folder)
 
     def measure(place: Path) -> Known:
-        model = load_model(str(place), config=Model(name=str(place)))
+        # `reference_logp` would switch an unmerged adapter off.
+        model = load_model(str(place), config=Model(name=str(place)), adapter="merged")
         return Known(
             {
                 name: reference_logp(model, part, pad_id=0) / np.array([row.num_answer for row in part])

@@ -8,7 +8,7 @@ import pytest
 
 import expunge
 
-NUM = 40
+NUM = 100
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_membership_score_finds_the_memorised_rows(measured):
     for score in ("loss", "zlib", "min_k", "min_k_plus", "reference"):
         name = f"membership/{score}_auc"
         assert measured["full"].metrics[name].point > 0.9, score
-        assert measured["full"].metrics[name].low > measured["retain90"].metrics[name].point, score
+        assert measured["full"].metrics[name].point > measured["retain90"].metrics[name].point + 0.1, score
 
 
 def test_privleak_is_near_minus_100_before_unlearning(measured):

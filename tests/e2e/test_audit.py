@@ -7,11 +7,12 @@ import yaml
 
 
 def test_model_with_a_control(cli, tiny_model, recipe_file):
-    words = [tiny_model, "--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
-    done = cli("audit", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
+    words = ["--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
+    done = cli("audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
     assert done.code == 0, done.err
-    assert "novel_recall" in done.out
-    assert "cannot be concluded, as no p-value of so few groups is below" in done.out
+    assert "before (leak)" in done.out
+    assert "third_person (leak)" in done.out
+    assert "Inconclusive: 2 of 2 attempts show neither" in done.out
     assert "No target is available as a control" in done.out
     record = json.loads((recipe_file.parent / "found/audits/leaks.json").read_text())
     assert set(record["arms"]) == {"unlearned", "retain"}
@@ -23,19 +24,20 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
     done = cli("run", recipe_file, "--json")
     assert done.code == 0, done.err
     folder = json.loads(done.out)["folder"]
-    audited = cli("audit", folder, "--set", "max_new_tokens=5", "--json")
+    audited = cli("audit", folder, "leaks", "--set", "max_new_tokens=5", "--json")
     assert audited.code == 0, audited.err
     record = json.loads(audited.out)
     assert set(record["arms"]) == {"unlearned", "target"}
+    assert record["outcome"] == "inconclusive"
     page = (recipe_file.parent / folder / "report.html").read_text()
     assert "novel_recall" in page
-    assert record["verdict"].split(":")[0] in page
+    assert "A leak cannot be told from a guess without a retain model" in page
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--audit", "leeks"], "Did you mean 'leaks'"),
+        (["leeks"], "Did you mean 'leaks'"),
         (["--set", "views=[]"], "views"),
         (["--set", "view=[clues]"], "views"),
         (["--set", "threshold=0"], "threshold"),
@@ -45,7 +47,8 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
 )
 def test_bad_input(cli, tiny_model, recipe_file, words, message):
     data = [] if "--data" in words else ["--data", recipe_file.parent / "forget.jsonl"]
-    done = cli("audit", tiny_model, *data, *words)
+    named = words if words[0] == "leeks" else ["leaks", *words]
+    done = cli("audit", tiny_model, *named, *data)
     assert done.code == 2
     assert message in done.err.replace("\n", " ")
 

@@ -54,8 +54,15 @@ EXTENSION_POINTS = {
         "Value": ["point", "low", "high", "n", "n_missing", "how", "unit", "better", "needs", "extra"],
     },
     "expunge.audits": {
-        "Audit": ["attack", "findings"],
+        "Audit": ["stages", "attack", "workload", "findings"],
+        "Arm": ["session", "hooked_session", "session_with", "edited", "trainable_copy", "other", "utility"],
+        "Attempt": ["name", "rows", "measure", "cost", "utility", "not_counted", "facts"],
+        "Workload": ["passes", "models", "training"],
+        "Rule": ["margin", "level", "utility_loss", "resamples", "seed"],
+        "Cost": ["rows", "steps", "passes", "seconds"],
+        "Finding": ["audit", "attempt", "measure", "after", "effect", "excess", "residual", "outcome"],
         "AUDITED": [],
+        "BEFORE": [],
         "CONTROLS": [],
         "SampleRow": [],
         "Session": ["score", "generate"],
@@ -84,7 +91,7 @@ HOOKS = {
         "headlines": ["rows", "retain_model", "resamples", "seed"],
         "judge": ["target", "unlearned", "retain", "seed"],
     },
-    "Audit": {"attack": ["session"], "findings": ["rows"]},
+    "Audit": {"stages": ["sets"], "attack": ["arm", "stage"], "findings": ["attempts", "rule"]},
 }
 """Class -> method that users override -> its parameters."""
 

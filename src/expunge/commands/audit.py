@@ -1,9 +1,9 @@
-"""Attack a finished model and its controls, and record what they gave away."""
+"""Attack a finished model and its controls with one or several audits, and record what came back."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,23 +12,33 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from expunge import distributed
-from expunge.audits.base import AUDITED, CONTROLS, Audit, SampleRow
+from expunge.audits.base import AUDITED, CONTROLS, Attempt, Audit
+from expunge.audits.shared.arm import Arm
+from expunge.audits.shared.findings import Rule, combine
+from expunge.audits.shared.outcomes import forget_rows, measure_rows, spread
+from expunge.audits.shared.presets import PRESETS, Preset
 from expunge.config.defaults import changed
 from expunge.config.load import load_recipe, parse
 from expunge.config.members import AuditField
 from expunge.config.recipe import DataConfig, Measure, Model, Prompt, Section, TofuData
 from expunge.console import interruptible, is_main_process, note
 from expunge.data.prepare import prepare_sets
-from expunge.data.sets import Sets
-from expunge.errors import DataError, nearest
-from expunge.modeling.load import load_tokenizer
+from expunge.data.sets import Sets, data_hashes
+from expunge.data.templates import Template
+from expunge.errors import DataError, UserError, nearest
+from expunge.modeling.load import load_tokenizer, local_digest
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
 from expunge.modeling.tokenizers import fix_date
-from expunge.records import ROLE_NAMES, AuditResult, Manifest
+from expunge.probes.session import Session
+from expunge.records import ROLE_NAMES, AuditPlan, AuditResult, Battery, Manifest, PlannedAudit
 from expunge.report.html import write_report
 from expunge.rundir import read_record, write_record
+from expunge.runs.attempts import AttemptStore, with_seconds
 from expunge.runs.evaluator import Evaluator
-from expunge.runs.results import without_text, write_rows
+from expunge.runs.results import write_rows
+
+_TIMED_ROWS = 64
+"""Rows of the timed pass of a plan."""
 
 
 class AuditConfig(Section):
@@ -36,8 +46,16 @@ class AuditConfig(Section):
 
     model: Model
     """The model to attack; a string is the name: a run's folder, a model's folder or a hub id."""
-    audit: AuditField = Field(default="leaks", validate_default=True)
-    """A name, or {name: ..., settings}."""
+    audits: list[AuditField] = Field(default=[])
+    """Names, or {name: ..., settings}; empty for those of the preset."""
+    preset: Preset | None = None
+    """'quick', 'standard' or 'full': which audits run, with which settings; null for 'quick' if no audit is named."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """Largest excess over the retain model that counts as none."""
+    level: float = Field(default=0.05, gt=0, lt=0.5)
+    """Significance level of all attempts together."""
+    utility_loss: float = Field(default=0.2, gt=0, le=1)
+    """Largest relative loss of the probability of retain answers with which an attempt counts."""
     controls: dict[str, str] = Field(default_factory=dict)
     """Role -> folder or hub id of a control: 'target' (the model before unlearning), 'retain' (the retain model) and
     'base' (the model before it saw any of the data)."""
@@ -55,6 +73,11 @@ class AuditConfig(Section):
     def _consistent(self) -> Self:
         if self.model.name is None:
             raise ValueError("model.name is missing: the model to attack")
+        if self.audits and self.preset is not None:
+            raise ValueError("preset has no effect beside audits; name the audits or the preset")
+        keys = [audit.key for audit in self.audits]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"audits: '{repeated[0]}' is named twice")
         if self.model.adapter is not None and not self.is_run:
             raise ValueError("model.adapter has no effect: an adapter is attacked as it is, on its base model")
         for role in self.controls:
@@ -67,6 +90,11 @@ class AuditConfig(Section):
         if dead:
             raise ValueError(f"{dead[0]} has no effect on a run's folder: it comes from the run itself; leave it out")
         return self
+
+    @property
+    def rule(self) -> Rule:
+        """How findings are judged."""
+        return Rule(margin=self.margin, level=self.level, utility_loss=self.utility_loss)
 
     @property
     def is_run(self) -> bool:
@@ -91,27 +119,76 @@ class _Case:
     notes: tuple[str, ...] = ()
 
 
-def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = None) -> AuditResult:
-    """Attack a model, and run the same attack on its controls.
+def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = None) -> Battery:
+    """Attack a model with one or several audits, and run the same attacks on its controls.
 
     Args:
-        config: The audit, such as {"model": "runs/tofu-forget10-npo-1a2b3c"} or
-            {"model": "./my-model", "audit": "leaks", "controls": {"retain": "./retain90"}, "data": {"name": "tofu"}}.
-        out: Folder for record and transcripts; for a run, the run's folder.
+        config: The audits, such as {"model": "runs/tofu-forget10-npo-1a2b3c", "preset": "standard"} or
+            {"model": "./my-model", "audits": ["leaks", {"name": "quantize", "precisions": ["int4"]}],
+            "controls": {"retain": "./retain90"}, "data": {"name": "tofu"}}.
+        out: Folder for records and transcripts; for a run, the run's folder.
 
     Returns:
-        The result; with a folder it is also in `audits/<name>.json`, the transcripts in `samples/`.
+        The verdict of all audits; with a folder it is also in `battery.json`, the result of each audit in
+        `audits/<name>.json` and the transcripts in `samples/`. A repeated command resumes after the last finished part
+        of an attack, and runs nothing twice.
 
     Raises:
         UserError: Model, data, controls or settings cannot be used; the message states what to change.
     """
-    if not isinstance(config, AuditConfig):
-        config = parse(dict(config), AuditConfig, source="the settings of the audit")
-    folder = None if out is None else Path(out)
-    case = _case_of_run(config, folder) if config.is_run else _case_of_model(config, folder)
+    config = _parse(config)
+    case = _case(config, out)
     distributed.start()
     with interruptible():
-        return _run(config.audit, case)
+        return _run(config, case)
+
+
+def plan(config: AuditConfig | Mapping[str, Any]) -> AuditPlan:
+    """Return what the audits would cost, without running them.
+
+    The audited model is loaded, and one scoring pass of up to 64 forget rows is timed.
+
+    Raises:
+        UserError: As `audit`.
+    """
+    config = _parse(config)
+    bench = _Bench.open(_case(config, None))
+    chosen, not_run = _choose(config, bench)
+    arm = bench.arm(AUDITED)
+    weight = next(arm.model.parameters())
+    rows = spread(forget_rows(bench.sets).rows, _TIMED_ROWS)
+    started = time.monotonic()
+    measure_rows(arm.session_with(arm.model), rows, "probability")
+    seconds = (time.monotonic() - started) * len(forget_rows(bench.sets)) / len(rows)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in arm.model.state_dict().values())
+    entries = []
+    for attack in chosen:
+        work, arms = attack.workload(bench.sets), [role for role in bench.case.arms if role in attack.arms]
+        # AdamW keeps the weights, their gradient and two moments in float32.
+        copies = work.models * size + (4 * 4 * size // weight.element_size() if work.training else 0)
+        passes = work.passes * len(arms)
+        entries.append(
+            PlannedAudit(
+                audit=attack.key, arms=arms, passes=passes, seconds=round(passes * seconds, 1), memory=int(copies)
+            )
+        )
+    arm.release()
+    return AuditPlan(audits=entries, not_run=not_run, seconds_per_pass=round(seconds, 3))
+
+
+def _parse(config: AuditConfig | Mapping[str, Any]) -> AuditConfig:
+    if not isinstance(config, AuditConfig):
+        config = parse(dict(config), AuditConfig, source="the settings of the audit")
+    if config.audits:
+        return config
+    preset = config.preset or "quick"
+    named = {**config.model_dump(mode="python", exclude_unset=True), "audits": PRESETS[preset], "preset": None}
+    return parse(named, AuditConfig, source=f"the preset {preset}").model_copy(update={"preset": preset})
+
+
+def _case(config: AuditConfig, out: str | Path | None) -> _Case:
+    folder = None if out is None else Path(out)
+    return _case_of_run(config, folder) if config.is_run else _case_of_model(config, folder)
 
 
 def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
@@ -167,45 +244,153 @@ def _current_path(name: str, folder: Path) -> str:
     return str(moved) if moved is not None and not Path(name).exists() and moved.is_dir() else name
 
 
-def _run(attack: Audit, case: _Case) -> AuditResult:
-    started = time.monotonic()
-    sets = prepare_sets(case.data)
-    audited, trusted = case.arms[AUDITED], case.config.trust_remote_code
-    tokenizer = load_tokenizer(audited, case.revisions.get(AUDITED), trusted)
-    case = replace(case, prompt=fix_date(measuring_template(tokenizer, case.prompt), case.out, audited))
-    template = measuring_template(tokenizer, case.prompt)
-    for role, name in case.arms.items():
-        check_same_tokens(name, ROLE_NAMES[role], case.config, template, case.revisions.get(role))
-    rows: dict[str, list[SampleRow]] = {}
-    for role, name in case.arms.items():
-        note(f"Attacking the {ROLE_NAMES[role]} {name} with {attack.name}.")
-        rows[role] = _attack(attack, case, role, sets, tokenizer)
-    result = attack.findings(rows)
-    samples = f"samples/audit-{attack.key}.parquet" if case.out is not None else ""
+@dataclass(frozen=True)
+class _Bench:
+    """A case with its data, prompt and tokenizer."""
+
+    case: _Case
+    sets: Sets
+    tokenizer: Any
+    template: Template
+    digests: dict[str, str]
+    """Role -> what identifies its model: a hash of its files, or its hub id and revision."""
+
+    @classmethod
+    def open(cls, case: _Case) -> _Bench:
+        """Read the data, and check that all models read the same tokens."""
+        sets = prepare_sets(case.data)
+        audited, trusted = case.arms[AUDITED], case.config.trust_remote_code
+        tokenizer = load_tokenizer(audited, case.revisions.get(AUDITED), trusted)
+        case = replace(case, prompt=fix_date(measuring_template(tokenizer, case.prompt), case.out, audited))
+        template = measuring_template(tokenizer, case.prompt)
+        for role, name in case.arms.items():
+            check_same_tokens(name, ROLE_NAMES[role], case.config, template, case.revisions.get(role))
+        digests = {
+            role: local_digest(name) or f"{name}@{case.revisions.get(role)}" for role, name in case.arms.items()
+        }
+        return cls(case, sets, tokenizer, template, digests)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of forward passes."""
+        dtype: torch.dtype = getattr(torch, self.case.config.dtype)
+        return dtype
+
+    def arm(self, role: str) -> Arm:
+        """Return one model of the case, which is loaded when it is first used."""
+        return Arm(
+            role, self.case.arms, self.sets, self.template, opener=self._open_arm, sessions=self._session
+        )
+
+    def _open_arm(self, role: str) -> Any:
+        case = self.case
+        return open_model(case.config, case.arms[role], self.tokenizer, revision=case.revisions.get(role)).eval()
+
+    def _session(self, model: Any, label: str, attack: Any) -> Session:
+        case = self.case
+        template = measuring_template(self.tokenizer, case.prompt, model)
+        evaluator = Evaluator(self.sets, template, case.measure, cache=case.cache, dtype=self.dtype)
+        return evaluator.session(model, label, attack)
+
+
+def _run(config: AuditConfig, case: _Case) -> Battery:
+    bench = _Bench.open(case)
+    chosen, not_run = _choose(config, bench)
+    out, rule = bench.case.out, config.rule
+    store = AttemptStore(None if out is None else out / "audits/attempts", bench.sets.sensitive)
+    attempts: dict[str, dict[str, list[Attempt]]] = {attack.key: {} for attack in chosen}
+    for role in bench.case.arms:
+        arm = bench.arm(role)
+        for attack in chosen:
+            if role in attack.arms:
+                attempts[attack.key][role] = _attack(attack, arm, bench, store)
+        arm.release()
+    results = [_record(attack, attempts[attack.key], bench, rule) for attack in chosen]
+    battery = combine(results, not_run, rule, config.preset or "")
+    if out is not None and is_main_process():
+        write_record(out / "battery.json", battery)
+        if (out / "recipe.yaml").is_file():
+            write_report([out])
+    distributed.wait()
+    return battery
+
+
+def _choose(config: AuditConfig, bench: _Bench) -> tuple[list[Audit], dict[str, str]]:
+    """Return the audits that can run, and why the others cannot.
+
+    Raises:
+        DataError: None of them can run.
+    """
+    chosen: list[Audit] = []
+    not_run: dict[str, str] = {}
+    for attack in config.audits:
+        missing = [ROLE_NAMES[role] for role in attack.needs if role not in bench.case.arms]
+        if missing:
+            not_run[attack.key] = f"needs the {' and the '.join(missing)}"
+            continue
+        try:
+            attack.stages(bench.sets)
+        except UserError as error:
+            not_run[attack.key] = str(error).rstrip(".")
+        else:
+            chosen.append(attack)
+    if not chosen:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
+        raise DataError(f"no audit can run on {bench.case.arms[AUDITED]}: {reasons}.")
+    for name, reason in not_run.items():
+        note(f"The audit {name} is not run: {reason}.")
+    return chosen, not_run
+
+
+def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore) -> list[Attempt]:
+    """Run all stages of an audit on one model; finished ones are read from the store."""
+    stages = attack.stages(bench.sets)
+    identity = {
+        "audit": attack.spec(),
+        "files": [local_digest(name) for name in attack.files()],
+        "models": {role: bench.digests[role] for role in (arm.role, *attack.needs)},
+        "data": data_hashes(bench.sets),
+        "prompt": bench.template.fingerprint,
+        "dtype": str(bench.dtype),
+    }
+    attempts: list[Attempt] = []
+    for number, stage in enumerate(stages, start=1):
+
+        def run(stage: str = stage, number: int = number) -> list[Attempt]:
+            part = f" (part {number} of {len(stages)}: {stage})" if len(stages) > 1 else ""
+            note(f"Attacking {arm.label} {arm.name} with {attack.key}{part}.")
+            started = time.monotonic()
+            device = next(arm.model.parameters()).device.type
+            with torch.autocast(device, bench.dtype, enabled=bench.dtype != torch.float32):
+                found = attack.attack(arm, stage)
+            return with_seconds(found, time.monotonic() - started)
+
+        name = f"{attack.key}-{arm.role}-{number}"
+        attempts += store.attempts(name, {**identity, "role": arm.role, "stage": stage}, run)
+    return attempts
+
+
+def _record(attack: Audit, attempts: Mapping[str, Sequence[Attempt]], bench: _Bench, rule: Rule) -> AuditResult:
+    """Compare the models, and write the result and the transcripts of one audit."""
+    out = bench.case.out
+    result = attack.findings(attempts, rule)
+    samples = f"samples/audit-{attack.key}.parquet" if out is not None else ""
     result = result.model_copy(
         update={
-            "arms": case.arms,
-            "notes": [*case.notes, *result.notes],
+            "arms": {role: bench.case.arms[role] for role in attempts},
+            "notes": [*bench.case.notes, *result.notes],
             "samples": samples,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(sum(each.cost.seconds for found in attempts.values() for each in found), 3),
         }
     )
-    if case.out is not None and is_main_process():
-        transcripts = [{"arm": role, **row} for role, arm_rows in rows.items() for row in arm_rows]
-        write_rows(case.out / samples, [without_text(row) for row in transcripts] if sets.sensitive else transcripts)
-        write_record(case.out / f"audits/{attack.key}.json", result)
-        if (case.out / "recipe.yaml").is_file():
-            write_report([case.out])
-    distributed.wait()
+    if out is not None and is_main_process():
+        transcripts = [
+            {"arm": role, "view": attempt.name, "measure": attempt.measure, **row}
+            for role, found in attempts.items()
+            for attempt in found
+            for row in attempt.rows
+        ]
+        columns = list(dict.fromkeys(column for row in transcripts for column in row))
+        write_rows(out / samples, [{column: row.get(column) for column in columns} for row in transcripts])
+        write_record(out / f"audits/{attack.key}.json", result)
     return result
-
-
-def _attack(attack: Audit, case: _Case, role: str, sets: Sets, tokenizer: Any) -> list[SampleRow]:
-    """Load one model, attack it and release it: never two models in memory."""
-    name = case.arms[role]
-    model = open_model(case.config, name, tokenizer, revision=case.revisions.get(role))
-    template = measuring_template(tokenizer, case.prompt, model)
-    dtype = getattr(torch, case.config.dtype)
-    evaluator = Evaluator(sets, template, case.measure, cache=case.cache, dtype=dtype)
-    with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype != torch.float32):
-        return attack.attack(evaluator.session(model, f"the {ROLE_NAMES[role]}"))

@@ -4,24 +4,31 @@ Records are frozen and include the version of their schema. A metric that cannot
 states what is missing; metrics are never left out in any other way.
 """
 
+from expunge.records.audits import AuditPlan, AuditResult, Battery, Comparison, Cost, Finding, Leaking, PlannedAudit
 from expunge.records.base import SCHEMA_VERSION, Record, Value
 from expunge.records.judgements import Axes, Conclusion, Judgement, Label, Outcome, Section, Verdict
-from expunge.records.results import ROLE_NAMES, AuditResult, BenchmarkResult, Comparison
+from expunge.records.results import ROLE_NAMES, BenchmarkResult
 from expunge.records.runs import Manifest, Overlap, RunSummary, Stage, TrainPoint
 
 __all__ = [
     "ROLE_NAMES",
     "SCHEMA_VERSION",
+    "AuditPlan",
     "AuditResult",
     "Axes",
+    "Battery",
     "BenchmarkResult",
     "Comparison",
     "Conclusion",
+    "Cost",
+    "Finding",
     "Judgement",
     "Label",
+    "Leaking",
     "Manifest",
     "Outcome",
     "Overlap",
+    "PlannedAudit",
     "Record",
     "RunSummary",
     "Section",

@@ -47,39 +47,3 @@ class BenchmarkResult(Record):
     samples: str = ""
     """Parquet file of per-sample records, relative to the run folder."""
     seconds: float = 0.0
-
-
-class Comparison(Record):
-    """A comparison of one metric between the audited model and a control model, on the same rows."""
-
-    name: str
-    """Name of the metric."""
-    control: str
-    audited_value: float
-    control_value: float
-    n: int
-    """Number of rows scored for both models."""
-    p_value: float | None
-    """None if no outcome on so few groups could be significant."""
-    significant: bool
-    """Whether the difference is statistically significant, at the level stated in `sentence`."""
-    sentence: str
-
-
-class AuditResult(Record):
-    """The result of one audit of one model and its control models."""
-
-    schema_version: int = SCHEMA_VERSION
-    audit: str
-    arms: dict[str, str] = Field(default_factory=dict)
-    """Arm (audited model or control) -> name or path of its model."""
-    values: dict[str, dict[str, Value]] = Field(default_factory=dict)
-    """Metric -> arm -> value."""
-    comparisons: list[Comparison] = Field(default_factory=list)
-    verdict: str
-    notes: list[str] = Field(default_factory=list)
-    """Caveats for the reader, such as missing control models."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    samples: str = ""
-    """Parquet file of transcripts, relative to the folder."""
-    seconds: float = 0.0

@@ -61,10 +61,18 @@ class Evaluator:
     dtype: torch.dtype = torch.float32
     folder: Path | None = None
 
-    def session(self, model: Any, label: str) -> Session:
-        """Return a session for `model`, with results cached by weight hash."""
+    def session(self, model: Any, label: str, attack: Any = None) -> Session:
+        """Return a session for `model`, with results cached by weight hash.
+
+        Args:
+            model: The model.
+            label: Name of the model in progress bars.
+            attack: JSON-serialisable values that identify hooks on the model, which change results but not weights.
+        """
         bare = causal_lm(model)
         facts = [model_hash(model), str(self.dtype), end_ids(bare, self.template)]
+        if attack is not None:
+            facts.append({"attack": attack})
         engine = None
         if self.config.engine == "vllm":
             facts.append(self.config.engine)

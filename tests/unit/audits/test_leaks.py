@@ -1,10 +1,13 @@
 """Ways of asking, their numbers by hand, and what the audit says of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from expunge.audits.leaks import prompts
 from expunge.audits.leaks.audit import Leaks
 from expunge.audits.leaks.findings import compare, describe, leak_value
+from expunge.audits.shared.findings import Rule
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
@@ -32,6 +35,9 @@ class Scripted:
     def __init__(self, rows, answer, logp=None):
         self.sets = Sets("made", rows, None, evaluation={"forget": rows})
         self._answer, self._logp, self.asked = answer, logp or {}, []
+
+    def session(self):
+        return self
 
     def generate(self, requests):
         self.asked += requests
@@ -92,7 +98,7 @@ def test_numbers_of_an_attack_by_hand():
     """A model that says 'Lima' whatever it is asked leaks row 0 in the ways that do not tell 'Lima' themselves."""
     session = Scripted(ROWS, lambda request: None if request.index == 5 else "It is Lima")
     audit = Leaks(views=["novel_recall", "clues", "prefix", "best_of_n"], clues=[1], threshold=0.5, samples=3)
-    rows = audit.attack(session)
+    rows = audit._ask(session)
     direct = [row for row in rows if row["view"] == "novel_recall"]
     assert [row["leaks"] for row in direct] == [True, False, False, False, False, None]
     assert [row["share"] for row in direct][:2] == [0.5, 0.0]  # of {born, lima}
@@ -104,10 +110,10 @@ def test_numbers_of_an_attack_by_hand():
 
 def test_multiple_choice_is_the_likeliest_answer():
     logp = {row.answer: -0.5 for row in ROWS.rows[:2]}
-    rows = Leaks(views=["multiple_choice"]).attack(Scripted(ROWS, lambda request: "", logp))
+    rows = Leaks(views=["multiple_choice"])._ask(Scripted(ROWS, lambda request: "", logp))
     assert [row["leaks"] for row in rows] == [True, True, False, False, False, False], "a tie is no leak"
     logp["No."] = -0.7
-    rows = Leaks(views=["multiple_choice"]).attack(Scripted(ROWS, lambda request: "", logp))
+    rows = Leaks(views=["multiple_choice"])._ask(Scripted(ROWS, lambda request: "", logp))
     assert [row["leaks"] for row in rows] == [True, True, False, False, False, False]
     assert rows[2]["response"] == "No."
 
@@ -190,19 +196,22 @@ def test_too_few_people_for_any_conclusion():
 
 def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
     audit = Leaks(views=["novel_recall", "prefix"], prefix_words=2)
-    knows = audit.attack(Scripted(ROWS, lambda request: ROWS.rows[request.index].answer))
-    never = audit.attack(Scripted(ROWS, lambda request: "No idea"))
-    alone = audit.findings({"unlearned": knows})
+    knows = audit.attack(Scripted(ROWS, lambda request: ROWS.rows[request.index].answer), "leaks")
+    never = audit.attack(Scripted(ROWS, lambda request: "No idea"), "leaks")
+    alone = audit.findings({"unlearned": knows}, Rule())
     assert "no control model was given" in alone.verdict
     assert len(alone.notes) == 3
-    both = audit.findings({"unlearned": knows, "retain": never})
+    both = audit.findings({"unlearned": knows, "retain": never}, Rule())
     assert both.values["novel_recall"]["unlearned"].point == 1.0
     assert both.values["novel_recall"]["retain"].point == 0.0
     assert both.comparisons[0].control == "retain"
     assert "With 3 of 3 prompts, whether it reveals more than the retain model" in both.verdict
     assert "cannot be concluded from so few groups of rows" in both.verdict
-    single = [[{**row, "group": row["id"]} for row in rows] for rows in (knows, never)]
-    both = audit.findings({"unlearned": single[0], "retain": single[1]})
+    single = [
+        [replace(each, rows=[{**row, "group": row["id"]} for row in each.rows]) for each in attempts]
+        for attempts in (knows, never)
+    ]
+    both = audit.findings({"unlearned": single[0], "retain": single[1]}, Rule())
     assert "With 2 of 2 prompts it reveals significantly more than the retain model" in both.verdict
     assert not any("retain" in note for note in both.notes)
 
@@ -214,4 +223,4 @@ def test_describe_of_rows_that_could_not_be_judged():
 def test_plain_text_cannot_be_asked():
     text = RowSet("forget", (Row("0", "", "Some text.", "g"),))
     with pytest.raises(DataError, match="has no questions"):
-        Leaks().attack(Scripted(text, lambda request: ""))
+        Leaks().stages(Sets("made", text, None))

@@ -8,16 +8,18 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.audits.base import AUDITED, CONTROLS, Audit, SampleRow
+from expunge.audits.base import AUDITED, BEFORE, CONTROLS, Attempt, Audit, Cost, SampleRow, Workload
 from expunge.audits.leaks import prompts
 from expunge.audits.leaks.findings import compare, describe, leak_value
 from expunge.audits.leaks.prompts import AttackPrompt
+from expunge.audits.shared.arm import Arm
+from expunge.audits.shared.findings import Rule
 from expunge.data.sets import RowSet, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
 from expunge.probes.requests import ScoreRequest
 from expunge.probes.session import Session
-from expunge.records import ROLE_NAMES, AuditResult
+from expunge.records import AuditResult
 
 View = Literal[
     "novel_recall",
@@ -32,6 +34,8 @@ View = Literal[
     "in_context",
 ]
 ALL_VIEWS: tuple[View, ...] = View.__args__  # type: ignore[attr-defined]
+DIRECT = "novel_recall"
+"""The unchanged question."""
 CHOICE = "multiple_choice"
 
 
@@ -78,8 +82,32 @@ class Leaks(Audit):
     seed: int = Field(default=0, ge=0)
     """Seed of sampled answers, clues and examples."""
 
-    def attack(self, session: Session) -> list[SampleRow]:
-        """Run every prompt on one model and return one row per forget row and prompt."""
+    def stages(self, sets: Sets) -> list[str]:
+        """Return one stage; answers are cached one by one."""
+        self._rows(sets)
+        return [self.key]
+
+    def attack(self, arm: Arm, stage: str) -> list[Attempt]:
+        """Run every prompt on one model; each kind of prompt is an attempt, the unchanged question the one before."""
+        session = arm.session()
+        found = self._ask(session)
+        return [
+            Attempt(
+                name=BEFORE if view == DIRECT else view,
+                rows=[{**row, "score": None if row["leaks"] is None else float(row["leaks"])} for row in rows],
+                measure="leak",
+                cost=Cost(passes=self.samples if view.startswith("best_of") else 1),
+            )
+            for view, rows in _by_view(found).items()
+        ]
+
+    def workload(self, sets: Sets) -> Workload:
+        """Return the passes: one per kind of prompt, `samples` for best_of_n, and one per wrong answer."""
+        others = len(self.views) - ("best_of_n" in self.views) + len(self.clues) - 1
+        return Workload(passes=others + self.samples * ("best_of_n" in self.views))
+
+    def _ask(self, session: Session) -> list[SampleRow]:
+        """Return one row per forget row and prompt."""
         rows = self._rows(session.sets)
         attacks = list(chain.from_iterable(self._prompts(rows)))
         responses = session.generate(
@@ -88,8 +116,10 @@ class Leaks(Audit):
         judged = [self._judge(prompt, responses, rows) for prompt in attacks]
         return judged + (self._choices(session, rows) if CHOICE in self.views else [])
 
-    def findings(self, rows: Mapping[str, Sequence[SampleRow]]) -> AuditResult:
+    def findings(self, attempts: Mapping[str, Sequence[Attempt]], rule: Rule) -> AuditResult:
         """Compute leak rates per prompt and model, and differences from the controls."""
+        result = super().findings(attempts, rule)
+        rows = {arm: [row for attempt in found for row in attempt.rows] for arm, found in attempts.items()}
         names = list(dict.fromkeys(row["view"] for row in rows[AUDITED]))
         forms = [(name, "leaks") for name in names] + [("novel_recall", "entity_leaks")]
         arms = [AUDITED, *(arm for arm in CONTROLS if arm in rows)]
@@ -107,16 +137,15 @@ class Leaks(Audit):
             for control in arms[1:]
             if (comparison := compare(name, by_arm[AUDITED], by_arm[control], groups, control, self.level)) is not None
         ]
-        return AuditResult(
-            audit=self.key,
-            values={
-                name: {arm: leak_value(name, leaks, groups, self.threshold) for arm, leaks in by_arm.items()}
-                for name, by_arm in outcomes.items()
-            },
-            comparisons=comparisons,
-            verdict=describe(outcomes, comparisons),
-            notes=[f"No {ROLE_NAMES[arm]} is available as a control." for arm in CONTROLS if arm not in rows],
-            settings=self.spec(),
+        return result.model_copy(
+            update={
+                "values": {
+                    name: {arm: leak_value(name, leaks, groups, self.threshold) for arm, leaks in by_arm.items()}
+                    for name, by_arm in outcomes.items()
+                },
+                "comparisons": comparisons,
+                "verdict": f"{result.verdict} {describe(outcomes, comparisons)}",
+            }
         )
 
     def _rows(self, sets: Sets) -> RowSet:
@@ -213,3 +242,10 @@ class Leaks(Audit):
                 }
             )
         return choices
+
+
+def _by_view(rows: Sequence[SampleRow]) -> dict[str, list[SampleRow]]:
+    views: dict[str, list[SampleRow]] = {}
+    for row in rows:
+        views.setdefault(str(row["view"]), []).append(row)
+    return views

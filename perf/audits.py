@@ -1,6 +1,6 @@
 """Simulate audits: false alarms, coverage of the intervals of D, excess and R, power, and false claims of equality.
 
-python -m perf.audits [--experiments 1000] [--resamples 400] [--quick] [--out audits]
+python -m perf.audits [--experiments 1000] [--quick] [--out audits]
 
 Every experiment generates the scores of one audit with known true means: an unlearned model, a retain model and a
 target, before and after several attempts. They are judged by the functions that `expunge audit` uses
@@ -22,6 +22,7 @@ The goals: at most 5% false alarms and false claims, and 93% to 97% coverage fro
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 import time
@@ -55,6 +56,9 @@ CORRELATIONS = (0.1, 0.2)
 PAIRING = 0.5
 PRECISION = 3.0
 """Sum of the two parameters of the beta distribution of probabilities."""
+GRID = np.linspace(0, 1, 4001)
+FEW = 200
+"""Audits of a cell with many attempts."""
 NUMBERS = ("effect", "excess", "residual")
 
 
@@ -119,10 +123,15 @@ class Simulation(Record):
 
     created: str
     machine: dict[str, Any]
-    resamples: int
     goal: tuple[float, float]
     cells: list[Cell]
     seconds: float
+
+
+@functools.cache
+def beta_quantiles(mean: float) -> Floats:
+    """Return the quantiles of the beta distribution with this mean on `GRID`."""
+    return np.asarray(betaincinv(mean * PRECISION, (1 - mean) * PRECISION, GRID), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ class People:
         latent = math.sqrt(PAIRING) * shared + math.sqrt(1 - PAIRING) * self.normal()
         if binary:
             return (latent < ndtri(mean)).astype(np.float64)
-        return np.asarray(betaincinv(mean * PRECISION, (1 - mean) * PRECISION, ndtr(latent)), dtype=np.float64)
+        return np.interp(ndtr(latent), GRID, beta_quantiles(mean))
 
     def attempt(self, name: str, scores: Floats) -> Attempt:
         """Return an attempt with these scores."""
@@ -197,7 +206,6 @@ def measure(
     *,
     attempts: int = 1,
     experiments: int = 1000,
-    resamples: int = 400,
 ) -> Cell:
     """Run the experiments of one cell; their random numbers depend on the cell only.
 
@@ -207,8 +215,8 @@ def measure(
     rng = np.random.default_rng(zlib.crc32(label.encode()))
     people = People(np.repeat(np.arange(groups), rows_per_group), correlation, rng)
     outcomes, values = [], []
-    for seed in range(experiments):
-        found = audit(people, kind, scenario, attempts, Rule(resamples=resamples, seed=seed), attempts == 1)
+    for _ in range(experiments):
+        found = audit(people, kind, scenario, attempts, Rule(), attempts == 1)
         outcomes.append(found.outcome)
         values.append(next(finding for finding in found.findings if finding.attempt == "attack 1"))
     intervals = {name: _ends(getattr(finding, name) for finding in values) for name in NUMBERS}
@@ -239,7 +247,7 @@ def _ends(values: Iterator[Value]) -> Floats:
     return np.array(ends, dtype=np.float64).reshape(-1, 2)
 
 
-def cells(experiments: int, resamples: int, quick: bool) -> Iterator[Cell]:
+def cells(experiments: int, quick: bool) -> Iterator[Cell]:
     """Run all cells; the quick version has one correlation and few sizes."""
     groups, rows = ((5, 20), (1, 20)) if quick else (NUM_GROUPS, ROWS_PER_GROUP)
     for kind in KINDS:
@@ -248,10 +256,10 @@ def cells(experiments: int, resamples: int, quick: bool) -> Iterator[Cell]:
                 for correlation in CORRELATIONS[:1] if quick or rows_per_group == 1 else CORRELATIONS:
                     place = (num_groups, rows_per_group, correlation)
                     for scenario in SCENARIOS:
-                        yield measure(kind, scenario, *place, experiments=experiments, resamples=resamples)
+                        yield measure(kind, scenario, *place, experiments=experiments)
                     for attempts in (5, 20):
-                        count = experiments // 2 if attempts > 5 else experiments
-                        yield measure(kind, NEVER, *place, attempts=attempts, experiments=count, resamples=0)
+                        count = min(experiments, FEW if attempts > 5 else experiments)
+                        yield measure(kind, NEVER, *place, attempts=attempts, experiments=count)
 
 
 def table(found: Sequence[Cell]) -> Table:
@@ -302,21 +310,19 @@ def misses(found: Sequence[Cell]) -> list[str]:
 def main() -> None:
     """Simulate, print, store the record, and fail if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--experiments", type=int, default=1000, help="audits per cell; half for 20 attempts")
-    parser.add_argument("--resamples", type=int, default=400, help="bootstrap resamples per interval of R")
+    parser.add_argument("--experiments", type=int, default=1000, help="audits per cell; at most 200 with 20 attempts")
     parser.add_argument("--quick", action="store_true", help="5 and 20 people, 1 and 20 rows, one correlation")
     parser.add_argument("--out", default="audits", help="name of the record in results/performance")
     options = parser.parse_args()
     console, start = Console(width=170), time.perf_counter()
     found = []
-    for cell in cells(options.experiments, options.resamples, options.quick):
+    for cell in cells(options.experiments, options.quick):
         found.append(cell)
         if len(found) % 20 == 0:
             console.print(f"{len(found)} cells: {time.perf_counter() - start:.0f} s")
     record = Simulation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
-        resamples=options.resamples,
         goal=GOAL,
         cells=found,
         seconds=time.perf_counter() - start,

@@ -31,7 +31,7 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
     assert record["outcome"] == "inconclusive"
     page = (recipe_file.parent / folder / "report.html").read_text()
     assert "novel_recall" in page
-    assert "A leak cannot be told from a guess without a retain model" in page
+    assert "A leak cannot be distinguished from a guess without a retain model" in page
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ class Finding(Record):
     """Whether the attempt counts in the verdict."""
     not_counted: str = ""
     """Reason why it does not."""
+    refused: str = ""
+    """Reason why nothing can be concluded, such as a retain model that knows the forget set; empty otherwise."""
     outcome: Leaking = "inconclusive"
     reason: str = ""
     """The outcome in one sentence."""

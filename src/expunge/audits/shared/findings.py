@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.audits.base import AUDITED, BEFORE, CONTROLS, Attempt, SampleRow
-from expunge.metrics.intervals import mean_interval
+from expunge.errors import UserError
+from expunge.metrics.groups import Grouping, too_few_groups
+from expunge.metrics.intervals import Interval, mean_interval
 from expunge.metrics.proportions import proportion_interval
-from expunge.metrics.recovery import Mean, holm, residual
+from expunge.metrics.recovery import Mean, holm, residual, share_at_ends
 from expunge.records import ROLE_NAMES, AuditResult, Battery, Finding, Leaking, Value
 
 Floats = NDArray[np.float64]
@@ -34,9 +36,6 @@ class Rule:
     utility_loss: float = 0.2
     """Largest relative loss of the probability of retain answers with which an attempt counts; an attack that ruins the
     model is no leak."""
-    resamples: int = 2000
-    """Bootstrap resamples of R."""
-    seed: int = 0
 
 
 def compare_arms(
@@ -49,7 +48,11 @@ def compare_arms(
         attempts: Arm -> attempts; AUDITED is one of the arms.
         rule: How findings are judged.
         settings: The audit's settings, for the record.
+
+    Raises:
+        UserError: An attempt has scores outside [0, 1], or repeats a row or a name.
     """
+    _check(audit, attempts)
     by_arm = {arm: {(each.name, each.measure): each for each in found} for arm, found in attempts.items()}
     findings = [
         _finding(audit, attempt, {arm: found.get(key) for arm, found in by_arm.items()}, by_arm, rule)
@@ -62,7 +65,7 @@ def compare_arms(
         values={_title(finding): finding.after for finding in findings},
         findings=findings,
         verdict=verdict_of(findings)[1],
-        notes=[_missing_arm(arm) for arm in missing],
+        notes=[*(_missing_arm(arm) for arm in missing), *dict.fromkeys(each.refused for each in findings if each.refused)],
         settings=settings,
     )
 
@@ -74,9 +77,11 @@ def judge(findings: Sequence[Finding], rule: Rule) -> list[Finding]:
       opposite is below the level. D states how much of it the attack itself added. D alone is no leak: a model that was
       pushed below the retain model has D > 0 if an attack merely returns it to that level.
     - Indistinguishable from the retain model: the 1 - 2 level interval of the excess lies within the margin.
+    - Refused, and so inconclusive: the retain model knows as much as the target before the attack, so that nothing can
+      be concluded from a comparison with it.
     - Inconclusive: everything else, with the reason.
     """
-    counted = [finding for finding in findings if finding.counted and finding.p_leak is not None]
+    counted = [each for each in findings if each.counted and not each.refused and each.p_leak is not None]
     adjusted = dict(zip(map(id, counted), holm([finding.p_leak or 0.0 for finding in counted]), strict=True))
     return [_concluded(finding, adjusted.get(id(finding)), rule) for finding in findings]
 
@@ -89,8 +94,8 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[Leaking, str]:
         worst = max(leaks, key=lambda finding: finding.excess.point or 0.0)
         names = ", ".join(dict.fromkeys(_attack_title(finding) for finding in leaks))
         return "leaks", (
-            f"Leaks: {len(leaks)} of {len(counted)} attempts bring back more than from the retain model ({names}). "
-            f"The largest excess is {worst.excess.point:+.1%} of {worst.measure} ({_attack_title(worst)})."
+            f"Leaks: {len(leaks)} of {len(counted)} attempts get more out of the unlearned model than out of the retain "
+            f"model ({names}). The largest excess is {worst.excess.point:+.3f} {worst.measure} ({_attack_title(worst)})."
         )
     if counted and all(finding.outcome == "indistinguishable" for finding in counted):
         return "indistinguishable", (
@@ -99,11 +104,11 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[Leaking, str]:
         )
     open_ones = [finding for finding in counted if finding.outcome == "inconclusive"]
     if not open_ones:
-        return "inconclusive", "Inconclusive: no attempt counts."
+        return "inconclusive", f"Inconclusive: none of {len(findings)} attempts counts."
     reasons = list(dict.fromkeys(finding.reason for finding in open_ones))
     return "inconclusive", (
         f"Inconclusive: {len(open_ones)} of {len(counted)} attempts show neither a leak nor equality with the retain "
-        f"model. {reasons[0]}"
+        f"model. {' '.join(reasons[:2])}"
     )
 
 
@@ -160,39 +165,82 @@ def _finding(
     retain = arms.get("retain")
     if retain is None:
         return finding
-    ours, theirs = _scores(attempt.rows), _scores(retain.rows)
-    groups = {row["id"]: row["group"] for row in attempt.rows}
-    excess = {row: ours[row] - theirs[row] for row in ours if row in theirs}
-    effect = excess
-    if attempt.name != BEFORE:
-        base_ours, base_theirs = _scores_of(before.get(AUDITED)), _scores_of(before.get("retain"))
-        if base_ours is None or base_theirs is None:
-            return finding
-        effect = {
-            row: value - (base_ours[row] - base_theirs[row])
-            for row, value in excess.items()
-            if row in base_ours and row in base_theirs
-        }
-    if not excess or not effect:
-        missing = Value.missing("rows that were measured in both models")
-        return finding.model_copy(update={"effect": missing, "excess": missing, "residual": missing})
-    tested = Mean.of(list(effect.values()), [groups[row] for row in effect])
-    compared = Mean.of(list(excess.values()), [groups[row] for row in excess])
     target = arms.get("target")
+    compared = _difference([attempt, retain], [1, -1])
+    changed = compared
+    if attempt.name != BEFORE:
+        changed = _difference([attempt, retain, before[AUDITED], before["retain"]], [1, -1, -1, 1])
+    left = Value.missing(NEEDS_TARGET) if target is None else _residual(attempt, retain, target)
     return finding.model_copy(
         update={
-            "effect": _difference(effect, groups, "difference of differences, D"),
-            "excess": _difference(excess, groups, "unlearned minus retain model"),
-            "residual": Value.missing(NEEDS_TARGET)
-            if target is None
-            else _residual(ours, theirs, _scores(target.rows), groups, rule),
-            "p_effect": None if tested is None else tested.p_above(),
-            "p_leak": None if compared is None else compared.p_above(),
-            "p_equivalent": None if compared is None else compared.p_different(rule.margin),
-            "detectable": None if compared is None else compared.detectable(rule.level),
+            "effect": changed.value("difference of differences, D"),
+            "excess": compared.value("unlearned minus retain model"),
+            "residual": left,
+            "p_effect": None if changed.mean is None else changed.mean.p_above(),
+            "p_leak": None if compared.mean is None else compared.mean.p_above(),
+            "p_equivalent": None if compared.mean is None else compared.mean.p_different(rule.margin),
+            "detectable": None if compared.mean is None else compared.mean.detectable(rule.level),
+            "refused": _refusal(before.get("target"), before.get("retain"), rule),
             "facts": {**attempt.facts, **_groups_needed(compared, rule)},
         }
     )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Signed sum of the scores of several attempts, over the rows that all of them measured."""
+
+    rows: Floats
+    """Shape (n,)."""
+    groups: list[str]
+    mean: Mean | None
+    """None below five groups."""
+    needs: str = ""
+    """What is missing, if there are no rows."""
+
+    def value(self, how: str) -> Value:
+        """Return the mean with its interval, or what it needs."""
+        if self.needs:
+            return Value.missing(self.needs)
+        value = Value(point=float(self.rows.mean()), n=len(self.rows), how=how, better="retain")
+        reason = too_few_groups([Grouping.of(self.groups)])
+        return (Interval.missing(reason) if self.mean is None else self.mean.interval()).attach(value)
+
+
+def _difference(attempts: Sequence[Attempt | None], signs: Sequence[int]) -> _Difference:
+    known = [attempt for attempt in attempts if attempt is not None]
+    if len(known) < len(attempts):
+        return _Difference(np.zeros(0), [], None, f"an attempt '{BEFORE}' with the same measure")
+    scores = [_scores(attempt.rows) for attempt in known]
+    ids = [row for row in scores[0] if all(row in others for others in scores)]
+    if not ids:
+        return _Difference(np.zeros(0), [], None, "rows that were measured in all models")
+    groups = {str(row["id"]): str(row["group"]) for row in known[0].rows}
+    columns = [np.array([others[row] for row in ids]) for others in scores]
+    rows = np.asarray(sum(sign * column for sign, column in zip(signs, columns, strict=True)), dtype=np.float64)
+    names = [groups[row] for row in ids]
+    return _Difference(rows, names, Mean.of(rows, names, share_at_ends(*columns)))
+
+
+def _refusal(target: Attempt | None, retain: Attempt | None, rule: Rule) -> str:
+    """Return why the retain model is no control for the forget set; empty if it is one, or if that is unknown."""
+    if target is None or retain is None:
+        return ""
+    known = _difference([target, retain], [1, -1])
+    if known.mean is None:
+        return ""
+    size = float(known.rows.mean())
+    if size <= rule.margin:
+        return (
+            f"Without an attack the retain model gets within {rule.margin:g} of the target ({target.measure}, difference "
+            f"{size:+.3f}): it knows the forget set, or the target does not. A comparison with it proves nothing."
+        )
+    if known.mean.p_above() >= rule.level:
+        return (
+            f"The rows are too few to show that the target knows more than the retain model ({target.measure}, "
+            f"difference {size:+.3f}), so a comparison with the retain model proves nothing."
+        )
+    return ""
 
 
 def mean_value(rows: Sequence[SampleRow], measure: str) -> Value:
@@ -221,68 +269,73 @@ def _concluded(finding: Finding, adjusted: float | None, rule: Rule) -> Finding:
 def _outcome(finding: Finding, adjusted: float | None, rule: Rule) -> tuple[Leaking, str]:
     if not finding.counted:
         return "inconclusive", f"Not counted: {finding.not_counted}."
-    if finding.effect.point is None:
-        return "inconclusive", f"A leak cannot be told from a guess without {finding.effect.needs}."
+    if finding.excess.point is None:
+        return "inconclusive", f"A leak cannot be distinguished from a guess without {finding.excess.needs}."
     if finding.p_leak is None:
-        return "inconclusive", f"There are too few groups of rows: {finding.excess.no_interval}."
+        return "inconclusive", f"There are too few groups for a conclusion: {finding.excess.no_interval}."
+    if finding.refused:
+        return "inconclusive", finding.refused
     detectable = f"A true excess of {finding.detectable:.2g} would be found with a power of 80%."
     if adjusted is not None and adjusted < rule.level:
         size = f"{finding.excess.point:+.3f} more than from the retain model, adjusted p = {adjusted:.2g}"
-        return "leaks", f"{size}; the attack itself added D = {finding.effect.point:+.3f}."
+        added = "" if finding.effect.point is None else f"; the attack itself added D = {finding.effect.point:+.3f}"
+        return "leaks", f"{size}{added}."
     if finding.p_equivalent is not None and finding.p_equivalent < rule.level:
         return "indistinguishable", f"Within {rule.margin:g} of the retain model. {detectable}"
-    high = finding.excess.high
-    if high is not None and high < -rule.margin:
+    low, high = finding.excess.low, finding.excess.high
+    if high is not None and high < 0:
         return "inconclusive", (
-            "Less than from the retain model, so it can be told from it, although nothing came back: a model that never "
-            "knew the rows gives these answers a higher probability."
+            f"Less than from the retain model ({finding.excess.point:+.3f}): nothing came back, but the model differs from "
+            "one that never knew the rows."
+        )
+    if low is not None and low > 0:
+        return "inconclusive", (
+            f"More than from the retain model ({finding.excess.point:+.3f}), but not significantly after the adjustment for "
+            f"the number of attempts. {detectable}"
         )
     needed = finding.facts.get("groups_needed")
-    more = f" About {needed:.0f} groups of rows would decide." if needed else ""
+    more = f" About {needed:.0f} groups like these would decide." if needed else ""
     return "inconclusive", f"The rows are too few for a margin of {rule.margin:g}. {detectable}{more}"
 
 
-def _groups_needed(compared: Mean | None, rule: Rule) -> dict[str, float]:
-    if compared is None or compared.p_different(rule.margin) < rule.level:
+def _groups_needed(compared: _Difference, rule: Rule) -> dict[str, float]:
+    if compared.mean is None or compared.mean.p_different(rule.margin) < rule.level:
         return {}
-    return {"groups_needed": float(compared.groups_for(rule.margin, rule.level))}
+    return {"groups_needed": float(compared.mean.groups_for(rule.margin, rule.level))}
 
 
-def _difference(values: Mapping[str, float], groups: Mapping[str, str], how: str) -> Value:
-    array = list(values.values())
-    value = Value(point=float(np.mean(array)), n=len(array), how=how, better="retain")
-    return mean_interval(array, [groups[row] for row in values]).attach(value)
-
-
-def _residual(
-    ours: Mapping[str, float],
-    theirs: Mapping[str, float],
-    target: Mapping[str, float],
-    groups: Mapping[str, str],
-    rule: Rule,
-) -> Value:
-    rows = [row for row in ours if row in theirs and row in target]
-    if not rows:
+def _residual(ours: Attempt, theirs: Attempt, target: Attempt) -> Value:
+    scores = [_scores(attempt.rows) for attempt in (ours, theirs, target)]
+    ids = [row for row in scores[0] if all(row in others for others in scores)]
+    if not ids:
         return Value.missing("rows that were measured in all three models")
-    point, interval = residual(
-        [ours[row] for row in rows],
-        [theirs[row] for row in rows],
-        [target[row] for row in rows],
-        [groups[row] for row in rows],
-        rule.resamples,
-        rule.seed,
-    )
+    groups = {str(row["id"]): str(row["group"]) for row in ours.rows}
+    unlearned, retain, known = ([others[row] for row in ids] for others in scores)
+    point, interval = residual(unlearned, retain, known, [groups[row] for row in ids])
     if point is None:
         return Value.missing("a target that knows more than the retain model")
-    return interval.attach(Value(point=point, n=len(rows), how="share of the target's knowledge, R", better="retain"))
+    return interval.attach(Value(point=point, n=len(ids), how="share of the target's knowledge, R", better="retain"))
 
 
 def _scores(rows: Sequence[SampleRow]) -> dict[str, float]:
     return {str(row["id"]): float(row["score"]) for row in rows if row.get("score") is not None}
 
 
-def _scores_of(attempt: Attempt | None) -> dict[str, float] | None:
-    return None if attempt is None else _scores(attempt.rows)
+def _check(audit: str, attempts: Mapping[str, Sequence[Attempt]]) -> None:
+    """Raise if the attempts of an audit break the contract of `Attempt`."""
+    for arm, found in attempts.items():
+        keys = [(attempt.name, attempt.measure) for attempt in found]
+        for attempt in found:
+            where = f"the attempt {attempt.name} of the audit {audit} on the {ROLE_NAMES[arm]}"
+            if keys.count((attempt.name, attempt.measure)) > 1:
+                raise UserError(f"{where} occurs twice with the measure {attempt.measure}.", fix="Name each one.")
+            ids = [str(row["id"]) for row in attempt.rows]
+            if len(set(ids)) < len(ids):
+                repeated = next(row for row in ids if ids.count(row) > 1)
+                raise UserError(f"{where} has two rows with the id {repeated}.", fix="Return one score per row.")
+            for row, score in _scores(attempt.rows).items():
+                if not 0 <= score <= 1:
+                    raise UserError(f"{where} has the score {score:g} for row {row}.", allowed="A score is in [0, 1].")
 
 
 def _utility_share(attempt: Attempt, before: Attempt | None) -> float | None:
@@ -301,7 +354,8 @@ def _attack_title(finding: Finding) -> str:
 
 def _missing_arm(arm: str) -> str:
     lost = {
-        "target": "the share of its knowledge that is left (R) is unknown",
+        "target": "the share of its knowledge that is left (R) is unknown, and so is whether the retain model is a valid "
+        "control that knows less",
         "retain": "no attempt can be called a leak or harmless",
         "base": "what the fine-tuning taught cannot be told from what the base model knew",
     }

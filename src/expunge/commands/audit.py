@@ -31,7 +31,7 @@ from expunge.modeling.opening import check_same_tokens, measuring_template, open
 from expunge.modeling.tokenizers import fix_date
 from expunge.probes.session import Session
 from expunge.records import ROLE_NAMES, AuditPlan, AuditResult, Battery, Manifest, PlannedAudit
-from expunge.report.html import write_report
+from expunge.report.html import write_audit_report, write_report
 from expunge.rundir import read_record, write_record
 from expunge.runs.attempts import AttemptStore, with_seconds
 from expunge.runs.evaluator import Evaluator
@@ -311,6 +311,8 @@ def _run(config: AuditConfig, case: _Case) -> Battery:
         write_record(out / "battery.json", battery)
         if (out / "recipe.yaml").is_file():
             write_report([out])
+        else:
+            write_audit_report(out)
     distributed.wait()
     return battery
 

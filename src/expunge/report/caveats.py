@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from expunge.records import Verdict
+from expunge import registry
+from expunge.records import AuditResult, Battery, Verdict
 from expunge.report.load import LoadedRun
 
 
@@ -13,7 +15,7 @@ def caveats(run: LoadedRun, verdict: Verdict) -> list[str]:
     limits = [limit for judgement in verdict.judgements for limit in judgement.limits]
     notes = [
         *(limits or ["No benchmark drew a conclusion, so nothing here states how much of the forget set is gone."]),
-        *_about_audits(run),
+        *about_audits(run.audits, run.battery),
         *_about_the_retain_model(run.recipe),
         *_about_selection(run),
         *_about_the_material(run),
@@ -25,14 +27,35 @@ def caveats(run: LoadedRun, verdict: Verdict) -> list[str]:
     return notes
 
 
-def _about_audits(run: LoadedRun) -> list[str]:
-    if run.audits:
-        names = ", ".join(result.audit for result in run.audits)
-        return [f"Attacks that were run: {names}. Other attacks may succeed."]
-    return [
-        "No attack was run on this model. Knowledge that it does not show in these questions may come back with other "
-        "prompts, repeated sampling, quantisation or a little training."
+def about_audits(audits: Sequence[AuditResult], battery: Battery | None) -> list[str]:
+    """Return which attacks were run and which were not, and what follows from it."""
+    if not audits:
+        return [
+            "No attack was run on this model. Knowledge that it does not show in these questions may come back with other "
+            "prompts, repeated sampling, quantisation or a little training."
+        ]
+    done = [result.audit for result in audits]
+    left = [name for name in registry.names("audit") if name not in done]
+    reasons = {} if battery is None else battery.not_run
+    not_run = ", ".join(f"{name} ({reasons[name]})" if name in reasons else name for name in left)
+    notes = [
+        f"Attacks that were run: {', '.join(done)}. Not run: {not_run or 'none of those in this package'}. Attacks that "
+        "were not run, or other settings of these, may succeed."
     ]
+    if battery is not None:
+        apart = [name for name in done if name not in battery.audits]
+        if apart:
+            notes.append(
+                f"{', '.join(apart)}: run by another command than the attacks of the verdict, so that their p-values are "
+                "not adjusted for the number of all attempts."
+            )
+        if battery.outcome == "indistinguishable":
+            notes.append(
+                "Indistinguishable means: on these rows, with these attacks, within the stated margin. It is no proof that "
+                "the knowledge is gone."
+            )
+        notes += battery.notes
+    return notes
 
 
 def _about_the_retain_model(recipe: dict[str, Any]) -> list[str]:

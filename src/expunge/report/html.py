@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from expunge.records import BenchmarkResult, Value, Verdict, format
 from expunge.report import plots, tables
-from expunge.report.audits import audit_sections
-from expunge.report.caveats import caveats
-from expunge.report.load import ROLES, LoadedRun, load_run
+from expunge.report.audits import audits_view, cost_in_words
+from expunge.report.caveats import about_audits, caveats
+from expunge.report.load import ROLES, LoadedRun, load_audits, load_run
 from expunge.report.sections import section_views
 from expunge.rundir import write_atomic
 
@@ -45,6 +45,20 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         page, path = render_comparison(runs), runs[0].folder.parent / "comparison.html"
     path = out or path
     write_atomic(path, page)
+    return path
+
+
+def write_audit_report(folder: Path) -> Path:
+    """Write audit.html, about the audits of a model that is not a run, into the folder of their records.
+
+    Raises:
+        DataError: A record is damaged.
+    """
+    audits, battery = load_audits(folder)
+    view = audits_view(folder, audits, battery)
+    path = folder / "audit.html"
+    limits = about_audits(audits, battery)
+    write_atomic(path, render("audit.html.j2", title="Audit", audits=view, caveats=limits))
     return path
 
 
@@ -106,7 +120,7 @@ def render_run(run: LoadedRun) -> str:
         trajectories=trajectories(run),
         sections=section_views(run),
         losses=_markup(plots.losses(run.train)),
-        audits=audit_sections(run),
+        audits=audits_view(run.folder, run.audits, run.battery),
         caveats=caveats(run, verdict),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100),
     )
@@ -216,6 +230,7 @@ def render(template: str, **context: Any) -> str:
         point=format.format_point,
         interval=format.format_interval,
         note=format.format_note,
+        cost=cost_in_words,
         duration=duration,
         size=size,
     )

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from expunge.errors import DataError, nearest
-from expunge.records import AuditResult, BenchmarkResult, Manifest, RunSummary, Stage, TrainPoint
+from expunge.records import AuditResult, Battery, BenchmarkResult, Manifest, RunSummary, Stage, TrainPoint
 from expunge.rundir import RunDir, read_record
 
 ROLES = ("target", "unlearned", "retain")
@@ -32,6 +32,8 @@ class LoadedRun:
     """Role -> its results, sorted by step."""
     audits: list[AuditResult] = field(default_factory=list)
     """Results of attacks on the finished model."""
+    battery: Battery | None = None
+    """Verdict of the attacks of the last command; None without any."""
 
     @property
     def name(self) -> str:
@@ -65,31 +67,13 @@ class LoadedRun:
             results = selected or results
         return results[-1] if results else None
 
-    def samples(self, result: BenchmarkResult | AuditResult | None) -> list[dict[str, Any]]:
+    def samples(self, result: BenchmarkResult | None) -> list[dict[str, Any]]:
         """Return the per-sample rows of a result; empty where the run stored none.
 
         Raises:
             DataError: The file is damaged, or its path leads out of the run folder.
         """
-        if result is None or not result.samples:
-            return []
-        try:
-            path = RunDir(self.folder) / result.samples
-        except ValueError as error:
-            raise DataError(f"{self.folder}: {error}.", fix="Such a path is never followed.") from error
-        if not path.is_file():
-            return []
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise DataError(
-                f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}).",
-                fix="Delete it to have it computed again.",
-            ) from error
-        return rows
+        return [] if result is None else read_samples(self.folder, result.samples)
 
     def missing(self) -> list[str]:
         """Return the parts of the run that are missing, in plain words."""
@@ -127,6 +111,7 @@ def load_run(folder: Path) -> LoadedRun:
     for found in results.values():
         found.sort(key=lambda result: (result.benchmark, result.step))
     manifest, summary = folder / "manifest.json", folder / "summary.json"
+    audits, battery = load_audits(folder)
     return LoadedRun(
         folder=folder,
         recipe=recipe,
@@ -134,7 +119,48 @@ def load_run(folder: Path) -> LoadedRun:
         summary=read_record(summary, RunSummary) if summary.is_file() else None,
         train=_read_train(folder / "train.jsonl"),
         results=results,
-        audits=[read_record(path, AuditResult) for path in sorted((folder / "audits").glob("*.json"))],
+        audits=audits,
+        battery=battery,
+    )
+
+
+def read_samples(folder: Path, samples: str) -> list[dict[str, Any]]:
+    """Return per-sample rows from a Parquet file of a folder; empty without a file.
+
+    Raises:
+        DataError: The file is damaged, or its path leads out of the folder.
+    """
+    if not samples:
+        return []
+    try:
+        path = RunDir(folder) / samples
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}.", fix="Such a path is never followed.") from error
+    if not path.is_file():
+        return []
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}).",
+            fix="Delete it to have it computed again.",
+        ) from error
+    return rows
+
+
+def load_audits(folder: Path) -> tuple[list[AuditResult], Battery | None]:
+    """Read the records of the audits in a folder: single audits, and the verdict of those run together.
+
+    Raises:
+        DataError: A record is damaged.
+    """
+    battery = folder / "battery.json"
+    return (
+        [read_record(path, AuditResult) for path in sorted((folder / "audits").glob("*.json"))],
+        read_record(battery, Battery) if battery.is_file() else None,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from expunge.records import Axes, BenchmarkResult, Label, TrainPoint, Value
+from expunge.records import Axes, BenchmarkResult, Finding, Label, TrainPoint, Value
 from expunge.report.tables import metric_title
 
 # Placeholder colours, replaced by CSS variables once the SVG is written.
@@ -29,6 +29,8 @@ _MARKER = {"target": "s", "unlearned": "o", "retain": "D"}
 _DASH: dict[str, Any] = {"target": (0, (5, 2)), "unlearned": "solid", "retain": (0, (1.5, 1.5))}
 STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.unicode_minus": True}
 Path = Sequence[BenchmarkResult]
+_LEAST_PASSES = 0.1
+"""Passes at which attempts without any are plotted, on a log scale."""
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
@@ -202,6 +204,55 @@ def losses(points: Sequence[TrainPoint]) -> str | None:
     for axes in list(figure.axes)[len(series) :]:
         axes.set_visible(False)
     return svg(figure, "losses", "Training loss by term over the epochs")
+
+
+def recovery(findings: Sequence[Finding]) -> str | None:
+    """Plot the excess over the retain model against the passes of each attempt, one panel per measure.
+
+    A line shows the worst case among the counted attempts up to each cost.
+
+    Returns:
+        SVG, or None without an attempt on a retain model.
+    """
+    known = [finding for finding in findings if finding.excess.point is not None]
+    if not known:
+        return None
+    measures = list(dict.fromkeys(finding.measure for finding in known))
+    colors = dict(zip(dict.fromkeys(finding.audit for finding in known), _cycle(len(known)), strict=False))
+    columns = min(2, len(measures))
+    rows = math.ceil(len(measures) / columns)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6 * rows), layout="constrained")
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, measure in zip(grid, measures, strict=False):
+        style_axes(axes)
+        _draw_recovery(axes, [finding for finding in known if finding.measure == measure], colors)
+        axes.set_title(measure, color=INK, fontsize=9, loc="left")
+        axes.set_xlabel("passes over the forget set", color=INK)
+        axes.set_ylabel("excess over the retain model", color=INK)
+    for axes in grid[len(measures) :]:
+        axes.set_visible(False)
+    for name, color in colors.items():
+        grid[0].plot([], [], "o", color=color, label=name)
+    grid[0].legend(frameon=False, labelcolor=INK, loc="best", fontsize=7)
+    return svg(figure, "recovery", "What attacks get out of the unlearned model beyond the retain model, over their cost")
+
+
+def _draw_recovery(axes: Any, findings: Sequence[Finding], colors: Mapping[str, str]) -> None:
+    axes.set_xscale("log")
+    axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    worst: list[tuple[float, float]] = []
+    for finding in sorted(findings, key=lambda each: each.cost.passes):
+        cost, size = max(finding.cost.passes, _LEAST_PASSES), finding.excess.point or 0.0
+        color = colors[finding.audit]
+        low, high = _whisker(finding.excess)
+        axes.plot([cost, cost], [low, high], color=color, linewidth=1, alpha=0.45, zorder=2)
+        axes.plot(cost, size, "o", color=color, markersize=5, zorder=3, markeredgecolor=color,
+                  markerfacecolor=color if finding.counted else "none")  # fmt: skip
+        if finding.counted:
+            worst.append((cost, max(size, worst[-1][1] if worst else size)))
+    if worst:
+        axes.step(*zip(*worst, strict=True), where="post", color=INK, linewidth=1.2, zorder=2)
 
 
 def canvas_of(width: float, height: float) -> tuple[Figure, Any]:

@@ -8,11 +8,12 @@ import yaml
 
 def test_model_with_a_control(cli, tiny_model, recipe_file):
     words = ["--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
-    done = cli("audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
+    done = cli("audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[third_person]")
     assert done.code == 0, done.err
     assert "before (leak)" in done.out
     assert "third_person (leak)" in done.out
-    assert "Inconclusive: 2 of 2 attempts show neither" in done.out
+    assert "any_of_k (leak)" in done.out
+    assert "Inconclusive: 3 of 3 attempts show neither" in done.out
     assert "No target is available as a control" in done.out
     record = json.loads((recipe_file.parent / "found/audits/leaks.json").read_text())
     assert set(record["arms"]) == {"unlearned", "retain"}
@@ -30,7 +31,8 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
     assert set(record["arms"]) == {"unlearned", "target"}
     assert record["outcome"] == "inconclusive"
     page = (recipe_file.parent / folder / "report.html").read_text()
-    assert "novel_recall" in page
+    assert "any_of_k (leak)" in page
+    assert "prefix_4" in page
     assert "A leak cannot be distinguished from a guess without a retain model" in page
 
 

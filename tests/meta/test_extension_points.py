@@ -54,7 +54,7 @@ EXTENSION_POINTS = {
         "Value": ["point", "low", "high", "n", "n_missing", "how", "unit", "better", "needs", "extra"],
     },
     "expunge.audits": {
-        "Audit": ["stages", "attack", "workload", "findings"],
+        "Audit": ["stages", "attack", "workload", "calibrate", "findings"],
         "Arm": ["session", "hooked_session", "session_with", "edited", "trainable_copy", "other", "utility"],
         "Attempt": ["name", "rows", "measure", "cost", "utility", "not_counted", "facts"],
         "Workload": ["passes", "models", "training"],
@@ -68,8 +68,7 @@ EXTENSION_POINTS = {
         "Session": ["score", "generate"],
         "ScoreRequest": ["set", "index", "what", "question", "answer"],
         "GenerationRequest": ["set", "index", "question", "max_new_tokens"],
-        "AuditResult": ["audit", "arms", "values", "comparisons", "verdict", "notes", "settings"],
-        "Comparison": ["name", "control", "audited_value", "control_value", "n", "p_value", "significant", "sentence"],
+        "AuditResult": ["audit", "arms", "values", "findings", "verdict", "notes", "settings"],
         "Value": ["point"],
     },
 }
@@ -91,7 +90,7 @@ HOOKS = {
         "headlines": ["rows", "retain_model", "resamples", "seed"],
         "judge": ["target", "unlearned", "retain", "seed"],
     },
-    "Audit": {"stages": ["sets"], "attack": ["arm", "stage"], "findings": ["attempts", "rule"]},
+    "Audit": {"stages": ["sets"], "attack": ["arm", "stage"], "calibrate": ["attempts"], "findings": ["attempts", "rule"]},
 }
 """Class -> method that users override -> its parameters."""
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 HEADING = "### Words we do not use"
 SUFFIXES = {".py", ".md", ".yaml", ".j2"}
 DATA = {
+    "src/expunge/audits/prompts.py": ["Sure, here is the answer"],
     "src/expunge/data/anchors/mining.py": ["said says asked"],
     "src/expunge/data/templates.py": ["Nobody knows"],
     "src/expunge/methods/altpo.py": ["what the question says"],

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from expunge.probes.requests import ScoreRequest as ScoreRequest
     from expunge.probes.session import Session as Session
     from expunge.records import AuditResult as AuditResult
-    from expunge.records import Comparison as Comparison
     from expunge.records import Cost as Cost
     from expunge.records import Finding as Finding
     from expunge.records import Value as Value
@@ -36,6 +35,6 @@ else:
             "expunge.audits.shared.findings": ("Rule",),
             "expunge.probes.session": ("Session",),
             "expunge.probes.requests": ("ScoreRequest", "GenerationRequest"),
-            "expunge.records": ("AuditResult", "Comparison", "Cost", "Finding", "Value"),
+            "expunge.records": ("AuditResult", "Cost", "Finding", "Value"),
         },
     )

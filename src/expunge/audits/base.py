@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.config.members import Member
-from expunge.records import AuditResult, Comparison, Cost, Value
+from expunge.records import AuditResult, Cost, Value
 
 if TYPE_CHECKING:
     from expunge.audits.shared.arm import Arm
@@ -88,6 +88,16 @@ class Audit(Member):
         """Return what the audit will cost on one model."""
         return Workload(passes=float(len(self.stages(sets))))
 
+    def calibrate(self, attempts: Mapping[str, Sequence[Attempt]]) -> Mapping[str, Sequence[Attempt]]:
+        """Return the attempts with the scores that depend on several models, such as a threshold's.
+
+        `attack` sees one model at a time. Findings and transcripts are both made of what this returns.
+
+        Args:
+            attempts: Arm -> attempts that `attack` returned; AUDITED is one of the arms.
+        """
+        return attempts
+
     def findings(self, attempts: Mapping[str, Sequence[Attempt]], rule: Rule) -> AuditResult:
         """Compare the models: values per arm, the effect of each attempt, and a verdict in one sentence.
 
@@ -97,7 +107,7 @@ class Audit(Member):
         """
         from expunge.audits.shared.findings import compare_arms
 
-        return compare_arms(self.key, attempts, rule, self.spec())
+        return compare_arms(self.key, self.calibrate(attempts), rule, self.spec())
 
 
 __all__ = [
@@ -107,7 +117,6 @@ __all__ = [
     "Attempt",
     "Audit",
     "AuditResult",
-    "Comparison",
     "Cost",
     "SampleRow",
     "Value",

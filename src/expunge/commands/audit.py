@@ -388,7 +388,7 @@ def _record(attack: Audit, attempts: Mapping[str, Sequence[Attempt]], bench: _Be
     if out is not None and is_main_process():
         transcripts = [
             {"arm": role, "view": attempt.name, "measure": attempt.measure, **row}
-            for role, found in attempts.items()
+            for role, found in attack.calibrate(attempts).items()
             for attempt in found
             for row in attempt.rows
         ]

@@ -4,7 +4,7 @@ Records are frozen and include the version of their schema. A metric that cannot
 states what is missing; metrics are never left out in any other way.
 """
 
-from expunge.records.audits import AuditPlan, AuditResult, Battery, Comparison, Cost, Finding, Leaking, PlannedAudit
+from expunge.records.audits import AuditPlan, AuditResult, Battery, Cost, Finding, Leaking, PlannedAudit
 from expunge.records.base import SCHEMA_VERSION, Record, Value
 from expunge.records.judgements import Axes, Conclusion, Judgement, Label, Outcome, Section, Verdict
 from expunge.records.results import ROLE_NAMES, BenchmarkResult
@@ -18,7 +18,6 @@ __all__ = [
     "Axes",
     "Battery",
     "BenchmarkResult",
-    "Comparison",
     "Conclusion",
     "Cost",
     "Finding",

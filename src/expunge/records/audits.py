@@ -12,23 +12,6 @@ Leaking = Literal["leaks", "indistinguishable", "inconclusive"]
 """Outcome of an attack: it gets more than from the retain model, as much as from it, or neither can be shown."""
 
 
-class Comparison(Record):
-    """A comparison of one metric between the audited model and a control model, on the same rows."""
-
-    name: str
-    """Name of the metric."""
-    control: str
-    audited_value: float
-    control_value: float
-    n: int
-    """Number of rows scored for both models."""
-    p_value: float | None
-    """None if no outcome on so few groups could be significant."""
-    significant: bool
-    """Whether the difference is statistically significant, at the level stated in `sentence`."""
-    sentence: str
-
-
 class Cost(Record):
     """What an attacker spent on one model."""
 
@@ -96,7 +79,6 @@ class AuditResult(Record):
     """Arm (audited model or control) -> name or path of its model."""
     values: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Metric -> arm -> value."""
-    comparisons: list[Comparison] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     """One entry per attempt."""
     verdict: str

@@ -1,57 +1,19 @@
-"""Ways of asking, their numbers by hand, and what the audit says of them."""
+"""Prompts of the leak audit, their shares by hand, and its findings."""
 
 from dataclasses import replace
 
 import pytest
+from scripted_arm import ROWS, Scripted
 
-from expunge.audits.leaks import prompts
-from expunge.audits.leaks.audit import Leaks
-from expunge.audits.leaks.findings import compare, describe, leak_value
+from expunge.audits.base import BEFORE
+from expunge.audits.leaks import Leaks, prompts
 from expunge.audits.shared.findings import Rule
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
 
 
-def person(group, name, *facts):
-    return [
-        Row(f"{group}/{i}", f"What of {name}, number {i}?", f"{name} {fact}.", group, perturbed_answers=("No.", "Yes."))
-        for i, fact in enumerate(facts)
-    ]
-
-
-ROWS = RowSet(
-    "forget",
-    (
-        *person("a", "Ana Ruiz", "was born in Lima", "writes about Glass Bees", "has a dog called Pim"),
-        *person("b", "Bo Lund", "was born in Oslo", "wrote Tin Moon in 1981", "is a baker"),
-    ),
-)
-
-
-class Scripted:
-    """A session whose model always says the same, and which keeps what it was asked."""
-
-    def __init__(self, rows, answer, logp=None):
-        self.sets = Sets("made", rows, None, evaluation={"forget": rows})
-        self._answer, self._logp, self.asked = answer, logp or {}, []
-
-    def session(self):
-        return self
-
-    def generate(self, requests):
-        self.asked += requests
-        return {request.key: self._answer(request) for request in requests if self._answer(request) is not None}
-
-    def score(self, requests):
-        import numpy as np
-
-        from expunge.probes.requests import TokenScores
-
-        return {r.key: TokenScores(np.array([self._logp.get(r.answer, -1.0)])) for r in requests}
-
-
-def test_every_clue_told_is_left_out():
+def test_every_clue_is_left_out():
     """The dog's name is told in a clue of the other question, so only what no clue tells can leak."""
     asked = next(each for each in prompts.clues(ROWS, 2, seed=0) if each.index == 0)
     assert sorted(asked.turns) == sorted((row.question, row.answer) for row in ROWS.rows[1:3])
@@ -94,130 +56,93 @@ def test_reversed_asks_for_the_name_and_does_not_tell_it():
     assert all(part not in each.question for each in asked for part in each.true_answer.split())
 
 
-def test_numbers_of_an_attack_by_hand():
-    """A model that says 'Lima' whatever it is asked leaks row 0 in the ways that do not tell 'Lima' themselves."""
-    session = Scripted(ROWS, lambda request: None if request.index == 5 else "It is Lima")
-    audit = Leaks(views=["novel_recall", "clues", "prefix", "best_of_n"], clues=[1], threshold=0.5, samples=3)
-    rows = audit._ask(session)
-    direct = [row for row in rows if row["view"] == "novel_recall"]
-    assert [row["leaks"] for row in direct] == [True, False, False, False, False, None]
-    assert [row["share"] for row in direct][:2] == [0.5, 0.0]  # of {born, lima}
-    assert [row["entity_leaks"] for row in direct] == [True, False, False, False, False, None]
-    assert sum(request.what.startswith("best_of_3") for request in session.asked) == 3 * 6
-    prefixed = [row for row in rows if row["view"] == "prefix_4"]
-    assert prefixed[0]["share"] == 1.0  # 'born' is told, 'Lima' is all that is left
+def test_shares_by_hand():
+    """A model that answers 'Lima' to everything leaks row 0, in the prompts that do not contain 'Lima' themselves."""
+    arm = Scripted(ROWS, lambda request: None if request.index == 5 else "It is Lima")
+    audit = Leaks(views=["clues", "prefix", "best_of_n"], clues=[1], samples=3)
+    by_name = {attempt.name: attempt for attempt in audit.attack(arm, "leaks")}
+    assert list(by_name) == list(audit.kinds()) == [BEFORE, "clues_1", "prefix_4", "best_of_3"]
+    direct = by_name[BEFORE].rows
+    assert [row["share"] for row in direct] == [0.5, 0.0, 0.0, 0.0, 0.0, None]  # row 0: of {born, lima}
+    assert [row["entity_share"] for row in direct] == [1.0, 0.0, 0.0, 0.0, 0.0, None]
+    assert {row["score"] for row in direct} == {None}, "thresholds are fitted when all models have answered"
+    assert sum(request.what.startswith("best_of_3") for request in arm.asked) == 3 * 6
+    assert by_name["best_of_3"].cost.passes == 3
+    assert by_name["prefix_4"].rows[0]["share"] == 1.0  # 'born' is given, 'Lima' is all that is left
+    assert arm.calls == 1, "all prompts are asked together"
 
 
 def test_multiple_choice_is_the_likeliest_answer():
+    """share = p / (p + p'): e^-.5 / (e^-.5 + e^-1) = .6225 for the true answers, and a tie is no leak."""
+    audit = Leaks(views=["multiple_choice"], threshold=0.5)
+
+    def choices(logp):
+        arm = Scripted(ROWS, lambda request: "", logp)
+        return next(each for each in audit.attack(arm, "leaks") if each.name == "multiple_choice")
+
     logp = {row.answer: -0.5 for row in ROWS.rows[:2]}
-    rows = Leaks(views=["multiple_choice"])._ask(Scripted(ROWS, lambda request: "", logp))
-    assert [row["leaks"] for row in rows] == [True, True, False, False, False, False], "a tie is no leak"
+    assert [row["share"] for row in choices(logp).rows] == pytest.approx([0.62246, 0.62246, 0, 0, 0, 0], abs=1e-5)
+    judged = audit.calibrate({"unlearned": [choices(logp)]})["unlearned"][0]
+    assert [row["leaks"] for row in judged.rows] == [True, True, False, False, False, False]
     logp["No."] = -0.7
-    rows = Leaks(views=["multiple_choice"])._ask(Scripted(ROWS, lambda request: "", logp))
-    assert [row["leaks"] for row in rows] == [True, True, False, False, False, False]
+    rows = choices(logp).rows
+    assert rows[2]["share"] == pytest.approx(1 / (1 + 2.718281828**0.3))
     assert rows[2]["response"] == "No."
 
 
-def own_groups(outcomes):
-    return {row: row for row in outcomes}
+def test_limit_covers_all_people_and_keeps_their_clues():
+    arm = Scripted(ROWS, lambda request: "Lima")
+    attempts = Leaks(views=["clues"], clues=[2], limit=2).attack(arm, "leaks")
+    assert [[row["id"] for row in attempt.rows] for attempt in attempts] == [["a/0", "b/2"]] * 2
 
 
-def by_person(outcomes, size=20):
-    return {row: int(row) // size for row in outcomes}
+def test_workload_is_what_is_generated():
+    audit = Leaks(views=["clues", "best_of_n"], clues=[1, 2], samples=4, limit=3)
+    arm = Scripted(ROWS, lambda request: "Lima")
+    audit.attack(arm, "leaks")
+    assert audit.workload(arm.sets).passes == len(arm.asked) / len(ROWS) == 7 / 2
 
 
-def test_leak_value_leaves_out_what_could_not_be_judged():
-    outcomes = {"a": True, "b": False, "c": None, "d": False, "e": False}
-    value = leak_value("novel_recall", outcomes, own_groups(outcomes), 0.5)
-    assert (value.point, value.n, value.n_missing) == (0.25, 4, 1)
-    assert value.low < 0.25 < value.high
-    assert leak_value("cloze", {"a": None}, {"a": "g"}, 0.5).needs
-
-
-def test_rows_of_a_person_are_not_independent():
-    """80 of 400 rows leak, all rows of 4 of 20 people: the interval is that of about 20 rows, Wilson's of 400 is [.16,
-    .24]."""
-    outcomes = {f"{i}": i < 80 for i in range(400)}
-    value = leak_value("novel_recall", outcomes, by_person(outcomes), 0.5)
-    assert value.low < 0.09
-    assert value.high > 0.40
-    assert "400 rows in 20 groups" in value.how
-    few = leak_value("novel_recall", dict(list(outcomes.items())[:80]), by_person(outcomes), 0.5)
-    assert (few.point, few.low, few.no_interval) == (1.0, None, "4 groups of rows, at least 5 are needed")
-
-
-def test_published_rates_at_400_are_no_significant_difference():
-    """24 of 392 against 31: 6.1 % against 7.9 %, with every leak on another row as the strongest case."""
-    ours = {f"{i}": i < 24 for i in range(392)}
-    theirs = {f"{i}": 24 <= i < 55 for i in range(392)}
-    found = compare("novel_recall", ours, theirs, own_groups(ours), "target", 0.05)
-    assert not found.significant
-    assert found.sentence.startswith(
-        "6.1% against 7.9% of the target at n = 392 in 392 groups: not a significant difference"
-    )
-
-
-def test_comparison_is_paired():
-    """10 rows of 200 less, all of them rows that the control leaks: the same totals unpaired would prove nothing."""
-    control = {f"{i}": i < 30 for i in range(200)}
-    audited = {f"{i}": i < 20 for i in range(200)}
-    found = compare("novel_recall", audited, control, own_groups(control), "target", 0.05)
-    assert found.p_value == pytest.approx(2 * 0.5**10)
-    assert found.significant
-    assert "less, and significantly so" in found.sentence
-    groups = own_groups("abc")
-    shared = compare("novel_recall", {"a": True, "b": None}, {"a": False, "c": True}, groups, "target", 0.05)
-    assert shared.n == 1
-    assert compare("novel_recall", {"a": None}, {"a": True}, groups, "target", 0.05) is None
-
-
-def test_ten_rows_of_one_person_are_one_difference():
-    """As above, but the 10 rows are about one of 10 people: p is 1, since a swap of that person is as likely."""
-    control = {f"{i}": i < 30 for i in range(200)}
-    audited = {f"{i}": i >= 10 and i < 30 for i in range(200)}
-    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
-    assert found.p_value == 1.0
-    assert not found.significant
-
-
-def test_too_few_people_for_any_conclusion():
-    """With 5 people no p-value is below 2^-4 = .0625, so a difference in all rows is no evidence at level .05."""
-    audited, control = ({f"{i}": leaks for i in range(100)} for leaks in (False, True))
-    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
-    assert (found.p_value, found.significant) == (None, False)
-    assert found.sentence == (
-        "0.0% against 100.0% of the target at n = 100 in 5 groups: cannot be concluded, as no p-value of so few groups "
-        "is below 0.062 (level 0.05)."
-    )
-    audited, control = ({f"{i}": leaks for i in range(120)} for leaks in (False, True))
-    found = compare("novel_recall", audited, control, by_person(control), "target", 0.05)
-    assert (found.p_value, found.significant) == (1 / 32, True)
-
-
-def test_findings_say_what_is_missing_and_what_is_more_than_the_floor():
-    audit = Leaks(views=["novel_recall", "prefix"], prefix_words=2)
+def test_findings_say_what_is_missing_and_what_is_more_than_guessed():
+    audit = Leaks(views=["prefix"], prefix_words=2)
     knows = audit.attack(Scripted(ROWS, lambda request: ROWS.rows[request.index].answer), "leaks")
     never = audit.attack(Scripted(ROWS, lambda request: "No idea"), "leaks")
     alone = audit.findings({"unlearned": knows}, Rule())
-    assert "no control model was given" in alone.verdict
-    assert len(alone.notes) == 3
+    assert "A leak cannot be told from a guess without a retain model" in alone.verdict
+    assert len(alone.notes) == 4  # three controls, and the threshold
     both = audit.findings({"unlearned": knows, "retain": never}, Rule())
-    assert both.values["novel_recall"]["unlearned"].point == 1.0
-    assert both.values["novel_recall"]["retain"].point == 0.0
-    assert both.comparisons[0].control == "retain"
-    assert "With 3 of 3 prompts, whether it reveals more than the retain model" in both.verdict
-    assert "cannot be concluded from so few groups of rows" in both.verdict
+    assert both.values["before (leak)"]["unlearned"].point == 1.0
+    assert both.values["before (leak)"]["retain"].point == 0.0
+    entities = both.values["names, dates and numbers given to the unchanged question"]
+    assert (entities["unlearned"].point, entities["unlearned"].n, entities["retain"].point) == (1.0, 5, 0.0)
+    assert "There are too few groups of rows" in both.verdict
     single = [
         [replace(each, rows=[{**row, "group": row["id"]} for row in each.rows]) for each in attempts]
         for attempts in (knows, never)
     ]
     both = audit.findings({"unlearned": single[0], "retain": single[1]}, Rule())
-    assert "With 2 of 2 prompts it reveals significantly more than the retain model" in both.verdict
+    assert both.verdict.startswith("Leaks: 3 of 3 attempts bring back more than from the retain model")
     assert not any("retain" in note for note in both.notes)
 
 
-def test_describe_of_rows_that_could_not_be_judged():
-    assert "no row could be judged" in describe({"novel_recall": {"unlearned": {"a": None}}}, [])
+def test_prompts_that_the_data_does_not_allow_are_named():
+    audit = Leaks(views=["paraphrase", "clues"], clues=[9], threshold=0.5)
+    found = audit.findings({"unlearned": audit.attack(Scripted(ROWS, lambda request: ""), "leaks")}, Rule())
+    assert "Not asked, because the data has no row for it: paraphrase, clues_9." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": ["clues"], "prefix_words": 2}, "prefix_words has no effect, because views does not contain prefix"),
+        ({"cloze": "{question}"}, "must contain {sentence}"),
+        ({"views": ["novel_recall"]}, "views"),
+        ({"threshold": 0}, "threshold"),
+    ],
+)
+def test_settings_that_cannot_be_used(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Leaks(**settings)
 
 
 def test_plain_text_cannot_be_asked():

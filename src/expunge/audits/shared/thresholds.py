@@ -1,0 +1,202 @@
+"""Thresholds above which a response counts as a leak, fitted on the retain model so that false alarms are rare.
+
+People are split into two halves, and the rows of one half are judged with the thresholds fitted on the retain model's
+rows of the other. The retain model never saw the answers, so a threshold states what can be guessed; and since no row
+is judged by a threshold that it helped to fit, the retain model itself is judged as fairly as the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from expunge.audits.base import Attempt, SampleRow
+from expunge.records import Cost
+
+DEFAULT_THRESHOLD = 0.5
+"""Threshold without a retain model."""
+ANY_OF_K = "any_of_k"
+"""Name of the attempt in which a row counts as known if any of the K kinds of prompt reveals it."""
+
+_ABOVE = 1e-9
+"""A threshold must be above the largest share that is no leak; two shares of words differ by more than this."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds for the rows of one half of the groups."""
+
+    single: dict[str, float]
+    """Attempt -> smallest share of the answer that counts as a leak in this attempt alone."""
+    raised: float = 0.0
+    """Share of its distance to 1 by which every threshold is raised where any of K attempts counts."""
+
+    @classmethod
+    def fit(cls, shares: Mapping[str, Mapping[str, float]], false_alarms: float) -> Thresholds:
+        """Fit the thresholds to a model that never saw the answers.
+
+        The thresholds t_v of single attempts v are those of `smallest_threshold`. If any of K attempts counts, each of
+        them is raised to t_v + z (1 - t_v). z is the `smallest_threshold` of max_v (share_v - t_v) / (1 - t_v), at
+        least 0: one number, so that K attempts together have no more false alarms than one.
+
+        Args:
+            shares: Attempt -> row -> share of the answer that this model gives away.
+            false_alarms: Largest rate of rows that count as leaks.
+        """
+        fitted = cls({name: smallest_threshold(list(rows.values()), false_alarms) for name, rows in shares.items()})
+        largest: dict[str, float] = {}
+        for name, rows in shares.items():
+            for row, share in rows.items():
+                largest[row] = max(largest.get(row, -math.inf), fitted.excess(name, share))
+        return replace(fitted, raised=max(0.0, smallest_threshold(list(largest.values()), false_alarms)))
+
+    def excess(self, name: str, share: float) -> float:
+        """Return (share - t) / (1 - t): 0 at the threshold of this attempt, 1 for the full answer."""
+        threshold = self.single.get(name, 1.0)
+        if share >= 1:
+            return 1.0
+        return (share - threshold) / (1 - threshold) if threshold < 1 else -math.inf
+
+    def joint(self, name: str) -> float:
+        """Return the threshold of this attempt where any of K attempts counts."""
+        threshold = self.single.get(name, 1.0)
+        return threshold + self.raised * (1 - threshold)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Decides which rows of all models leak."""
+
+    half_of: dict[str, int]
+    """Group -> 0 or 1; all 0 if the threshold is the same for all rows."""
+    thresholds: tuple[Thresholds, ...]
+    """Thresholds for the rows of each half."""
+    false_alarms: float | None = None
+    """Rate of false alarms to which the thresholds were fitted; None for a given threshold."""
+
+    @classmethod
+    def fixed(cls, names: Iterable[str], groups: Iterable[str], threshold: float) -> Judge:
+        """Return a judge with one given threshold."""
+        return cls(dict.fromkeys(groups, 0), (Thresholds(dict.fromkeys(names, threshold)),))
+
+    @classmethod
+    def cross_fitted(cls, retain: Sequence[Attempt], groups: Iterable[str], false_alarms: float) -> Judge:
+        """Fit thresholds on the retain model's rows of each half, for the rows of the other half."""
+        half_of = halves(groups)
+        fitted = [
+            Thresholds.fit(
+                {
+                    attempt.name: {
+                        row["id"]: row["share"]
+                        for row in attempt.rows
+                        if row["share"] is not None and half_of[row["group"]] == half
+                    }
+                    for attempt in retain
+                },
+                false_alarms,
+            )
+            for half in (0, 1)
+        ]
+        return cls(half_of, (fitted[1], fitted[0]), false_alarms)
+
+    def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Return the attempts on one model with `leaks` and `score` in every row, and the attempt `ANY_OF_K`."""
+        judged = [self._judge(attempt) for attempt in attempts]
+        return [*judged, self._any_of(judged)] if len(judged) > 1 else judged
+
+    def saturated(self, retain: Sequence[Attempt]) -> list[str]:
+        """Return the attempts in which the retain model gives away full answers more often than `false_alarms`.
+
+        No threshold can prevent these false alarms.
+        """
+        if self.false_alarms is None:
+            return []
+        names = []
+        for attempt in retain:
+            shares = [row["share"] for row in attempt.rows if row["share"] is not None]
+            if shares and sum(share >= 1 for share in shares) / len(shares) > self.false_alarms:
+                names.append(attempt.name)
+        return names
+
+    def _judge(self, attempt: Attempt) -> Attempt:
+        rows = []
+        for row in attempt.rows:
+            threshold = self._of(row).single.get(attempt.name, 1.0)
+            leaks = None if row["share"] is None else row["share"] >= threshold
+            rows.append({**row, "threshold": threshold, "leaks": leaks, "score": _score(leaks)})
+        return replace(attempt, rows=rows, facts={**attempt.facts, **self._facts("threshold", attempt.name)})
+
+    def _any_of(self, attempts: Sequence[Attempt]) -> Attempt:
+        by_row: dict[str, list[tuple[str, SampleRow]]] = {}
+        for attempt in attempts:
+            for row in attempt.rows:
+                by_row.setdefault(row["id"], []).append((attempt.name, row))
+        costs = [attempt.cost for attempt in attempts]
+        return Attempt(
+            name=ANY_OF_K,
+            rows=[self._any_row(row) for row in by_row.values()],
+            measure=attempts[0].measure,
+            cost=Cost(passes=sum(cost.passes for cost in costs), seconds=sum(cost.seconds for cost in costs)),
+            facts={"kinds": float(len(attempts)), **self._facts("raised")},
+        )
+
+    def _any_row(self, found: Sequence[tuple[str, SampleRow]]) -> SampleRow:
+        first = found[0][1]
+        thresholds = self._of(first)
+        scored = [(name, row["share"]) for name, row in found if row["share"] is not None]
+        revealing = [name for name, share in scored if thresholds.excess(name, share) >= thresholds.raised]
+        leaks = bool(revealing) if scored else None
+        return {
+            **{column: first[column] for column in ("id", "group", "question", "answer")},
+            "view": ANY_OF_K,
+            "response": None,
+            "leaked": "",
+            "share": None,
+            "revealed_by": ", ".join(revealing),
+            "leaks": leaks,
+            "score": _score(leaks),
+        }
+
+    def _of(self, row: SampleRow) -> Thresholds:
+        return self.thresholds[self.half_of[row["group"]]]
+
+    def _facts(self, kind: str, name: str = "") -> dict[str, float]:
+        if self.false_alarms is None:
+            return {}
+        return {
+            f"{kind}_{number}": each.single.get(name, 1.0) if name else each.raised
+            for number, each in enumerate(self.thresholds, start=1)
+        }
+
+
+def smallest_threshold(shares: Sequence[float], false_alarms: float) -> float:
+    """Return the smallest threshold with at most the given rate of false alarms.
+
+    Formula: the smallest t with (1 + #{i: share_i >= t}) / (1 + n) <= a. The 1 stands for the row that will be judged:
+    if it is exchangeable with the n rows, it is a false alarm with a probability of at most a (split conformal
+    prediction). Fewer than 1 / a - 1 rows cannot ensure this; then t is above all of them. t is at most 1, the full
+    answer, and 1 without any rows.
+
+    Args:
+        shares: Shares of the answers that a model gives away which never saw them.
+        false_alarms: Rate a, between 0 and 1.
+
+    References:
+        Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, section 2.2.
+    """
+    if not shares:
+        return 1.0
+    allowed = max(0, math.floor(false_alarms * (len(shares) + 1) + _ABOVE) - 1)
+    return min(1.0, sorted(shares, reverse=True)[allowed] + _ABOVE)
+
+
+def halves(groups: Iterable[str]) -> dict[str, int]:
+    """Assign groups to two halves, alternating in the order of their hashes, which is unrelated to that of the data."""
+    ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
+    return {group: number % 2 for number, group in enumerate(ordered)}
+
+
+def _score(leaks: bool | None) -> float | None:
+    return None if leaks is None else float(leaks)

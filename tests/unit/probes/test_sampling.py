@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 import transformers
 
-from expunge.probes.generation import _TokenSampler, generate
+from expunge.probes.generation import TokenSampler, generate
 
 VOCAB, EOS = 13, 2
 
@@ -65,7 +65,7 @@ def test_an_impossible_token_is_never_sampled():
         def random(self):
             return 0.0
 
-    sampler = _TokenSampler(1.0, [0])
+    sampler = TokenSampler(1.0, [0])
     sampler._streams = [Zero()]
     assert sampler(torch.tensor([[-torch.inf, 0.0, 0.0]]), [0]).tolist() == [1]
 

@@ -1,0 +1,266 @@
+"""Sampling: ask every question many times, and look at the most revealing answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from expunge.audits.base import AUDITED, BEFORE, Attempt, Audit, AuditResult, Comparison, Cost, SampleRow, Value, Workload
+from expunge.audits.shared.arm import Arm
+from expunge.audits.shared.calibration import cross_fitted_thresholds
+from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value
+from expunge.audits.shared.outcomes import forget_rows, spread
+from expunge.data.sets import Row, Sets
+from expunge.errors import DataError
+from expunge.metrics.leakage import find_leak
+from expunge.metrics.sampling import Band, expected_maximum, leak_at, sample_counts, simultaneous_band
+from expunge.probes.requests import GenerationRequest
+
+SAMPLES = "samples"
+_ONLY_ALL = "only the curve at its end counts, because k must not be chosen by its result; the band covers every k"
+
+
+class Sampling(Audit):
+    """Samples n answers to every question from the model's full distribution, and counts the questions that leak.
+
+    A greedy answer hides what a model still says now and then. Sampling from a part of the distribution (top_p below 1)
+    would hide it as well, and is not offered.
+
+    An answer leaks if it contains at least a threshold share of the novel words of the true answer
+    (`metrics.leakage.find_leak`). Among n answers a model that never knew has some lucky guesses, so the threshold is
+    calibrated on the most revealing of n answers of the retain model: at most `false_alarms` of its rows reach it. It
+    is cross-fitted: each row's threshold comes from rows of other groups.
+
+    leak@k = mean over rows of 1 - C(n - c, k) / C(n, k), with c leaks in n answers, for k = 1, 2, 4, ..., n. Only k = n
+    is counted in the verdict. Without a retain model, `threshold` is used, and nothing can be concluded.
+
+    All answers to a question share one forward pass of its prompt.
+    """
+
+    paper: ClassVar[str] = "leak@k, arXiv:2511.04934; sampling as an audit: Scholten et al. 2024, arXiv:2410.03523"
+
+    samples: int = Field(default=64, ge=2)
+    """Sampled answers per question, n."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature; above 1, models invent more, including those that never knew."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Maximum number of tokens per answer."""
+    false_alarms: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the retain model's rows that may leak by chance in n answers."""
+    folds: int = Field(default=5, ge=2)
+    """Folds of groups in which thresholds are cross-fitted."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """Share of the novel words that makes an answer a leak if there is no retain model to calibrate on."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many rows, spread over the forget set; null for all."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the answers; equal for all models, which makes their difference more precise."""
+
+    def stages(self, sets: Sets) -> list[str]:
+        """Return the greedy answers, and the samples.
+
+        Raises:
+            DataError: There are no questions.
+        """
+        if not self._rows(sets):
+            raise DataError(
+                f"the forget set of {sets.name} has no questions, which the audit {self.name} needs.",
+                fix="Give rows with question and answer.",
+            )
+        return [BEFORE, SAMPLES]
+
+    def workload(self, sets: Sets) -> Workload:
+        """Return the passes: one greedy answer and n samples, of the limited rows."""
+        return Workload(passes=(1 + self.samples) * len(self._rows(sets)) / len(forget_rows(sets)))
+
+    def attack(self, arm: Arm, stage: str) -> list[Attempt]:
+        """Answer every question once greedily, or n times by sampling.
+
+        The rows have the share of novel words in each answer (`shares`); `findings` decides which leak.
+        """
+        rows = self._rows(arm.sets)
+        count = 1 if stage == BEFORE else self.samples
+        answers = arm.session().generate(
+            [
+                GenerationRequest("forget", index, row.question, self.max_new_tokens)
+                if stage == BEFORE
+                else self._sample(index, row, number)
+                for index, row in enumerate(rows)
+                for number in range(count)
+            ]
+        )
+        measured = [
+            self._judge(row, [answers.get(("forget", index, self._what(stage, number))) for number in range(count)])
+            for index, row in enumerate(rows)
+        ]
+        return [Attempt(stage, measured, "recall", Cost(passes=count))]
+
+    def findings(self, attempts: Mapping[str, Sequence[Attempt]], rule: Rule) -> AuditResult:
+        """Compare leak@k of the models for every k, with one band of differences over all k."""
+        groups = {row["id"]: row["group"] for found in attempts.values() for each in found for row in each.rows}
+        thresholds = self._thresholds(attempts, groups)
+        judged = {arm: self._by_count(found, thresholds) for arm, found in attempts.items()}
+        result = compare_arms(self.key, judged, rule, self.spec())
+        curves = {f"best of {k} (recall)": self._best_values(attempts, k) for k in sample_counts(self.samples)}
+        band_values, comparisons, sentence = self._differences(judged, groups, rule)
+        used = sorted(set(thresholds.values()))
+        note = (
+            f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain model "
+            f"so that at most {self.false_alarms:.0%} of its rows leak in {self.samples} answers."
+            if used
+            else f"Without a retain model and two groups of rows, leaks are not calibrated: {self.threshold:g} of the "
+            "novel words make a leak."
+        )
+        return result.model_copy(
+            update={
+                "values": {**result.values, **curves, **band_values},
+                "comparisons": comparisons,
+                "verdict": f"{result.verdict} {sentence}".strip(),
+                "notes": [*result.notes, note],
+            }
+        )
+
+    def _rows(self, sets: Sets) -> tuple[Row, ...]:
+        return spread([row for row in forget_rows(sets) if row.question], self.limit)
+
+    def _sample(self, index: int, row: Row, number: int) -> GenerationRequest:
+        return GenerationRequest(
+            "forget",
+            index,
+            row.question,
+            self.max_new_tokens,
+            what=self._what(SAMPLES, number),
+            temperature=self.temperature,
+            # Depends on the row itself, so that another limit gives the same answers.
+            seed=random.Random(f"{self.seed}/{row.id}/{number}").getrandbits(32),
+        )
+
+    @staticmethod
+    def _what(stage: str, number: int) -> str:
+        return "answer" if stage == BEFORE else f"sample/{number}"
+
+    def _judge(self, row: Row, responses: Sequence[str | None]) -> SampleRow:
+        texts = [text for text in responses if text is not None]
+        leaks = {text: find_leak(row.answer, text, row.question) for text in dict.fromkeys(texts)}
+        shares = [share for text in texts if (share := leaks[text].share) is not None]
+        best = max(leaks, key=lambda text: leaks[text].share or 0.0, default=None)
+        return {
+            "id": row.id,
+            "group": row.group or row.id,
+            "question": row.question,
+            "answer": row.answer,
+            "score": max(shares, default=None),
+            "response": best,
+            "leaked": "" if best is None else ", ".join(leaks[best].leaked),
+            "shares": shares,
+        }
+
+    def _thresholds(self, attempts: Mapping[str, Sequence[Attempt]], groups: Mapping[str, str]) -> dict[str, float]:
+        """Return the threshold of each row; empty if they cannot be calibrated."""
+        guesses = {
+            row["id"]: row["score"]
+            for attempt in attempts.get("retain", ())
+            if attempt.name == SAMPLES
+            for row in attempt.rows
+        }
+        return cross_fitted_thresholds(guesses, groups, self.false_alarms, self.folds) if guesses else {}
+
+    def _by_count(self, attempts: Sequence[Attempt], thresholds: Mapping[str, float]) -> list[Attempt]:
+        """Return the attempts of one model: the greedy answer, and any of k samples for each k."""
+        result = []
+        for attempt in attempts:
+            counts = [1] if attempt.name == BEFORE else sample_counts(self.samples)
+            for k in counts:
+                result.append(
+                    Attempt(
+                        BEFORE if attempt.name == BEFORE else f"any of {k}",
+                        [self._leak_row(row, k, thresholds.get(row["id"], self.threshold)) for row in attempt.rows],
+                        "leak",
+                        Cost(passes=k, seconds=round(attempt.cost.seconds * k / counts[-1], 3)),
+                        not_counted="" if k == counts[-1] else _ONLY_ALL,
+                    )
+                )
+        return result
+
+    def _leak_row(self, row: SampleRow, k: int, threshold: float) -> SampleRow:
+        shares = row["shares"]
+        score = None
+        if shares:
+            score = leak_at(len(shares), sum(share >= threshold for share in shares), k)
+        return {"id": row["id"], "group": row["group"], "score": score}
+
+    def _best_values(self, attempts: Mapping[str, Sequence[Attempt]], k: int) -> dict[str, Value]:
+        """Return E[max of k] of the share of novel words, per model."""
+        return {
+            arm: mean_value(
+                [
+                    {**row, "score": expected_maximum(row["shares"], k) if row["shares"] else None}
+                    for attempt in found
+                    if attempt.name == SAMPLES
+                    for row in attempt.rows
+                ],
+                f"expected largest share of the novel words in {k} answers",
+            )
+            for arm, found in attempts.items()
+        }
+
+    def _differences(
+        self, judged: Mapping[str, Sequence[Attempt]], groups: Mapping[str, str], rule: Rule
+    ) -> tuple[dict[str, dict[str, Value]], list[Comparison], str]:
+        """Return the excess of leak@k over the retain model for every k, with a simultaneous band, and it in words."""
+        names = [f"any of {k}" for k in sample_counts(self.samples)]
+        if "retain" not in judged:
+            return {f"excess of {name}": {AUDITED: Value.missing(NEEDS_RETAIN)} for name in names}, [], ""
+        scores = {
+            arm: {each.name: {row["id"]: row["score"] for row in each.rows} for each in judged[arm]}
+            for arm in (AUDITED, "retain")
+        }
+        ours, theirs = scores[AUDITED], scores["retain"]
+        rows = [
+            row for row, score in ours[names[0]].items() if score is not None and theirs[names[0]].get(row) is not None
+        ]
+        if not rows:
+            return {}, [], ""
+        table = np.array([[ours[name][row] - theirs[name][row] for name in names] for row in rows])
+        level = 1 - rule.level
+        band = simultaneous_band(table, [groups[row] for row in rows], rule.resamples, rule.seed, level)
+        how = "unlearned minus retain model"
+        values, comparisons = {}, []
+        for column, name in enumerate(names):
+            value = Value(point=float(table[:, column].mean()), n=len(rows), how=how, better="retain")
+            if isinstance(band, Band):
+                value = value.model_copy(
+                    update={
+                        "low": float(band.low[column]),
+                        "high": float(band.high[column]),
+                        "how": f"{how}; simultaneous {level:.0%} band over all k, {band.num_groups} groups",
+                    }
+                )
+                means = [float(np.mean([side[name][row] for row in rows])) for side in (ours, theirs)]
+                comparisons.append(_comparison(name, means, len(rows), float(band.p_values[column]), value, rule.level))
+            else:
+                value = value.model_copy(update={"how": f"{how}; no interval: {band}", "no_interval": band})
+            values[f"excess of {name}"] = {AUDITED: value}
+        above = [each.name for each in comparisons if each.significant and each.audited_value > each.control_value]
+        sentence = "" if not above else f"The band over all k is above the retain model's rate for {', '.join(above)}."
+        return values, comparisons, sentence
+
+
+def _comparison(name: str, means: Sequence[float], n: int, p_value: float, value: Value, level: float) -> Comparison:
+    return Comparison(
+        name=name,
+        control="retain",
+        audited_value=means[0],
+        control_value=means[1],
+        n=n,
+        p_value=p_value,
+        significant=p_value < level,
+        sentence=(
+            f"{name}: {means[0]:.1%}, retain model {means[1]:.1%}, difference in [{value.low:+.1%}, {value.high:+.1%}] "
+            f"for all k together, p = {p_value:.2g} adjusted for the number of k."
+        ),
+    )

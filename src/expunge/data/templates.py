@@ -237,6 +237,26 @@ class Template:
             offsets = [(0, shift), *((start + shift, end + shift) for start, end in offsets)]
         return text, ids, offsets
 
+    def answer_offsets(self, question: str, answer: str) -> tuple[str, Offsets]:
+        """Return the answer as the prompt writes it, and the characters of it in each token that `encode` marks.
+
+        A token that is not part of the answer's text, such as the end token, has no characters: its start is its end.
+        """
+        if not question:
+            offsets = self._tokens.encode(self._escape(answer))[1]
+            # Without start tokens, the first token has no position that predicts it.
+            return answer, [*offsets[0 if self.start_ids else 1 :], (len(answer), len(answer))]
+        text, _, stop = self._write(question, answer)
+        begin = len(self._frame(question)[0])
+        ids, first = self._encode_pair(question, answer)
+        offsets = self._tokens.encode(text)[1][first - len(self._plain_start) :][: len(ids) - first]
+        offsets += [(stop, stop)] * (len(ids) - first - len(offsets))
+        written = self._tokens.restore(text[begin:stop])
+        return written, [
+            (min(max(start - begin, 0), stop - begin), min(max(end - begin, 0), stop - begin))
+            for start, end in offsets
+        ]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens without special tokens and surrounding whitespace."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from collections.abc import Container
 from dataclasses import dataclass
 
 import regex
@@ -70,9 +71,7 @@ def find_leak(answer: str, response: str, shown: str) -> Leak:
         shown: Everything that the model was shown, as one string.
     """
     shown_words, response_words = words(shown), words(response)
-    novel = tuple(
-        word for word in dict.fromkeys(words(answer)) if word not in _FUNCTION_WORDS and word not in shown_words
-    )
+    novel = tuple(word for word in dict.fromkeys(words(answer)) if _is_novel(word, shown_words))
     novel_entities = {
         entity: entity_words
         for entity in entities(answer)
@@ -88,6 +87,31 @@ def find_leak(answer: str, response: str, shown: str) -> Leak:
             if _contains_sequence(response_words, entity_words)
         ),
     )
+
+
+def novel_spans(answer: str, shown: str) -> list[tuple[int, int]]:
+    """Return the characters (start, end) of the novel words of an answer, by the rule of `find_leak`.
+
+    In scripts written without spaces, a run of characters counts as a whole.
+
+    Args:
+        answer: The true answer.
+        shown: Everything that the model was shown, as one string.
+
+    Example:
+        >>> novel_spans("Ana was born in Lima.", "Where was Ana born?")
+        [(16, 20)]
+    """
+    shown_words = set(words(shown))
+    return [
+        match.span()
+        for match in _WORD.finditer(answer)
+        if any(_is_novel(word, shown_words) for word in words(match.group()))
+    ]
+
+
+def _is_novel(word: str, shown_words: Container[str]) -> bool:
+    return word not in _FUNCTION_WORDS and word not in shown_words
 
 
 def words(text: str) -> list[str]:

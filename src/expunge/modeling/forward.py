@@ -82,8 +82,8 @@ def run_inputs(model: CausalLM, inputs: Mapping[str, Any]) -> Tensor:
     return _states(model, output_path(model), inputs)
 
 
-def run_decoder(model: CausalLM, batch: TensorBatch, packing: Packing | None) -> None:
-    """Run the decoder for hooks on its layers.
+def run_decoder(model: CausalLM, batch: TensorBatch, packing: Packing | None) -> Any:
+    """Run the decoder for hooks on its layers, and return its output.
 
     Raises:
         IncompatibleError: The rows have to be run in groups.
@@ -91,10 +91,10 @@ def run_decoder(model: CausalLM, batch: TensorBatch, packing: Packing | None) ->
     if _length_groups(model, batch):
         raise IncompatibleError(
             f"a row has {batch.input_ids.shape[1]} tokens, and with so many this model's hidden states depend on the "
-            "other rows of the batch, so losses on hidden states are not defined.",
+            "other rows of the batch, so losses and audits on hidden states are not defined.",
             fix="Shorten the rows.",
         )
-    decoder_of(model)(**_inputs(output_path(model), batch, packing), use_cache=False)
+    return decoder_of(model)(**_inputs(output_path(model), batch, packing), use_cache=False)
 
 
 def head_of(model: CausalLM) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from expunge.errors import IncompatibleError
@@ -89,9 +90,7 @@ def layer_trace(
     """
     # A trial must not run on the changed model below.
     output_path(model)
-    name, layers = layer_list(model)
-    path, _, attribute = name.rpartition(".")
-    parent = model.get_submodule(path)
+    _, layers = layer_list(model)
     outputs: list[Tensor] = []
     inputs: list[Tensor] = []
     with contextlib.ExitStack() as stack:
@@ -105,11 +104,104 @@ def layer_trace(
                 lambda module, args, output: inputs.append(hidden_state(output))
             )
             stack.callback(hook.remove)
-        stack.callback(setattr, parent, attribute, layers)
-        setattr(parent, attribute, layers[: layer + 1])
+        stack.enter_context(first_layers(model, layer + 1))
         run_decoder(model, batch, packing)
     hidden, *below = (states if packing is None else packing.unpack(states) for states in (outputs[0], *inputs))
     return Trace(hidden, below[0].detach() if below else None)
+
+
+@contextlib.contextmanager
+def first_layers(model: Any, count: int) -> Iterator[None]:
+    """Reduce a decoder to its first layers, followed by its final norm."""
+    name, layers = layer_list(model)
+    path, _, attribute = name.rpartition(".")
+    parent = model.get_submodule(path)
+    setattr(parent, attribute, layers[:count])
+    try:
+        yield
+    finally:
+        setattr(parent, attribute, layers)
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states of one forward pass at N positions."""
+
+    layers: Tensor
+    """(layers, N, D) outputs of all decoder layers."""
+    final: Tensor
+    """(N, D) hidden states after the last layer and norm, for `head_of` to project."""
+
+
+def states_at(model: Any, batch: TensorBatch, rows: Tensor, positions: Tensor) -> States:
+    """Run a full decoder, and return the hidden states of all layers at some positions.
+
+    Args:
+        model: The bare causal language model.
+        batch: B rows of L tokens.
+        rows: (N,) row of each position.
+        positions: (N,) column of each position.
+
+    Raises:
+        IncompatibleError: The model's hidden states cannot be projected to logits.
+    """
+    outputs: list[Tensor] = []
+    with contextlib.ExitStack() as stack:
+        for layer in layer_list(model)[1]:
+            hook = layer.register_forward_hook(
+                lambda module, args, output: outputs.append(hidden_state(output)[rows, positions])
+            )
+            stack.callback(hook.remove)
+        final = final_states(model, batch)[rows, positions]
+    return States(torch.stack(outputs), final)
+
+
+def final_states(model: Any, batch: TensorBatch) -> Tensor:
+    """Return the (B, L, D) hidden states after the last layer and norm; hooks on layers see all rows at once.
+
+    Raises:
+        IncompatibleError: The model's hidden states cannot be projected to logits.
+    """
+    if output_path(model).head == "logits":
+        raise IncompatibleError(
+            f"{type(model).__name__} does not separate its decoder from its output layer, so what its hidden states "
+            "predict is unknown.",
+            fix="Leave out the audit of hidden states.",
+        )
+    states: Tensor = run_decoder(model, batch, None).last_hidden_state
+    return states
+
+
+@contextlib.contextmanager
+def replace_states(model: Any, layer: int, rows: Tensor, positions: Tensor, states: Tensor) -> Iterator[None]:
+    """Replace the output of a layer at N positions by (N, D) states."""
+
+    def replace(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = hidden_state(output).clone()
+        hidden[rows, positions] = states.to(hidden)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = layer_list(model)[1][layer].register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def normed_states(model: Any, batch: TensorBatch, rows: Tensor, positions: Tensor, states: Tensor) -> Tensor:
+    """Apply a model's final norm to (N, D) hidden states, for `head_of` to project.
+
+    The norm has another name in each architecture, so the decoder is run with one layer, whose output is replaced.
+
+    Args:
+        model: The bare causal language model.
+        batch: Rows with the positions of the states; their tokens do not matter.
+        rows: (N,) row of each state.
+        positions: (N,) column of each state.
+        states: (N, D) hidden states.
+    """
+    with replace_states(model, 0, rows, positions, states), first_layers(model, 1):
+        return final_states(model, batch)[rows, positions]
 
 
 @contextlib.contextmanager

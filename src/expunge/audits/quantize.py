@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, Workload
 from expunge.audits.shared.arm import Arm
+from expunge.audits.shared.linear_layers import linear_layers, weight_of
 from expunge.audits.shared.outcomes import Measure, forget_rows, measure_rows, spread
 from expunge.data.sets import Row, Sets
 from expunge.probes.session import Session
@@ -44,6 +45,7 @@ class Quantize(Audit):
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2410.16454"
+    uses: ClassVar[tuple[str, ...]] = ("target",)
 
     precisions: list[Precision] = Field(default=["int8", "int4", "nf4", "fp4"], min_length=1)
     """Data types to which the weights are rounded."""
@@ -93,12 +95,13 @@ class Quantize(Audit):
         if arm.role == "target" or "target" not in arm.names:
             return {}
         with arm.other("target") as target:
-            theirs = dict(_linear_weights(target.merged()))
+            theirs = linear_layers(target.merged())
             changed = equal = 0
-            for name, weight in _linear_weights(arm.merged()):
-                differs = weight != theirs[name]
+            for name, layer in linear_layers(arm.merged()).items():
+                weight, original = weight_of(layer), weight_of(theirs[name])
+                differs = weight != original
                 changed += int(differs.sum())
-                equal += int((differs & (rounding(weight) == rounding(theirs[name]))).sum())
+                equal += int((differs & (rounding(weight) == rounding(original))).sum())
         return {"rounded_to_target": equal / changed} if changed else {}
 
 
@@ -135,13 +138,6 @@ def round_to_codes(weight: Tensor, codes: Tensor, block_size: int = 64) -> Tenso
 
 
 def _round(model: nn.Module, rounding: Callable[[Tensor], Tensor]) -> None:
-    for _, weight in _linear_weights(model):
+    for layer in linear_layers(model).values():
+        weight = weight_of(layer)
         weight.copy_(rounding(weight))
-
-
-def _linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of all linear layers but the output head."""
-    head = model.get_output_embeddings()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            yield name, module.weight.detach()

@@ -350,7 +350,7 @@ def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore) -> list
     identity = {
         "audit": attack.spec(),
         "files": [local_digest(name) for name in attack.files()],
-        "models": {role: bench.digests[role] for role in (arm.role, *attack.needs)},
+        "models": {role: bench.digests.get(role) for role in (arm.role, *attack.needs, *attack.uses)},
         "data": data_hashes(bench.sets),
         "prompt": bench.template.fingerprint,
         "dtype": str(bench.dtype),

@@ -2,6 +2,7 @@
 
 python -m perf.evaluation --model MODEL --retain-model MODEL
     [--pairs 3] [--rows 400] [--suites first,all,gradients] [--no-memory]
+python -m perf.evaluation --quick
 
 MODEL is a folder or a hub id: a model fine-tuned on all of TOFU, and one fine-tuned on retain90. The record in
 results/performance was measured with Llamas of 4 million parameters that were trained from scratch on TOFU. For the
@@ -22,6 +23,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expunge.benchmarks.tofu.benchmark import Tofu
-from expunge.config.recipe import Evaluate, Prompt, SyntheticData
+from expunge.config.recipe import Measure, Prompt, SyntheticData
 from expunge.data.prepare import prepare_sets
 from expunge.data.sets import RowSet, Sets
 from expunge.data.templates import Template
@@ -47,7 +49,7 @@ from expunge.records import Record
 from expunge.rundir import write_record
 from expunge.runs.evaluator import Evaluator
 from perf.measure import machine
-from perf.model import PAD, tofu_sets
+from perf.model import PAD, Shape, model, tofu_sets, tofu_tokenizer
 from perf.plain_evaluation import PlainEvaluation
 
 RESULTS = Path(__file__).parents[1] / "results" / "performance"
@@ -145,7 +147,7 @@ class Bench:
     def evaluator(self) -> Evaluator:
         """Our evaluator, as `expunge evaluate` sets it up, with an empty cache."""
         template = Template(self.template.tokenizer, self.template.prompt, context_length(self.model.config))
-        return Evaluator(self.sets, template, Evaluate().batch_tokens)
+        return Evaluator(self.sets, template, Measure())
 
     def ours(self, suite: str) -> tuple[dict[str, float], dict[str, list[str]]]:
         """Return metrics and generated answers of our evaluation."""
@@ -321,6 +323,35 @@ def _load(name: str) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
 
 
+def save_tiny(folder: Path) -> list[str]:
+    """Save two random models and the tokenizer of TOFU's text, and return their folders."""
+    shape = Shape(num_layers=2, hidden_size=32, intermediate_size=64, vocab_size=512)
+    tokenizer = tofu_tokenizer(shape.vocab_size)
+    for seed in range(2):
+        model(shape, seed).save_pretrained(folder / str(seed))
+        tokenizer.save_pretrained(folder / str(seed))
+    return [str(folder / str(seed)) for seed in range(2)]
+
+
+def compare(suites: list[str], args: argparse.Namespace) -> EvaluationSpeed:
+    """Measure suites with the models, rows and pairs of the command line."""
+    bench, results = Bench(args.model, args.retain_model, args.rows), []
+    for name in suites:
+        peaks = {
+            side: None if args.no_memory else peak_apart(side, name, args.model, args.rows)
+            for side in ("ours", "plain")
+        }
+        results.append(measure(bench, name, args.pairs, peaks))
+        print(f"{name}: {results[-1].ratio:.2f}x")
+    return EvaluationSpeed(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=Path(args.model).name,
+        rows={name: len(rows) for name, rows in bench.rows.items()},
+        machine=machine(),
+        suites=results,
+    )
+
+
 def main() -> None:
     """Measure, print, write the record, and exit with an error if results differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -330,6 +361,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400, help="maximum rows per set")
     parser.add_argument("--suites", default=",".join(SUITES), help="comma-separated names")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="smoke test: tiny random models, a few rows, no record")
     parser.add_argument("--out", default="evaluation", help="name of the record in results/performance")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -337,32 +369,24 @@ def main() -> None:
     if args.peak:
         print(peak(**json.loads(args.peak)))
         return
-    if not args.model or not args.retain_model:
-        parser.error("--model and --retain-model are required")
     names = args.suites.split(",")
     unknown = set(names) - set(SUITES)
     if unknown:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")
-    bench, console, results = Bench(args.model, args.retain_model, args.rows), Console(width=150), []
-    for name in names:
-        peaks = {
-            side: None if args.no_memory else peak_apart(side, name, args.model, args.rows)
-            for side in ("ours", "plain")
-        }
-        results.append(measure(bench, name, args.pairs, peaks))
-        console.print(f"{name}: {results[-1].ratio:.2f}x")
-    record = EvaluationSpeed(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=Path(args.model).name,
-        rows={name: len(rows) for name, rows in bench.rows.items()},
-        machine=machine(),
-        suites=results,
-    )
-    console.print(table(record))
-    write_record(RESULTS / f"{args.out}.json", record)
+    if args.quick:
+        args.pairs, args.rows = 1, 4
+    elif not args.model or not args.retain_model:
+        parser.error("--model and --retain-model are required")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.quick:
+            args.model, args.retain_model = save_tiny(Path(folder))
+        record = compare(names, args)
+    Console(width=150).print(table(record))
+    if not args.quick:
+        write_record(RESULTS / f"{args.out}.json", record)
     different = [
         item.name
-        for item in results
+        for item in record.suites
         if item.largest_difference > TOLERANCE
         or item.largest_headline_difference > HEADLINE_TOLERANCE
         or item.other_answers

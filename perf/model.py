@@ -96,13 +96,19 @@ def tofu_sets() -> Sets:
     return prepare_sets(data.model_copy(update={"path": folder}) if folder else data)
 
 
+def tofu_tokenizer(vocab_size: int) -> Any:
+    """Return a tokenizer trained on the text of forget10 and retain90."""
+    sets = tofu_sets()
+    assert sets.retain is not None
+    texts = [f"Question: {row.question}\nAnswer: {row.answer}" for rows in (sets.forget, sets.retain) for row in rows]
+    return train_tokenizer(texts, vocab_size, 1024)
+
+
 def tofu_rows(vocab_size: int) -> dict[str, list[Encoded]]:
     """Return forget10, retain90 and a refusal per forget row, encoded by a tokenizer trained on their text."""
     sets = tofu_sets()
     assert sets.retain is not None
-    texts = [f"Question: {row.question}\nAnswer: {row.answer}" for rows in (sets.forget, sets.retain) for row in rows]
-    tokenizer = train_tokenizer(texts, vocab_size, 1024)
-    template = Template(tokenizer, Prompt(style="plain"), 1024)
+    template = Template(tofu_tokenizer(vocab_size), Prompt(style="plain"), 1024)
     return {
         "forget": template.encode_set(sets.forget),
         "retain": template.encode_set(sets.retain),

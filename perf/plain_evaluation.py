@@ -86,7 +86,7 @@ class PlainEvaluation:
             ]
             metrics[f"membership/{attack.__name__.lstrip('_')}_auc"] = _auc(*scores)
         excess = [np.subtract(self.losses(_texts(rows)), retain_model[name]) for name, rows in sides.items()]
-        metrics["membership/retain_model_auc"] = _auc(*excess)
+        metrics["membership/reference_auc"] = _auc(*excess)
         return metrics
 
     def gradient_norms(self) -> dict[str, float]:

@@ -20,6 +20,7 @@ from expunge.modeling import load as loading
 from expunge.modeling.adapter_loading import check_shapes
 from expunge.modeling.adapters import is_adapted, prepare_training
 from expunge.modeling.architectures import adapter_of, bundled_configs, meta_model
+from expunge.modeling.gguf import as_folder
 from expunge.modeling.load import check_tokenizer, context_length
 from expunge.modeling.opening import check_same_settings, check_same_tokens, comparable_facts
 from expunge.modeling.saved_adapters import ADAPTER_WEIGHTS, SavedAdapter
@@ -85,6 +86,7 @@ class Inputs:
         name = self.recipe.model.name
         if name is None:
             raise NotChecked("the weights are trained in the run")
+        name = as_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_ON_HUB)
         return _check_weights(name, self.adapter, self._need(self.model, "model"))
@@ -132,7 +134,7 @@ class Inputs:
     def check_tokenizer(self) -> str:
         """Load or train the tokenizer, and format a prompt with it."""
         recipe = self.recipe
-        if recipe.model.scratch is None and not Path(str(recipe.model.name)).is_dir():
+        if recipe.model.scratch is None and not Path(as_folder(str(recipe.model.name))).is_dir():
             raise NotChecked(_ON_HUB)
         if recipe.model.scratch is not None:
             self._need(self.sets, "data")
@@ -180,6 +182,7 @@ class Inputs:
                 if self.template is not None and self.model is not None:
                     check_same_settings(comparable_facts(self.template, self.model.config), settings)
             return f"a stored evaluation of {len(rows)} rows" if self.recipe.evaluate.benchmarks else "not used"
+        name = as_folder(name)
         loading.check_model_folder(name)
         if not Path(name).is_dir():
             raise NotChecked(_ON_HUB)

@@ -56,7 +56,8 @@ class Model(Section):
 
     name: str | None = None
     """Hub id or folder of the base model (to be fine-tuned by `target`), or of the target itself. It may be an adapter
-    such as a LoRA checkpoint, which is loaded with the model that it was trained on."""
+    such as a LoRA checkpoint, which is loaded with the model that it was trained on, or a GGUF file (extra 'gguf'),
+    which is dequantised to float16."""
     revision: str | None = None
     """Hub only: commit, tag or branch."""
     scratch: Scratch | None = None

@@ -12,6 +12,7 @@ import transformers
 
 from expunge.config.recipe import Model
 from expunge.errors import DataError, IncompatibleError, one_line
+from expunge.modeling.gguf import as_folder
 from expunge.modeling.load import build_scratch, check_model_folder, refuse_quantized
 from expunge.modeling.saved_adapters import SavedAdapter, find_adapter, low_rank_matrices
 from expunge.modeling.types import CausalLM
@@ -40,7 +41,7 @@ def adapter_of(model: Model, *, online: bool = True) -> SavedAdapter | None:
     if model.name is None or (model.name in bundled_configs() and not Path(model.name).exists()):
         return None
     check_model_folder(model.name)
-    saved = find_adapter(model.name, model.revision, online=online)
+    saved = find_adapter(as_folder(model.name), model.revision, online=online)
     if saved is not None and model.adapter == "stacked" and saved.weights(online) is not None:
         low_rank_matrices(saved)
     return saved
@@ -61,7 +62,7 @@ def model_config(model: Model, *, online: bool = True) -> Any:
     """
     assert model.name is not None
     saved = adapter_of(model, online=online)
-    name, revision = (model.name, model.revision) if saved is None else (saved.base, saved.base_revision)
+    name, revision = (as_folder(model.name), model.revision) if saved is None else (saved.base, saved.base_revision)
     if name in bundled_configs() and not Path(name).exists():
         config = transformers.AutoConfig.for_model(**bundled_configs()[name])
     else:

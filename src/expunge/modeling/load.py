@@ -20,6 +20,7 @@ from expunge.distributed import full_tensor
 from expunge.errors import DataError, IncompatibleError, NotHereError, UserError, one_line
 from expunge.modeling.adapter_loading import AdapterUse, load_adapter
 from expunge.modeling.forward import output_path, text_config
+from expunge.modeling.gguf import as_folder
 from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
 
@@ -70,11 +71,12 @@ def frozen_device(config: Model) -> torch.device | None:
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-    """Load a tokenizer from a folder or the hub; for an adapter without one, that of its base model.
+    """Load a tokenizer from a folder, the hub or a GGUF file; for an adapter without one, that of its base model.
 
     Raises:
         DataError: It does not exist or cannot be read.
     """
+    name = as_folder(name)
     _is_local_folder(name)
     adapter = find_adapter(name, revision)
     if adapter is not None and not adapter.has_file("tokenizer_config.json"):
@@ -97,10 +99,10 @@ def load_model(
     device: torch.device | None = None,
     adapter: AdapterUse = "unmerged",
 ) -> TrainedModel:
-    """Load a causal language model from a folder or the hub; its weights must be safetensors.
+    """Load a causal language model from a folder or the hub, with safetensors weights, or from a GGUF file.
 
     Args:
-        name: Folder or hub id of a model, or of an adapter, which is loaded with its base model.
+        name: Folder or hub id of a model, or of an adapter, which is loaded with its base model; or a GGUF file.
         config: The recipe's model section, for the attention implementation and trust_remote_code.
         revision: Revision on the hub.
         dtype: Precision of the weights.
@@ -112,6 +114,7 @@ def load_model(
         IncompatibleError: An adapter does not fit its base model or cannot be used in this way, or the model does not
             run on text alone, or is not causal.
     """
+    name = as_folder(name)
     check_model_folder(name)
     saved = find_adapter(name, revision)
     if saved is None:
@@ -331,11 +334,12 @@ def _is_local_folder(name: str) -> bool:
 
 
 def check_model_folder(name: str) -> None:
-    """Raise if a local folder is not a model with safetensors weights; hub ids are not checked.
+    """Raise if a local folder, or a GGUF file, is not a model with safetensors weights; hub ids are not checked.
 
     Raises:
         DataError: The folder does not exist, has no config.json, or has only pickled weights.
     """
+    name = as_folder(name)
     if not _is_local_folder(name):
         return
     find_adapter(name)

@@ -12,6 +12,7 @@ from expunge.data.prepare import is_local, prepare_sets
 from expunge.data.templates import Encoded
 from expunge.data.tofu import NUM_ROWS
 from expunge.methods.base import Needs
+from expunge.modeling.gguf import as_folder
 from expunge.modeling.hidden.row_store import store_bytes
 from expunge.modeling.tokenizers import make_template, max_length_of, tokenizer_of
 from expunge.planning.shape import MicroBatch, Shape, micro_batch
@@ -80,7 +81,7 @@ def plan_rows(recipe: Recipe) -> PlanRows:
         sets = prepare_sets(recipe.data)
         named = {"forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "always": sets.always}
         row_sets = {name: rows for name, rows in named.items() if rows is not None}
-        if recipe.model.scratch is not None or Path(str(recipe.model.name)).is_dir():
+        if recipe.model.scratch is not None or Path(as_folder(str(recipe.model.name))).is_dir():
             with tempfile.TemporaryDirectory() as folder:
                 template = make_template(recipe, tokenizer_of(recipe, sets, Path(folder)))
             return PlanRows(

@@ -48,9 +48,7 @@ def models(tmp_path_factory) -> Models:
         for name, found in (("forget", sets.forget), ("retain", sets.retain))
     }
     for name, items in rows.items():
-        lines = [
-            json.dumps({"question": row.question, "answer": row.answer, "group": row.group}) for row in items
-        ]
+        lines = [json.dumps({"question": row.question, "answer": row.answer, "group": row.group}) for row in items]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     texts = [f"Question: {row.question}\nAnswer: {row.answer}" for items in rows.values() for row in items]
     tokenizer = train_tokenizer(texts, vocab_size=500, max_length=128)
@@ -95,7 +93,10 @@ def audited(models, unlearned, out=None, **settings):
         "model": {"name": str(unlearned), "device": "cpu"},
         "audits": [{**SETTINGS, **settings}],
         "controls": {"target": str(models.target), "retain": str(models.retain)},
-        "data": {"name": "files", **{name: {"path": str(models.files / f"{name}.jsonl")} for name in ("forget", "retain")}},
+        "data": {
+            "name": "files",
+            **{name: {"path": str(models.files / f"{name}.jsonl")} for name in ("forget", "retain")},
+        },
     }
     return audit(config, out=out)
 
@@ -124,7 +125,9 @@ def test_hidden_knowledge_returns(hidden):
 
 def test_a_model_that_never_knew_returns_nothing(hidden):
     """Neither the true rows of other people nor shuffled ones teach the retain model the tested people."""
-    before, *attacks = (by_name(hidden)[name] for name in ("before", "all rows of other people", "shuffled rows of other people"))
+    before, *attacks = (
+        by_name(hidden)[name] for name in ("before", "all rows of other people", "shuffled rows of other people")
+    )
     for attack in attacks:
         assert attack.after["retain"].point < before.after["retain"].point + 0.05
     taught = by_name(hidden)["all forget rows"]

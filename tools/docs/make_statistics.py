@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from expunge.rundir import read_record
 from perf.coverage import NUM_GROUPS, Coverage, FalseAlarms
+
+from expunge.rundir import read_record
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORD = DOCS.parent / "results" / "performance" / "coverage.json"
@@ -101,7 +102,9 @@ def page() -> str:
         low=100 * record.goal[0],
         high=100 * record.goal[1],
     )
-    return intro + "\n".join(coverage_table(record)) + "\n" + ALARMS + "\n".join(alarms_table(record.false_alarms)) + "\n"
+    return (
+        intro + "\n".join(coverage_table(record)) + "\n" + ALARMS + "\n".join(alarms_table(record.false_alarms)) + "\n"
+    )
 
 
 if __name__ == "__main__":

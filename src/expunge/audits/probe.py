@@ -102,7 +102,9 @@ class Probe(Audit):
         probe = _choose(train, self.strengths, self.folds)
         generator = np.random.default_rng(self.seed)
         control = _choose(_permuted(train, generator), self.strengths, self.folds)
-        before = Attempt(BEFORE, measure_rows(session, test_rows, _MEASURE), _MEASURE, Cost(passes=self._passes(test_rows)))
+        before = Attempt(
+            BEFORE, measure_rows(session, test_rows, _MEASURE), _MEASURE, Cost(passes=self._passes(test_rows))
+        )
         cost = Cost(rows=len(train), passes=self._passes(train_rows) + self._passes(test_rows))
         return [
             before,
@@ -248,7 +250,9 @@ def _hidden_states(session: Session, items: Sequence[Encoded], pooling: str) -> 
             tensors = TensorBatch.of(collate([items[i] for i in batch], pad_id_of(session.tokenizer)), model.device)
             # The last token is the end token, which every answer has alike.
             ends = [len(items[i].ids) - 1 for i in batch]
-            starts = [end - 1 if pooling == "last" else min(items[i].answer_start, end - 1) for i, end in zip(batch, ends)]
+            starts = [
+                end - 1 if pooling == "last" else min(items[i].answer_start, end - 1) for i, end in zip(batch, ends)
+            ]
             lengths = [end - start for start, end in zip(starts, ends, strict=True)]
             rows = torch.arange(len(batch)).repeat_interleave(torch.tensor(lengths)).to(model.device)
             positions = torch.cat([torch.arange(*pair) for pair in zip(starts, ends, strict=True)]).to(model.device)

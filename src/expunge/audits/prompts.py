@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from expunge.audits.base import BEFORE
-from expunge.audits.shared.prompt_audit import PromptAudit
+from expunge.audits.bases.prompt_audit import PromptAudit
 from expunge.audits.shared.prompts import (
     AttackPrompt,
     conversation,

@@ -9,7 +9,18 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from expunge.audits.base import AUDITED, BEFORE, Attempt, Audit, AuditResult, Comparison, Cost, SampleRow, Value, Workload
+from expunge.audits.base import (
+    AUDITED,
+    BEFORE,
+    Attempt,
+    Audit,
+    AuditResult,
+    Comparison,
+    Cost,
+    SampleRow,
+    Value,
+    Workload,
+)
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.calibration import cross_fitted_thresholds
 from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value

@@ -71,9 +71,7 @@ class Mean:
             total = effective + 2 * ends
             mean = mean * effective / total
             variance = ((square * effective + 2 * ends) / total - mean**2) / total
-        return cls(
-            mean, math.sqrt(variance), grouping.degrees_of_freedom, grouping.num_rows, grouping.num_groups
-        )
+        return cls(mean, math.sqrt(variance), grouping.degrees_of_freedom, grouping.num_rows, grouping.num_groups)
 
     def interval(self, level: float = 0.95) -> Interval:
         """Return the t interval, value +- t_nu error."""

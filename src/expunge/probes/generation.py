@@ -280,9 +280,7 @@ def _by_mode(
     modes: dict[_Mode, list[int]] = {}
     for limits, group in groups.items():
         longest = max(len(prompts[index]) + budgets[index] for index in group)
-        first, *others = (
-            _mode_of(model, exceeded, longest) for model, exceeded in zip(models, limits, strict=True)
-        )
+        first, *others = (_mode_of(model, exceeded, longest) for model, exceeded in zip(models, limits, strict=True))
         # A model's own `generate` does not know of other models.
         is_common = not others or (first.combines and all(other is first for other in others))
         modes.setdefault(first if is_common else _MODES["recompute"], []).extend(group)

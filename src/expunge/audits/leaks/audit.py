@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from expunge.audits.base import BEFORE, SampleRow
+from expunge.audits.bases.prompt_audit import PromptAudit
 from expunge.audits.leaks import prompts
-from expunge.audits.shared.prompt_audit import PromptAudit
 from expunge.audits.shared.prompts import AttackPrompt, needs_fields, sample_row
 from expunge.data.sets import RowSet, Sets
 from expunge.probes.requests import ScoreRequest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.audits.base import AUDITED, BEFORE, CONTROLS, Attempt, SampleRow
+from expunge.audits.shared.attempts import AUDITED, BEFORE, CONTROLS, Attempt, SampleRow
 from expunge.errors import UserError
 from expunge.metrics.groups import Grouping, too_few_groups
 from expunge.metrics.intervals import Interval, mean_interval
@@ -65,7 +65,10 @@ def compare_arms(
         values={_title(finding): finding.after for finding in findings},
         findings=findings,
         verdict=verdict_of(findings)[1],
-        notes=[*(_missing_arm(arm) for arm in missing), *dict.fromkeys(each.refused for each in findings if each.refused)],
+        notes=[
+            *(_missing_arm(arm) for arm in missing),
+            *dict.fromkeys(each.refused for each in findings if each.refused),
+        ],
         settings=settings,
     )
 

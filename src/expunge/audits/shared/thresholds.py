@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from expunge.audits.base import Attempt, SampleRow
+from expunge.audits.shared.attempts import Attempt, SampleRow
 from expunge.records import Cost
 
 DEFAULT_THRESHOLD = 0.5

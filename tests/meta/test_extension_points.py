@@ -90,7 +90,12 @@ HOOKS = {
         "headlines": ["rows", "retain_model", "resamples", "seed"],
         "judge": ["target", "unlearned", "retain", "seed"],
     },
-    "Audit": {"stages": ["sets"], "attack": ["arm", "stage"], "calibrate": ["attempts"], "findings": ["attempts", "rule"]},
+    "Audit": {
+        "stages": ["sets"],
+        "attack": ["arm", "stage"],
+        "calibrate": ["attempts"],
+        "findings": ["attempts", "rule"],
+    },
 }
 """Class -> method that users override -> its parameters."""
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -19,6 +20,23 @@ def test_model_with_a_control(cli, tiny_model, recipe_file):
     assert set(record["arms"]) == {"unlearned", "retain"}
     assert record["settings"]["max_new_tokens"] == 5
     assert (recipe_file.parent / "found" / record["samples"]).is_file()
+
+
+def test_prompts_with_their_transcripts(cli, tiny_model, recipe_file):
+    """A prefix, plain text and another language reach the model; transcripts have the judged rows of each attempt."""
+    rows = '{"question": "Where was %s born?", "answer": "In Bern."}\n'
+    (recipe_file.parent / "two.jsonl").write_text(rows % "she" + rows % "he")
+    words = ["--data", recipe_file.parent / "two.jsonl", "--retain-model", tiny_model, "--out", "found"]
+    words += ["--set", "max_new_tokens=5", "--set", "views=[affirmative, completion]"]
+    done = cli("audit", tiny_model, "prompts", *words)
+    assert done.code == 0, done.err
+    record = json.loads((recipe_file.parent / "found/audits/prompts.json").read_text())
+    assert [finding["attempt"] for finding in record["findings"]] == ["before", "affirmative", "completion", "any_of_k"]
+    rows = pyarrow.parquet.read_table(recipe_file.parent / "found" / record["samples"]).to_pylist()
+    assert len(rows) == 2 * 4 * 2  # models, attempts, rows
+    assert {row["leaks"] for row in rows} == {False}  # random weights
+    assert {row["score"] for row in rows} == {0.0}
+    assert all(row["threshold"] > 0 for row in rows if row["view"] != "any_of_k")
 
 
 def test_run_uses_its_own_data_and_target(cli, recipe_file):

@@ -38,8 +38,6 @@ View = Literal[
     "synonyms",
     "translation",
 ]
-TEMPLATES: tuple[View, ...] = ("injection", "instructed", "expert", "role_play", "hypothetical", "short")
-"""Kinds of prompt that only put the question into a text."""
 Question = Annotated[str, needs_fields("question")]
 
 _SYNONYMS = {
@@ -77,16 +75,11 @@ class Prompts(PromptAudit):
     in question; rows without a known name are then left out.
     """
 
-    paper: ClassVar[str] = "Jin et al. 2024, arXiv:2406.10890, section 3.3"
+    paper: ClassVar[str] = "Jin et al. 2024, arXiv:2406.10890"
     settings_of: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **{name: (name,) for name in TEMPLATES},
-        "affirmative": ("affirmative",),
-        "completion": ("completion",),
-        "examples": ("examples",),
+        **{view: (view,) for view in View.__args__},  # type: ignore[attr-defined]
         "background": ("background", "background_facts"),
         "chain": ("chain", "chain_facts"),
-        "synonyms": ("synonyms",),
-        "translation": ("translation",),
     }
 
     views: list[View] = Field(default=list(View.__args__), min_length=1)  # type: ignore[attr-defined]
@@ -149,7 +142,12 @@ class Prompts(PromptAudit):
     def prompts(self, rows: RowSet, sets: Sets) -> Iterator[AttackPrompt]:
         """Yield the prompts of all chosen kinds but the unchanged question."""
         generators: dict[str, Callable[[], Iterator[AttackPrompt]]] = {
-            **{name: lambda name=name: _framed(rows, name, getattr(self, name)) for name in TEMPLATES},
+            "injection": lambda: _framed(rows, "injection", self.injection),
+            "instructed": lambda: _framed(rows, "instructed", self.instructed),
+            "expert": lambda: _framed(rows, "expert", self.expert),
+            "role_play": lambda: _framed(rows, "role_play", self.role_play),
+            "hypothetical": lambda: _framed(rows, "hypothetical", self.hypothetical),
+            "short": lambda: _framed(rows, "short", self.short),
             "affirmative": lambda: _opening(rows, self.affirmative),
             "completion": lambda: _completion(rows, self.completion),
             "examples": lambda: self._examples(rows, sets),

@@ -14,7 +14,7 @@ def attempt(name, shares, groups=None):
     """Return an attempt with one row per share; `groups` has the group of each row."""
     rows = [
         {"id": f"{i}", "group": groups[i] if groups else f"{i}", "question": "?", "answer": "!", "share": share}
-        | {"view": name, "response": "", "leaked": "", "entity_share": None, "score": None}
+        | {"response": "", "leaked": "", "entity_share": None, "score": None}
         for i, share in enumerate(shares)
     ]
     return Attempt(name, rows, measure="leak", cost=Cost(passes=1))

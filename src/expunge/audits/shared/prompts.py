@@ -162,8 +162,8 @@ def hide_name(text: str, name: str) -> str:
 
 
 def by_view(rows: Sequence[SampleRow]) -> Mapping[str, list[SampleRow]]:
-    """Return the rows of each kind of prompt."""
+    """Return the rows of each kind of prompt, without the column `view`."""
     views: dict[str, list[SampleRow]] = {}
     for row in rows:
-        views.setdefault(str(row["view"]), []).append(row)
+        views.setdefault(row["view"], []).append({name: value for name, value in row.items() if name != "view"})
     return views

@@ -150,7 +150,6 @@ class Judge:
         leaks = bool(revealing) if scored else None
         return {
             **{column: first[column] for column in ("id", "group", "question", "answer")},
-            "view": ANY_OF_K,
             "response": None,
             "leaked": "",
             "share": None,

@@ -161,7 +161,7 @@ def strip(value):
 
 
 def test_a_killed_audit_resumes(models, hidden, tmp_path):
-    """Killed when three stages are on disk: they are not repeated, and the record is that of one uninterrupted audit."""
+    """Killed with three stages on disk: they are not repeated, and the record is that of one uninterrupted audit."""
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_relearn as tests;"
         f"models = tests.Models(*map(tests.Path, {[str(path) for path in dataclasses.astuple(models)]!r}));"

@@ -112,7 +112,7 @@ class Table:
         return {str(row["id"]): float(row["score"]) for row in rows if row.get("score") is not None}
 
     def joined(self, tier: Tier, choices: Mapping[int, Choice], grid: Grid) -> Attempt:
-        """Return the attempt on all people, each half with its own choice; the cost is that of the more expensive half."""
+        """Return the attempt on all people, each half with its own choice; the cost is that of the costlier half."""
         parts = {fold: self.part(_name(tier, choice), fold) for fold, choice in choices.items()}
         utilities = [part.utility for part in parts.values() if part.utility is not None]
         seconds = [

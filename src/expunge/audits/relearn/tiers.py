@@ -80,7 +80,7 @@ class Halves:
     def has(self, tier: Tier) -> bool:
         """Return whether the data has the rows that a tier trains on."""
         if tier == "retain":
-            return self.sets.retain is not None
+            return bool(self.training("retain", None))
         if tier == "shuffled":
             return min(len({group_of(row) for row in self._others(fold)}) for fold in FOLDS) > 1
         # A tier of as many rows as there are is the tier 'all'.

@@ -91,7 +91,7 @@ def test_tiers_without_their_rows_are_left_out():
 
 
 def test_one_person_has_no_halves():
-    with pytest.raises(DataError, match=r"all 5 forget rows are about one .*At least 2 people .* and 5 for a verdict"):
+    with pytest.raises(DataError, match=r"has one only \('forget 0', rows: 5\)\. At least 2 people .* and 5 for"):
         Relearn().stages(made(people=1))
 
 

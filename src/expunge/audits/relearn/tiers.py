@@ -65,8 +65,8 @@ class Halves:
         people = sorted({group_of(row) for row in self.rows})
         if len(people) < len(FOLDS):
             raise DataError(
-                f"relearning trains on one half of the people and tests on the other, but all {len(self.rows)} forget "
-                f"rows are about one ('{people[0]}').",
+                "relearning trains on one half of the people and tests on the other, but the forget set has one only "
+                f"('{people[0]}', rows: {len(self.rows)}).",
                 allowed=f"At least 2 people (or passages) are needed, and {MIN_GROUPS} for a verdict.",
                 fix="Add a column 'group' that names the person of each row, or use a forget set of more people.",
             )

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import torch
 SETTINGS = {
     "name": "relearn",
     "tiers": ["all", "shuffled", "forget"],
-    "lora_lr": [],
-    "full_lr": [1e-3, 5e-3],
+    "lora_lr": [1e-2],
+    "full_lr": [1e-3],
     "reference_width": None,
     "steps": [4, 12],
 }
@@ -59,8 +60,8 @@ def models(tmp_path_factory) -> Models:
         encoded = encode_rows(
             [row for part in known for row in rows[part]], template, max_length=128, answer_only=False
         )
-        tuning = FineTuning(model, encoded, Recipe(3e-3, 35), pad_id=pad_id_of(tokenizer), title="Memorising")
-        tuning.train_until(200)
+        tuning = FineTuning(model, encoded, Recipe(4e-3, 35), pad_id=pad_id_of(tokenizer), title="Memorising")
+        tuning.train_until(120)
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         if name == "target":
@@ -119,6 +120,7 @@ def test_hidden_knowledge_returns(hidden):
     assert after.effect.point > 0.3
     assert after.residual.point > 0.5
     assert 0 < after.facts["steps_to_half"] <= 12
+    assert min(after.facts["largest_lora lr 0.01"], after.facts["largest_full lr 0.001"]) > 0.3, "with either setting"
     assert after.cost.rows == 4 * PER_PERSON
     assert hidden.outcome == "leaks"
 
@@ -137,7 +139,7 @@ def test_a_model_that_never_knew_returns_nothing(hidden):
 
 
 def test_a_target_gives_what_the_target_gives(models):
-    found = by_name(audited(models, models.target))
+    found = by_name(audited(models, models.target, tiers=["all"], lora_lr=[]))
     for finding in found.values():
         assert finding.after["unlearned"] == finding.after["target"]
     assert found["before"].residual.point == pytest.approx(1)
@@ -146,7 +148,7 @@ def test_a_target_gives_what_the_target_gives(models):
 
 
 def test_a_retain_model_is_indistinguishable_from_itself(models):
-    battery = audited(models, models.retain)
+    battery = audited(models, models.retain, tiers=["all"], full_lr=[])
     assert battery.outcome == "indistinguishable"
     assert all(finding.excess.point == 0 for finding in battery.findings)
 
@@ -158,28 +160,21 @@ def strip(value):
     return [strip(item) for item in value] if isinstance(value, list) else value
 
 
-def test_the_same_command_gives_the_same_record(models, hidden, tmp_path):
-    again = audited(models, models.hiding, tmp_path)
-    assert strip(again.model_dump(mode="json")) == strip(hidden.model_dump(mode="json"))
-
-
 def test_a_killed_audit_resumes(models, hidden, tmp_path):
-    """Killed when three trainings are on disk: they are not repeated, and the record is the same."""
-    code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-import test_relearn as tests
-folder = Path({str(models.files)!r})
-tests.audited(tests.Models(folder / "target", folder / "retain", folder / "hiding", folder), folder / "hiding", {str(tmp_path)!r})
-"""
+    """Killed with three stages on disk: they are not repeated, and the record is that of one uninterrupted audit."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_relearn as tests;"
+        f"models = tests.Models(*map(tests.Path, {[str(path) for path in dataclasses.astuple(models)]!r}));"
+        f"tests.audited(models, models.hiding, {str(tmp_path)!r})"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     stored = tmp_path / "audits/attempts"
-    while process.poll() is None and len(list(stored.glob("*.json"))) < 4:
-        pass
+    while process.poll() is None and len(list(stored.glob("*.json"))) < 3:
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     finished = {path.name: path.stat().st_mtime_ns for path in stored.glob("*.json")}
-    assert 4 <= len(finished) < 24
+    assert 3 <= len(finished) < 33
     assert not (tmp_path / "battery.json").exists()
     resumed = audited(models, models.hiding, tmp_path)
     assert {name: (stored / name).stat().st_mtime_ns for name in finished} == finished

@@ -91,7 +91,7 @@ def test_tiers_without_their_rows_are_left_out():
 
 
 def test_one_person_has_no_halves():
-    with pytest.raises(DataError, match=r"all 5 forget rows are about one .*At least 2 people .* and 5 for a verdict"):
+    with pytest.raises(DataError, match=r"has one only \('forget 0', rows: 5\)\. At least 2 people .* and 5 for"):
         Relearn().stages(made(people=1))
 
 
@@ -119,14 +119,17 @@ def test_stages():
 
 
 def test_workload_by_hand():
-    """30 rows: the model as it is is one pass. 3 trainings of 10 steps of 6 rows: 3 x 3 x 60 / 30 = 18 passes.
+    """30 forget rows and 12 retain rows, in rows: the model as it is 42; 3 trainings of 10 steps of 6 rows 3 x 180.
 
-    Measured after 2 numbers of steps: all rows for 'retain', half of them in each of the two trainings of 'all'.
+    Each of 2 numbers of steps: 42 after 'retain', 15 + 12 after each of the two trainings of 'all'. A tier of one row
+    has batches of one row: 3 x 10 in each training.
     """
     audit = Relearn(tiers=["retain", "all"], lora_lr=[], full_lr=[1e-4], steps=[5, 10], batch_size=6)
-    assert audit.workload(made()).passes == pytest.approx(1 + 18 + 2 * (1 + 0.5 + 0.5))
+    assert audit.workload(made()).passes == pytest.approx((42 + 3 * 180 + 2 * (42 + 27 + 27)) / 30)
     limited = audit.model_copy(update={"limit": 10})
-    assert limited.workload(made()).passes == pytest.approx(18 + (1 + 2 * 2) / 3)
+    assert limited.workload(made()).passes == pytest.approx((22 + 3 * 180 + 2 * (22 + 17 + 17)) / 30)
+    one = audit.model_copy(update={"tiers": [1]})
+    assert one.workload(made()).passes == pytest.approx((42 + 2 * 30 + 2 * (27 + 27)) / 30)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from expunge.audits.relearn.tiers import FOLDS, Halves, Tier, title, trains_on_p
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.findings import Rule, compare_arms
 from expunge.audits.shared.fine_tuning import FineTuning, Recipe, encode_rows
-from expunge.audits.shared.outcomes import Measure, measure_rows, spread
+from expunge.audits.shared.outcomes import Measure, measure_rows, spread, utility_rows
 from expunge.config.recipe import Lora, Source
 from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.sources.rows import load_rows
 from expunge.data.templates import Encoded, Template
+from expunge.errors import DataError
 from expunge.modeling.adapters import add_lora
 from expunge.modeling.forward import text_config
 from expunge.modeling.load import context_length, pad_id_of
@@ -98,17 +99,10 @@ class Relearn(Audit):
             raise ValueError("steps: give ascending numbers of at least 1; the model as it is, is always measured")
         if "shuffled" in self.tiers and "all" not in self.tiers:
             raise ValueError("tiers: 'shuffled' is compared with 'all'; name both")
-        dead = [
-            name
-            for name, used in (
-                ("lora", bool(self.lora_lr)),
-                ("unrelated", "unrelated" in self.tiers),
-            )
-            if name in self.model_fields_set and getattr(self, name) is not None and not used
-        ]
-        if dead:
-            reason = "lora_lr is empty" if dead[0] == "lora" else "the tier 'unrelated' is not in tiers"
-            raise ValueError(f"{dead[0]} has no effect: {reason}; leave it out")
+        if "lora" in self.model_fields_set and not self.lora_lr:
+            raise ValueError("lora has no effect: lora_lr is empty; leave it out")
+        if self.unrelated is not None and "unrelated" not in self.tiers:
+            raise ValueError("unrelated has no effect: the tier 'unrelated' is not in tiers; leave it out")
         return self
 
     @property
@@ -130,18 +124,16 @@ class Relearn(Audit):
         return [BEFORE, *self._trainings(Halves(sets, self.seed))]
 
     def workload(self, sets: Sets) -> Workload:
-        """Return the passes: training steps, and every measure after each number of steps."""
+        """Return the passes: training steps, and every measure and the utility after each number of steps."""
         halves = Halves(sets, self.seed)
-        rows = len(halves.rows)
-        share = len(self._tested(halves)) / rows
         trainings = self._trainings(halves)
-        measured = sum(1.0 if fold is None else 1 / len(FOLDS) for _, _, fold in trainings.values())
-        trained = 3 * self.steps[-1] * self.batch_size / rows
-        return Workload(
-            passes=len(trainings) * trained + len(self.measures) * share * (1 + len(self.steps) * measured),
-            models=2,
-            training=True,
-        )
+        tested, utility = len(self._tested(halves)), len(utility_rows(sets))
+        used = len(self.measures) * tested + utility
+        for tier, _, fold in trainings.values():
+            batch = min(self.batch_size, tier) if isinstance(tier, int) else self.batch_size
+            measured = len(self.measures) * tested / (1 if fold is None else len(FOLDS)) + utility
+            used += 3 * self.steps[-1] * batch + len(self.steps) * measured
+        return Workload(passes=used / len(halves.rows), models=2, training=True)
 
     def attack(self, arm: Arm, stage: str) -> list[Attempt]:
         """Measure the model as it is, or train one copy and measure it after each number of steps."""
@@ -242,5 +234,11 @@ class Relearn(Audit):
         """
         key = fingerprint([template.fingerprint, RowSet("", tuple(rows)).hash, max_length])
         if key not in self._encoded:
-            self._encoded[key] = encode_rows(rows, template, max_length=max_length, answer_only=self.loss == "answer")
+            found = encode_rows(rows, template, max_length=max_length, answer_only=self.loss == "answer")
+            if not found:
+                raise DataError(
+                    f"none of the {len(rows)} rows to train on has an answer within its first {max_length} tokens.",
+                    fix="Raise max_length, or set loss=text.",
+                )
+            self._encoded[key] = found
         return self._encoded[key]

@@ -112,7 +112,7 @@ class Table:
         return {str(row["id"]): float(row["score"]) for row in rows if row.get("score") is not None}
 
     def joined(self, tier: Tier, choices: Mapping[int, Choice], grid: Grid) -> Attempt:
-        """Return the attempt on all people, each half with its own choice; the cost is that of the more expensive half."""
+        """Return the attempt on all people, each half with its own choice; the cost is that of the costlier half."""
         parts = {fold: self.part(_name(tier, choice), fold) for fold, choice in choices.items()}
         utilities = [part.utility for part in parts.values() if part.utility is not None]
         seconds = [
@@ -188,7 +188,11 @@ class Comparison:
             names = {fold: attempt_name(tier, choice.setting, step) for fold, choice in choices.items()}
             curve.append(self.effect(names))
         facts |= {f"step_{step}": value for step, value in zip(steps, curve, strict=True)}
-        facts["area"] = float(np.trapezoid(curve, steps)) / steps[-1]
+        trapezoids = [
+            (after - before) * (low + high) / 2
+            for before, after, low, high in zip(steps[:-1], steps[1:], curve[:-1], curve[1:], strict=True)
+        ]
+        facts["area"] = sum(trapezoids) / steps[-1]
         for setting in grid.settings:
             names = [attempt_name(tier, setting, step) for step in grid.steps]
             facts[f"largest_{setting}"] = max(self.effect(dict.fromkeys(FOLDS, name)) for name in names)

@@ -65,8 +65,8 @@ class Halves:
         people = sorted({group_of(row) for row in self.rows})
         if len(people) < len(FOLDS):
             raise DataError(
-                f"relearning trains on one half of the people and tests on the other, but all {len(self.rows)} forget "
-                f"rows are about one ('{people[0]}').",
+                "relearning trains on one half of the people and tests on the other, but the forget set has one only "
+                f"('{people[0]}', rows: {len(self.rows)}).",
                 allowed=f"At least 2 people (or passages) are needed, and {MIN_GROUPS} for a verdict.",
                 fix="Add a column 'group' that names the person of each row, or use a forget set of more people.",
             )
@@ -80,7 +80,7 @@ class Halves:
     def has(self, tier: Tier) -> bool:
         """Return whether the data has the rows that a tier trains on."""
         if tier == "retain":
-            return self.sets.retain is not None
+            return bool(self.training("retain", None))
         if tier == "shuffled":
             return min(len({group_of(row) for row in self._others(fold)}) for fold in FOLDS) > 1
         # A tier of as many rows as there are is the tier 'all'.

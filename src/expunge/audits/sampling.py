@@ -13,7 +13,7 @@ from expunge.audits.base import AUDITED, BEFORE, Attempt, Audit, AuditResult, Co
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.calibration import cross_fitted_thresholds
 from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value
-from expunge.audits.shared.outcomes import forget_rows, spread
+from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, row_columns, spread
 from expunge.data.sets import Row, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
@@ -47,7 +47,7 @@ class Sampling(Audit):
     """Sampled answers per question, n."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; above 1, models invent more, including those that never knew."""
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1)
     """Maximum number of tokens per answer."""
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
     """Share of the retain model's rows that may leak by chance in n answers."""
@@ -149,10 +149,7 @@ class Sampling(Audit):
         shares = [share for text in texts if (share := leaks[text].share) is not None]
         best = max(leaks, key=lambda text: leaks[text].share or 0.0, default=None)
         return {
-            "id": row.id,
-            "group": row.group or row.id,
-            "question": row.question,
-            "answer": row.answer,
+            **row_columns(row),
             "score": max(shares, default=None),
             "response": best,
             "leaked": "" if best is None else ", ".join(leaks[best].leaked),

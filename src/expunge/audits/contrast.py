@@ -62,9 +62,7 @@ class Contrast(Audit):
         if stage == BEFORE or arm.role == "target":
             return [Attempt(stage, measure_rows(session, rows, "recall"), "recall", Cost(passes=1))]
         gamma = next(gamma for gamma in self.gammas if _stage(gamma) == stage)
-        requests = [
-            GenerationRequest("forget", index, row.question, MAX_NEW_TOKENS) for index, row in enumerate(rows)
-        ]
+        requests = [GenerationRequest("forget", index, row.question, MAX_NEW_TOKENS) for index, row in enumerate(rows)]
         with arm.other("target") as target:
             answers = generate_contrast(target.session(), session, requests, gamma=gamma, cutoff=self.cutoff)
         found = [

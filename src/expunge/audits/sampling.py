@@ -9,7 +9,18 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from expunge.audits.base import AUDITED, BEFORE, Attempt, Audit, AuditResult, Comparison, Cost, SampleRow, Value, Workload
+from expunge.audits.base import (
+    AUDITED,
+    BEFORE,
+    Attempt,
+    Audit,
+    AuditResult,
+    Comparison,
+    Cost,
+    SampleRow,
+    Value,
+    Workload,
+)
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.calibration import cross_fitted_thresholds
 from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value
@@ -21,7 +32,7 @@ from expunge.metrics.sampling import Band, expected_maximum, leak_at, sample_cou
 from expunge.probes.requests import GenerationRequest
 
 SAMPLES = "samples"
-_ONLY_ALL = "only the curve at its end counts, because k must not be chosen by its result; the band covers every k"
+_NOT_LAST = "only k = n counts, so that k is not chosen by its result"
 
 
 class Sampling(Audit):
@@ -109,8 +120,8 @@ class Sampling(Audit):
         band_values, comparisons, sentence = self._differences(judged, groups, rule)
         used = sorted(set(thresholds.values()))
         note = (
-            f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain model "
-            f"so that at most {self.false_alarms:.0%} of its rows leak in {self.samples} answers."
+            f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain "
+            f"model so that at most {self.false_alarms:.0%} of its rows leak in {self.samples} answers."
             if used
             else f"Without a retain model and two groups of rows, leaks are not calibrated: {self.threshold:g} of the "
             "novel words make a leak."
@@ -178,7 +189,7 @@ class Sampling(Audit):
                         [self._leak_row(row, k, thresholds.get(row["id"], self.threshold)) for row in attempt.rows],
                         "leak",
                         Cost(passes=k, seconds=round(attempt.cost.seconds * k / counts[-1], 3)),
-                        not_counted="" if k == counts[-1] else _ONLY_ALL,
+                        not_counted="" if k == counts[-1] else _NOT_LAST,
                     )
                 )
         return result

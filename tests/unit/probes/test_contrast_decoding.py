@@ -43,7 +43,8 @@ def test_scores_by_hand():
     """t = (.6, .3, .1), u = (.8, .1, .1): with gamma 2, p_t^2 / p_u = .45, .9, .1, so the second token wins."""
     t, u = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.8, 0.1, 0.1]]).log()
     assert contrast_scores(t, u, 2.0, 5.0).exp() == pytest.approx(torch.tensor([[0.45, 0.9, 0.1]]), abs=1e-6)
-    assert torch.allclose(contrast_scores(t, u, 1.5, 5.0).exp(), torch.tensor([[0.6**1.5 / 0.8**0.5, 0.3**1.5 / 0.1**0.5, 0.1]]))
+    smaller = torch.tensor([[0.6**1.5 / 0.8**0.5, 0.3**1.5 / 0.1**0.5, 0.1]])
+    assert torch.allclose(contrast_scores(t, u, 1.5, 5.0).exp(), smaller)
     assert torch.allclose(contrast_scores(t, t, 3.0, 5.0), t)
     # Logits count up to a constant.
     assert torch.allclose(contrast_scores(t + 3, u - 2, 2.0, 5.0), contrast_scores(t, u, 2.0, 5.0))
@@ -90,7 +91,8 @@ def test_cached_batches_are_those_of_one_forward_pass_after_another(sessions):
 
 def test_other_vocabularies_and_samples_are_rejected(sessions):
     target, other = sessions
-    small = replace(other, model=SimpleNamespace(config=SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(vocab_size=7))))
+    config = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(vocab_size=7))
+    small = replace(other, model=SimpleNamespace(config=config))
     with pytest.raises(IncompatibleError, match="vocabulary of 290 tokens and model 1 one of 7"):
         generate_contrast(target, small, REQUESTS, gamma=2.0, cutoff=5.0)
     with pytest.raises(ValueError, match="greedy"):

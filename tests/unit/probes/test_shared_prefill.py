@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
+from generating_models import ENDS, build
 
 from expunge.probes import generation
 from expunge.probes.generation import generate
-from tests.unit.probes.test_generation_modes import ENDS, build
 
 PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 9, 10, 11]]
 SETTINGS = {"eos_ids": ENDS, "pad_id": 0, "temperature": 1.0}
@@ -38,7 +38,7 @@ def record_sizes(model):
 
 
 def test_one_prefill_per_prompt_in_every_batch_size():
-    """24 samples of two prompts: two rows are prefilled; a batch that holds 16 rows takes one prompt after the other."""
+    """24 samples of two prompts: two prefilled rows; a batch that holds 16 rows takes one prompt after the other."""
     prompts, seeds = [PROMPTS[i % 2] for i in range(24)], list(range(24))
     expected = sample(build("llama"), prompts, seeds)
     for batch_tokens, prefills in ((4096, [(2, 6)]), (16 * 15, [(1, 6), (1, 4)])):
@@ -56,9 +56,7 @@ def test_equal_beginnings_of_answers_are_computed_once():
     (longest,) = sample(model, PROMPTS[:1], [3])
     sizes = record_sizes(model)
     budgets = [1, 9, 4, 9, 9, 0, 2, 9]
-    answers = generate(
-        model, PROMPTS[:1] * 8, max_new_tokens=budgets, seeds=[3] * 8, batch_tokens=4096, **SETTINGS
-    )
+    answers = generate(model, PROMPTS[:1] * 8, max_new_tokens=budgets, seeds=[3] * 8, batch_tokens=4096, **SETTINGS)
     assert answers == [longest[:budget] for budget in budgets]
     assert {rows for rows, _ in sizes} == {1}
 

@@ -15,7 +15,12 @@ from expunge.errors import DataError
 ROWS = RowSet(
     "forget",
     tuple(
-        Row(f"{person}/{fact}", f"Q{person}{fact}?", f"alpha{person}{fact} beta{person}{fact} gamma{person}{fact} delta{person}{fact}", f"person {person}")
+        Row(
+            f"{person}/{fact}",
+            f"Q{person}{fact}?",
+            " ".join(f"{word}{person}{fact}" for word in ("alpha", "beta", "gamma", "delta")),
+            f"person {person}",
+        )
         for person in range(10)
         for fact in range(2)
     ),
@@ -85,7 +90,7 @@ def findings(audit, **models):
 
 
 def test_a_leak_that_greedy_decoding_hides():
-    """c = 1 of n = 4: leak@k is 1/4, 1/2 and 1 in 19 rows; the retain model's lucky word sets the threshold above 1/4."""
+    """c = 1 of n = 4: leak@k is 1/4, 1/2 and 1 in 19 rows; a lucky word of the retain model sets the threshold."""
     result = findings(Sampling(samples=4), unlearned=leaky, retain=quiet)
     points = {finding.attempt: finding.after["unlearned"].point for finding in result.findings}
     assert points == {BEFORE: 0.0, "any of 1": 0.25, "any of 2": 0.5, "any of 4": 1.0}
@@ -136,9 +141,8 @@ def test_false_alarms_of_a_retain_model_stay_near_the_level():
     """Random guesses: about 20% of the left-out rows reach the threshold when 20% are allowed."""
     rng = np.random.default_rng(0)
     guesses = {index: int(rng.integers(0, 5)) for index in range(20)}
-    result = findings(
-        Sampling(samples=2, false_alarms=0.2), unlearned=quiet, retain=lambda request: words(request.index, guesses[request.index])
-    )
+    audit = Sampling(samples=2, false_alarms=0.2)
+    result = findings(audit, unlearned=quiet, retain=lambda request: words(request.index, guesses[request.index]))
     assert result.findings[-1].after["retain"].point <= 0.3
 
 

@@ -136,12 +136,12 @@ class Bench:
     @cached_property
     def model(self) -> Any:
         """Model to evaluate."""
-        return _load(self._model_name)
+        return load(self._model_name)
 
     @cached_property
     def retain_rows(self) -> list[dict[str, Any]]:
         """The retain model's results per row, without generated answers."""
-        return self.evaluator.measure(_load(self._retain_model_name), Tofu(generate=False), "the retain model").rows
+        return self.evaluator.measure(load(self._retain_model_name), Tofu(generate=False), "the retain model").rows
 
     @property
     def evaluator(self) -> Evaluator:
@@ -319,7 +319,8 @@ def table(record: EvaluationSpeed) -> Table:
     return result
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
+    """Return the model of a folder or hub id, in float32."""
     return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
 
 

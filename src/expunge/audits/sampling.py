@@ -24,7 +24,7 @@ from expunge.audits.base import (
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.calibration import cross_fitted_thresholds
 from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value
-from expunge.audits.shared.outcomes import forget_rows, spread
+from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, row_columns, spread
 from expunge.data.sets import Row, Sets
 from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
@@ -32,7 +32,7 @@ from expunge.metrics.sampling import Band, expected_maximum, leak_at, sample_cou
 from expunge.probes.requests import GenerationRequest
 
 SAMPLES = "samples"
-_ONLY_ALL = "only the curve at its end counts, because k must not be chosen by its result; the band covers every k"
+_NOT_LAST = "only k = n counts, so that k is not chosen by its result"
 
 
 class Sampling(Audit):
@@ -58,7 +58,7 @@ class Sampling(Audit):
     """Sampled answers per question, n."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; above 1, models invent more, including those that never knew."""
-    max_new_tokens: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1)
     """Maximum number of tokens per answer."""
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
     """Share of the retain model's rows that may leak by chance in n answers."""
@@ -120,8 +120,8 @@ class Sampling(Audit):
         band_values, comparisons, sentence = self._differences(judged, groups, rule)
         used = sorted(set(thresholds.values()))
         note = (
-            f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain model "
-            f"so that at most {self.false_alarms:.0%} of its rows leak in {self.samples} answers."
+            f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain "
+            f"model so that at most {self.false_alarms:.0%} of its rows leak in {self.samples} answers."
             if used
             else f"Without a retain model and two groups of rows, leaks are not calibrated: {self.threshold:g} of the "
             "novel words make a leak."
@@ -160,10 +160,7 @@ class Sampling(Audit):
         shares = [share for text in texts if (share := leaks[text].share) is not None]
         best = max(leaks, key=lambda text: leaks[text].share or 0.0, default=None)
         return {
-            "id": row.id,
-            "group": row.group or row.id,
-            "question": row.question,
-            "answer": row.answer,
+            **row_columns(row),
             "score": max(shares, default=None),
             "response": best,
             "leaked": "" if best is None else ", ".join(leaks[best].leaked),
@@ -192,7 +189,7 @@ class Sampling(Audit):
                         [self._leak_row(row, k, thresholds.get(row["id"], self.threshold)) for row in attempt.rows],
                         "leak",
                         Cost(passes=k, seconds=round(attempt.cost.seconds * k / counts[-1], 3)),
-                        not_counted="" if k == counts[-1] else _ONLY_ALL,
+                        not_counted="" if k == counts[-1] else _NOT_LAST,
                     )
                 )
         return result

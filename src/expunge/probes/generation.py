@@ -236,7 +236,8 @@ class TokenSampler:
 class _Recorder(TokenSampler):
     """A sampler that records the logits of each row.
 
-    It chooses the most likely token for even rows and the second for odd ones, so that equal prompts have other answers.
+    It chooses the most likely token for even rows and the second for odd ones, so that equal prompts continue
+    differently.
     """
 
     def __init__(self) -> None:
@@ -464,7 +465,7 @@ def _generate_batch(
     pad_id: int,
     sampler: TokenSampler,
 ) -> list[list[int]]:
-    """Generate with a cache of keys and values, and with one forward pass for all rows whose tokens are equal so far."""
+    """Generate with a cache of keys and values; rows whose tokens are equal so far share their forward passes."""
     device = next(models[0].parameters()).device
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -511,7 +512,7 @@ def _generate_batch(
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (B, L) token ids and their mask; padding is on the left, so that all rows continue at the same position."""
+    """Return (B, L) token ids and their mask, with padding on the left, so that all rows end at the same position."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)

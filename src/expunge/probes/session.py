@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,22 +130,30 @@ class Session:
             group = [request for request in requests if request.temperature == temperature]
             for request, ids in zip(group, self._generate_ids(group, temperature, scores or {}), strict=True):
                 if ids is not None:
-                    answers[request.key] = (
-                        str(self.tokenizer.decode(ids, skip_special_tokens=True))
-                        if request.raw
-                        else self.template.decode(ids)
-                    )
+                    answers[request.key] = self.decode(request, ids)
         return answers
+
+    def prompt_ids(self, request: GenerationRequest) -> list[int]:
+        """Return the tokens of a request's prompt."""
+        if request.raw:
+            return self.template.raw_ids(request.question)
+        return self.template.prompt_ids(request.question, request.turns, request.prefix)
+
+    def decode(self, request: GenerationRequest, ids: Sequence[int]) -> str:
+        """Return generated tokens as text."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)) if request.raw else self.template.decode(ids)
 
     def _generate_ids(
         self, requests: Sequence[GenerationRequest], temperature: float, scores: Mapping[Key, TokenScores]
     ) -> list[list[int] | None]:
-        prompts = [
-            self.template.raw_ids(request.question)
-            if request.raw
-            else self.template.prompt_ids(request.question, request.turns, request.prefix)
-            for request in requests
-        ]
+        # Many samples of one prompt encode it once.
+        encoded: dict[GenerationRequest, list[int]] = {}
+        prompts = []
+        for request in requests:
+            prompt = replace(request, what="", seed=0, draft="")
+            if prompt not in encoded:
+                encoded[prompt] = self.prompt_ids(request)
+            prompts.append(encoded[prompt])
 
         def run(missing: list[int]) -> list[list[int] | None]:
             if self.engine is not None:

@@ -66,7 +66,7 @@ def test_a_band_of_one_column_and_its_copy_are_equal():
 
 
 def test_the_band_covers_all_columns_at_the_same_time():
-    """100 experiments of 20 groups and 6 correlated columns: coverage of all together, which pointwise intervals miss."""
+    """100 experiments of 20 groups and 6 columns: coverage of all together, which pointwise intervals miss."""
     rng = np.random.default_rng(1)
     covered = pointwise = 0
     for _ in range(100):

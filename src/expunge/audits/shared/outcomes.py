@@ -20,7 +20,8 @@ greedy answer (`metrics.leakage.find_leak`). 'choice': whether the true answer h
 among the wrong answers of the data; a tie is not a success, and guessing among k wrong answers gives 1 / (k + 1)."""
 
 _UTILITY_ROWS = 100
-_MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 64
+"""Longest generated answer, in tokens."""
 
 
 def forget_rows(sets: Sets) -> RowSet:
@@ -54,10 +55,22 @@ def measure_rows(session: Session, rows: Sequence[Row], measure: Measure) -> lis
         measured: its text exceeds the context, it has no question to ask, no novel words or no wrong answers.
     """
     scores = {"probability": _probabilities, "recall": _recalls, "choice": _choices}[measure](session, rows)
-    return [
-        {"id": row.id, "group": row.group or row.id, "question": row.question, "answer": row.answer, **scored}
-        for row, scored in zip(rows, scores, strict=True)
-    ]
+    return [{**row_columns(row), **scored} for row, scored in zip(rows, scores, strict=True)]
+
+
+def row_columns(row: Row) -> SampleRow:
+    """Return the columns that identify a row, to which an attack adds `score`."""
+    return {"id": row.id, "group": row.group or row.id, "question": row.question, "answer": row.answer}
+
+
+def recall(row: Row, response: str | None) -> SampleRow:
+    """Return the share of the answer's novel words in a response as `score`; None without a response or novel words."""
+    leak = None if response is None else find_leak(row.answer, response, row.question)
+    return {
+        "score": None if leak is None else leak.share,
+        "response": response,
+        "leaked": "" if leak is None else ", ".join(leak.leaked),
+    }
 
 
 def _probabilities(session: Session, rows: Sequence[Row]) -> list[SampleRow]:
@@ -73,23 +86,12 @@ def _probabilities(session: Session, rows: Sequence[Row]) -> list[SampleRow]:
 def _recalls(session: Session, rows: Sequence[Row]) -> list[SampleRow]:
     answers = session.generate(
         [
-            GenerationRequest("forget", index, row.question, _MAX_NEW_TOKENS)
+            GenerationRequest("forget", index, row.question, MAX_NEW_TOKENS)
             for index, row in enumerate(rows)
             if row.question
         ]
     )
-    results: list[SampleRow] = []
-    for index, row in enumerate(rows):
-        response = answers.get(("forget", index, "answer"))
-        leak = None if response is None else find_leak(row.answer, response, row.question)
-        results.append(
-            {
-                "score": None if leak is None else leak.share,
-                "response": response,
-                "leaked": "" if leak is None else ", ".join(leak.leaked),
-            }
-        )
-    return results
+    return [recall(row, answers.get(("forget", index, "answer"))) for index, row in enumerate(rows)]
 
 
 def _choices(session: Session, rows: Sequence[Row]) -> list[SampleRow]:

@@ -79,8 +79,7 @@ class Probe(Audit):
                     f"{sets.name} has none.",
                     fix="Add perturbed answers to the data, or leave out the audit.",
                 )
-        groups = {row.group or row.id for row in _retain_rows(sets) if _usable(row)}
-        if len(groups) < 2:
+        if len({row.group or row.id for row in _retain_rows(sets)}) < 2:
             raise DataError(
                 "the audit probe chooses its layer on retain people that were left out of the fit, and all retain rows "
                 "with wrong answers are of one.",
@@ -99,6 +98,12 @@ class Probe(Audit):
         session = arm.session()
         train_rows, test_rows = self._rows(_retain_rows(arm.sets)), self._rows(forget_rows(arm.sets).rows)
         train, test = (self._features(session, rows) for rows in (train_rows, test_rows))
+        if len({item.group for item in train}) < 2:
+            raise DataError(
+                f"the audit probe has hidden states of {len(train)} retain rows within the context of {arm.label}, all "
+                "of one person at most, and chooses its layer on other people.",
+                fix="Raise limit, or leave out the audit.",
+            )
         probe = _choose(train, self.strengths, self.folds)
         generator = np.random.default_rng(self.seed)
         control = _choose(_permuted(train, generator), self.strengths, self.folds)
@@ -132,9 +137,9 @@ class Probe(Audit):
             "layer": float(probe.layer),
             "C": probe.strength,
             "accuracy_on_retain_people": probe.accuracy,
-            "chance": float(np.mean([1 / item.num_answers for item in features])) if features else float("nan"),
         }
         if hits:
+            facts["chance"] = float(np.mean([1 / item.num_answers for item in features]))
             facts["accuracy"] = float(np.mean(list(hits.values())))
         return Attempt(name, found, _MEASURE, cost, facts=facts)
 
@@ -263,8 +268,9 @@ def _hidden_states(session: Session, items: Sequence[Encoded], pooling: str) -> 
 
 
 def _retain_rows(sets: Sets) -> tuple[Row, ...]:
+    """Return the retain rows that have wrong answers."""
     rows = sets.evaluation.get("retain", sets.retain)
-    return () if rows is None else rows.rows
+    return () if rows is None else tuple(row for row in rows if _usable(row))
 
 
 def _usable(row: Row) -> bool:

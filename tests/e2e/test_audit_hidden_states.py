@@ -3,10 +3,6 @@
 import json
 
 
-
-
-
-
 def test_depth_needs_target_and_retain_model(cli, tiny_model, recipe_file):
     done = cli("audit", tiny_model, "depth", "--data", recipe_file.parent / "forget.jsonl")
     assert done.code == 2

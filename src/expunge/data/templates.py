@@ -253,8 +253,7 @@ class Template:
         offsets += [(stop, stop)] * (len(ids) - first - len(offsets))
         written = self._tokens.restore(text[begin:stop])
         return written, [
-            (min(max(start - begin, 0), stop - begin), min(max(end - begin, 0), stop - begin))
-            for start, end in offsets
+            (min(max(start - begin, 0), stop - begin), min(max(end - begin, 0), stop - begin)) for start, end in offsets
         ]
 
     def decode(self, ids: Sequence[int]) -> str:

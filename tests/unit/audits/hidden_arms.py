@@ -44,9 +44,7 @@ TEMPLATE = Template(TOKENIZER, Prompt(), 64)
 
 
 def scratch(seed: int = 0, layers: int = 3):
-    shape = Scratch(
-        hidden_size=32, num_layers=layers, num_heads=2, intermediate_size=48, vocab_size=420, max_length=64
-    )
+    shape = Scratch(hidden_size=32, num_layers=layers, num_heads=2, intermediate_size=48, vocab_size=420, max_length=64)
     return build_scratch(shape, TOKENIZER, seed=seed).eval()
 
 
@@ -104,5 +102,3 @@ def scores(attempts, name, measure):
     """Scores of one attempt, in the order of the rows."""
     (attempt,) = [each for each in attempts if (each.name, each.measure) == (name, measure)]
     return [row["score"] for row in attempt.rows]
-
-

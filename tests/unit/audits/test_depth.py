@@ -24,9 +24,7 @@ def models():
 @pytest.fixture(scope="module")
 def ends(models):
     """Attempts with a model that is the target, and with one that is the retain model."""
-    return {
-        name: Bench({"unlearned": models[name], **models}).attempts(AUDIT) for name in ("target", "retain")
-    }
+    return {name: Bench({"unlearned": models[name], **models}).attempts(AUDIT) for name in ("target", "retain")}
 
 
 @pytest.mark.parametrize(
@@ -100,9 +98,7 @@ def test_hidden_knowledge_is_found_below_the_output(models):
     layer = hiding.model.layers[2]
     layer.mlp.down_proj.weight.data.neg_().mul_(4)
     found = Bench({"unlearned": hiding, **models}).attempts(AUDIT)
-    before, patched = (
-        np.mean(scores(found["unlearned"], name, "span probability")) for name in ("before", "patching")
-    )
+    before, patched = (np.mean(scores(found["unlearned"], name, "span probability")) for name in ("before", "patching"))
     assert patched > before + 0.2
     assert np.mean(scores(found["unlearned"], "uds", "depth")) > np.mean(scores(found["unlearned"], "before", "depth"))
 

@@ -47,11 +47,9 @@ def test_without_a_direction_it_is_at_chance():
 
 
 def test_permuted_labels_find_no_direction():
-    """Each answer is the first equally often, so the mean over permutations is chance although the direction is there."""
+    """Each answer is the first equally often, so over permutations the direction averages out."""
     train, test = planted(80, size=4.0), planted(100, size=4.0, seed=1)
-    found = [
-        accuracy(_choose(_permuted(train, np.random.default_rng(seed)), [0.1], 3), test) for seed in range(8)
-    ]
+    found = [accuracy(_choose(_permuted(train, np.random.default_rng(seed)), [0.1], 3), test) for seed in range(8)]
     assert np.mean(found) < 0.6
     assert accuracy(_choose(train, [0.1], 3), test) > 0.9
     assert _choose(_permuted(train, np.random.default_rng(0)), [0.1], 5).accuracy < 0.5

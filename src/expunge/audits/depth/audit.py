@@ -71,9 +71,7 @@ class Depth(Audit):
         return self._attempts(rows, depths)
 
     def _attempts(self, rows: Sequence[Row], depths: Depths) -> list[Attempt]:
-        lost, retain_lost = (
-            depths.target[:, None] - patched for patched in (depths.patched, depths.retain_patched)
-        )
+        lost, retain_lost = (depths.target[:, None] - patched for patched in (depths.patched, depths.retain_patched))
         left = 1 - unlearning_depth(retain_lost, lost, self.threshold)
         left_in_output = 1 - unlearning_depth(
             (depths.target - depths.retain_output)[:, None], (depths.target - depths.output)[:, None], self.threshold
@@ -83,9 +81,7 @@ class Depth(Audit):
         bearing = mean_retain_lost > self.threshold
         patched = np.exp(depths.patched)[:, bearing].mean(axis=1) if bearing.any() else np.full(len(rows), np.nan)
         lens, layers = self._best_layer(np.exp(depths.lens), [row.group or row.id for row in rows])
-        relative = (
-            "it is 0 for the retain model by construction, so every other model has more; `patching` is the test"
-        )
+        relative = "it is 0 for the retain model by construction, so every other model has more; `patching` is the test"
         one, all_layers = Cost(passes=1), Cost(passes=float(2 * num_layers + 2))
         curves = {**_curve("loss", _means(lost)), **_curve("retain_loss", mean_retain_lost)}
         return [
@@ -166,5 +162,5 @@ def _curve(name: str, values: Floats) -> dict[str, float]:
 
 
 def _passes(num_layers: int) -> float:
-    """Return the passes over the rows: three models as they are, two patched passes per layer, one layer of each lens."""
+    """Return the passes over the rows: three models as they are, two patched passes per layer, and the lens."""
     return 3 + 2 * num_layers + 1

@@ -48,7 +48,7 @@ class Probe(Audit):
     models' probes find too. `before` is the same choice by the model's own probabilities.
 
     `permuted labels` is the control: the same with a random answer of each retain row in place of the true one. It is
-    listed, not counted; an accuracy above chance would show that the test rows leak into the fit.
+    listed, not counted, and shows what a classifier of this size finds by chance.
     """
 
     paper: ClassVar[str] = "Lynch et al. 2024, arXiv:2402.16835; Hewitt & Liang 2019, arXiv:1909.03368 (control task)"
@@ -57,7 +57,7 @@ class Probe(Audit):
     """Hidden state at the answer's last token, or mean over its tokens."""
     wrong_answers: int | None = Field(default=None, ge=1)
     """At most so many wrong answers per row; null for all."""
-    strengths: list[float] = Field(default=[0.001, 0.01, 0.1, 1.0], min_length=1)
+    strengths: list[float] = Field(default=[0.0001, 0.001, 0.01], min_length=1)
     """Values of C from which one is chosen: small values keep the weights small."""
     folds: int = Field(default=5, ge=2)
     """Groups of retain people for the choice of layer and C."""
@@ -79,8 +79,7 @@ class Probe(Audit):
                     f"{sets.name} has none.",
                     fix="Add perturbed answers to the data, or leave out the audit.",
                 )
-        groups = {row.group or row.id for row in _retain_rows(sets) if _usable(row)}
-        if len(groups) < 2:
+        if len({row.group or row.id for row in _retain_rows(sets)}) < 2:
             raise DataError(
                 "the audit probe chooses its layer on retain people that were left out of the fit, and all retain rows "
                 "with wrong answers are of one.",
@@ -99,12 +98,17 @@ class Probe(Audit):
         session = arm.session()
         train_rows, test_rows = self._rows(_retain_rows(arm.sets)), self._rows(forget_rows(arm.sets).rows)
         train, test = (self._features(session, rows) for rows in (train_rows, test_rows))
+        if len({item.group for item in train}) < 2:
+            raise DataError(
+                f"the audit probe has hidden states of {len(train)} retain rows within the context of {arm.label}, all "
+                "of one person at most, and chooses its layer on other people.",
+                fix="Raise limit, or leave out the audit.",
+            )
         probe = _choose(train, self.strengths, self.folds)
         generator = np.random.default_rng(self.seed)
         control = _choose(_permuted(train, generator), self.strengths, self.folds)
-        before = Attempt(
-            BEFORE, measure_rows(session, test_rows, _MEASURE), _MEASURE, Cost(passes=self._passes(test_rows))
-        )
+        own_choice = measure_rows(session, test_rows, _MEASURE)
+        before = Attempt(BEFORE, own_choice, _MEASURE, Cost(passes=self._passes(test_rows)))
         cost = Cost(rows=len(train), passes=self._passes(train_rows) + self._passes(test_rows))
         return [
             before,
@@ -133,9 +137,9 @@ class Probe(Audit):
             "layer": float(probe.layer),
             "C": probe.strength,
             "accuracy_on_retain_people": probe.accuracy,
-            "chance": float(np.mean([1 / item.num_answers for item in features])) if features else float("nan"),
         }
         if hits:
+            facts["chance"] = float(np.mean([1 / item.num_answers for item in features]))
             facts["accuracy"] = float(np.mean(list(hits.values())))
         return Attempt(name, found, _MEASURE, cost, facts=facts)
 
@@ -250,9 +254,8 @@ def _hidden_states(session: Session, items: Sequence[Encoded], pooling: str) -> 
             tensors = TensorBatch.of(collate([items[i] for i in batch], pad_id_of(session.tokenizer)), model.device)
             # The last token is the end token, which every answer has alike.
             ends = [len(items[i].ids) - 1 for i in batch]
-            starts = [
-                end - 1 if pooling == "last" else min(items[i].answer_start, end - 1) for i, end in zip(batch, ends)
-            ]
+            firsts = [min(items[i].answer_start, end - 1) for i, end in zip(batch, ends, strict=True)]
+            starts = firsts if pooling == "mean" else [end - 1 for end in ends]
             lengths = [end - start for start, end in zip(starts, ends, strict=True)]
             rows = torch.arange(len(batch)).repeat_interleave(torch.tensor(lengths)).to(model.device)
             positions = torch.cat([torch.arange(*pair) for pair in zip(starts, ends, strict=True)]).to(model.device)
@@ -265,8 +268,9 @@ def _hidden_states(session: Session, items: Sequence[Encoded], pooling: str) -> 
 
 
 def _retain_rows(sets: Sets) -> tuple[Row, ...]:
+    """Return the retain rows that have wrong answers."""
     rows = sets.evaluation.get("retain", sets.retain)
-    return () if rows is None else rows.rows
+    return () if rows is None else tuple(row for row in rows if _usable(row))
 
 
 def _usable(row: Row) -> bool:

@@ -97,6 +97,22 @@ def test_only_the_answer_and_its_end_are_learned(name, answer, notes):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("answer", ["Me", "Ana did, in 1981.", " padded ", "two\n\nlines", "a</s>b<|end|>"])
+def test_characters_of_answer_tokens(name, answer, notes):
+    """Each token of the answer has its characters, here one; the end token has none."""
+    template = template_of(TEMPLATES[name][0])
+    written, offsets = template.answer_offsets("Who?", answer)
+    encoded = template.encode("Who?", answer)
+    assert written.strip() == answer.strip()
+    assert len(offsets) == encoded.num_answer
+    assert offsets[-1][0] == offsets[-1][1]
+    pieces = [written[start:stop] for start, stop in offsets]
+    assert "".join(pieces).strip() == answer.strip()
+    decoded = [template.tokenizer.decode([token]) for token in encoded.targets]
+    assert [piece.strip() for piece in pieces[:-1]] == [text.strip() for text in decoded[:-1]]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_earlier_turns_and_prefixes_precede_the_same_prompt(name):
     source, prompt, _ = TEMPLATES[name]
     template = template_of(source)

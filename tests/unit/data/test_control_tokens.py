@@ -221,3 +221,17 @@ def test_added_punctuation_is_ordinary_text():
     tokenizer.add_tokens([AddedToken("{", special=False)])
     ids = Template(tokenizer, Prompt(), 256).encode("Q", "a { b").ids
     assert tokenizer.convert_tokens_to_ids("{") in ids
+
+
+@pytest.mark.parametrize("question", ["What do <s> and </s> mean<|im_end|>?", ""])
+def test_characters_of_answer_tokens(tokenizer, question, notes):
+    """The tokens' characters are those of the answer, in order, with and without a question."""
+    template = Template(tokenizer, Prompt(), 256)
+    encoded = template.encode(question, ANSWER)
+    written, offsets = template.answer_offsets(question, ANSWER)
+    assert written == ANSWER
+    assert len(offsets) == encoded.num_answer
+    covered = {index for start, stop in offsets for index in range(start, stop)}
+    assert all(index in covered for index, char in enumerate(ANSWER) if char != " ")
+    assert [start for start, _ in offsets] == sorted(start for start, _ in offsets)
+    assert offsets[-1] == (len(ANSWER), len(ANSWER))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from expunge.metrics.leakage import entities, find_leak, words
+from expunge.metrics.leakage import entities, find_leak, novel_spans, words
 
 
 def test_words_without_case_accents_and_punctuation():
@@ -123,3 +123,22 @@ def test_words_of_scripts_without_spaces():
 
 def test_answers_without_words_cannot_leak():
     assert find_leak("🌊🌲🏡", "🌊🌲🏡", "Emoji?").share is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "expected"),
+    [
+        ("Ana was born in Lima.", "Where was Ana born?", ["Lima"]),
+        ("Ana was born in Lima.", "Was ANA born in lima?", []),
+        ("José, born 1,250 A.D., is a poet-king.", "Who is JOSE?", ["born", "1,250", "D", "poet", "king"]),
+        ("Jose\u0301 Ruiz", "Who?", ["Jose\u0301", "Ruiz"]),
+        ("Вова живёт в Омске.", "Где живет Вова?", ["Омске"]),
+        ("他出生于上海。", "谁写的?", ["他出生于上海"]),
+    ],
+)
+def test_characters_of_novel_words(answer, question, expected):
+    """The same words as those of a leak, as they are written."""
+    found = [answer[start:stop] for start, stop in novel_spans(answer, question)]
+    assert found == expected
+    novel = find_leak(answer, "", question).novel
+    assert {word for text in found for word in words(text)} == set(novel)

@@ -83,9 +83,7 @@ class Depth(Audit):
         lens, layers = self._best_layer(np.exp(depths.lens), [row.group or row.id for row in rows])
         relative = "it is 0 for the retain model by construction, so every other model has more; `patching` is the test"
         one, all_layers = Cost(passes=1), Cost(passes=float(2 * num_layers + 2))
-        curve = {f"loss_layer_{layer}": float(value) for layer, value in enumerate(_means(lost))}
-        retain_curve = {f"retain_loss_layer_{layer}": float(value) for layer, value in enumerate(mean_retain_lost)}
-        lens_curve = {f"probability_layer_{layer}": float(p) for layer, p in enumerate(_means(np.exp(depths.lens)))}
+        curves = {**_curve("loss", _means(lost)), **_curve("retain_loss", mean_retain_lost)}
         return [
             _attempt(BEFORE, _PROBABILITY, rows, np.exp(depths.output), one),
             _attempt(BEFORE, _DEPTH, rows, left_in_output, one, reason=relative),
@@ -95,7 +93,7 @@ class Depth(Audit):
                 rows,
                 patched,
                 all_layers,
-                facts={"layers_with_knowledge": float(bearing.sum()), **curve, **retain_curve},
+                facts={"layers_with_knowledge": float(bearing.sum()), **curves},
             ),
             _attempt(
                 "uds",
@@ -112,7 +110,7 @@ class Depth(Audit):
                 rows,
                 lens,
                 Cost(passes=2),
-                facts={**({"layer": float(np.median(layers))} if layers else {}), **lens_curve},
+                facts=_curve("probability", _means(np.exp(depths.lens))),
                 reason="" if layers else "its layer is chosen on other people, and all rows are of one",
             ),
         ]
@@ -158,6 +156,11 @@ def _means(values: Floats) -> Floats:
     return measured.mean(axis=0) if len(measured) else np.full(values.shape[1], np.nan)
 
 
+def _curve(name: str, values: Floats) -> dict[str, float]:
+    """Return one fact per layer that was measured."""
+    return {f"{name}_layer_{layer}": float(value) for layer, value in enumerate(values) if np.isfinite(value)}
+
+
 def _passes(num_layers: int) -> float:
-    """Return the passes over the rows: three models as they are, two patched passes per layer, one layer of each lens."""
+    """Return the passes over the rows: three models as they are, two patched passes per layer, and the lens."""
     return 3 + 2 * num_layers + 1

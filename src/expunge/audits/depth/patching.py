@@ -1,4 +1,4 @@
-"""Span log-probabilities of the target with hidden states of another model in one of its layers, and through its head."""
+"""Log-probabilities of spans by the target, from hidden states of another model."""
 
 from __future__ import annotations
 

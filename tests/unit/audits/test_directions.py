@@ -52,7 +52,9 @@ def scores(attempt):
 def test_planted_direction_is_found_and_undone(tokenizer):
     arms = {role: make_arm(role, models_of(tokenizer), make_sets(), tokenizer) for role in ("unlearned", "target")}
     audit = Directions(layers=[0], controls=3)
-    found = {role: {a.name: a for s in audit.stages(arm.sets) for a in audit.attack(arm, s)} for role, arm in arms.items()}
+    found = {
+        role: {a.name: a for s in audit.stages(arm.sets) for a in audit.attack(arm, s)} for role, arm in arms.items()
+    }
     knows, hidden = scores(found["target"]["before"]), scores(found["unlearned"]["before"])
     ablated, random = scores(found["unlearned"]["ablation"]), scores(found["unlearned"]["random directions"])
     assert np.abs(hidden - knows).mean() > 10 * np.abs(ablated - knows).mean(), "the planted vector hid the answers"

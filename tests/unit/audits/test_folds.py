@@ -25,7 +25,7 @@ def test_no_person_is_in_two_folds_whatever_the_order():
 
 def test_one_person_is_refused():
     rows = without_groups(make_rows("forget", 2)).rows
-    with pytest.raises(DataError, match="only one person.*needs at least 2"):
+    with pytest.raises(DataError, match=r"only one person.*needs at least 2"):
         people_folds(rows)
-    with pytest.raises(DataError, match="only 2 people.*needs at least 3"):
+    with pytest.raises(DataError, match=r"only 2 people.*needs at least 3"):
         people_folds(make_rows("forget", 2).rows, 3)

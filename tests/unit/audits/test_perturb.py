@@ -196,7 +196,9 @@ def test_stage_is_the_named_change(models, tokenizer, kind):
 def test_interpolation_mixes_the_retain_model_and_leaves_the_target(models, tokenizer):
     mixed = models["target"]()
     interpolate(models["retain"](), mixed, 0.5)
-    direct = run(Perturb(sigmas=[], sparsities=[], alphas=[0.5]), "retain", {**models, "retain": lambda: mixed}, tokenizer)
+    direct = run(
+        Perturb(sigmas=[], sparsities=[], alphas=[0.5]), "retain", {**models, "retain": lambda: mixed}, tokenizer
+    )
     found = run(SMALL, "retain", models, tokenizer)
     assert scores(found["interpolation 0.5"]) == pytest.approx(scores(direct["before"]))
     target = run(SMALL, "target", models, tokenizer)
@@ -205,7 +207,9 @@ def test_interpolation_mixes_the_retain_model_and_leaves_the_target(models, toke
 
 def test_wanda_reads_retain_rows_and_no_forget_rows(models, tokenizer, monkeypatch):
     seen = []
-    monkeypatch.setattr("expunge.audits.perturb.input_norms", lambda model, rows: seen.extend(rows) or input_norms(model, rows))
+    monkeypatch.setattr(
+        "expunge.audits.perturb.input_norms", lambda model, rows: seen.extend(rows) or input_norms(model, rows)
+    )
     run(Perturb(sigmas=[], sparsities=[0.5], alphas=[], calibration_rows=3), "unlearned", models, tokenizer)
     assert len(seen) == 3
     assert all(row.row.startswith("retain/") for row in seen)

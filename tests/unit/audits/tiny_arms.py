@@ -18,7 +18,12 @@ def make_rows(name, people, each=3):
     return RowSet(
         name,
         tuple(
-            Row(f"{name}/{i}", f"Where was person {i} born?", f"In {TOWNS[i % len(TOWNS)]}.", f"{name}/person{i // each}")
+            Row(
+                f"{name}/{i}",
+                f"Where was person {i} born?",
+                f"In {TOWNS[i % len(TOWNS)]}.",
+                f"{name}/person{i // each}",
+            )
             for i in range(people * each)
         ),
     )
@@ -33,7 +38,9 @@ def make_tokenizer():
 
 
 def make_model(tokenizer, seed, scale=0.3, layers=2):
-    scratch = Scratch(hidden_size=16, num_layers=layers, num_heads=2, intermediate_size=24, vocab_size=300, max_length=64)
+    scratch = Scratch(
+        hidden_size=16, num_layers=layers, num_heads=2, intermediate_size=24, vocab_size=300, max_length=64
+    )
     model = build_scratch(scratch, tokenizer, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, SampleRow, Workload
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.folds import people_folds
-from expunge.audits.shared.outcomes import forget_rows, measure_rows, spread
+from expunge.audits.shared.outcomes import Measure, forget_rows, measure_rows, spread
 from expunge.data.collate import collate
 from expunge.data.sets import Row, Sets
 from expunge.data.templates import Encoded
@@ -25,7 +25,7 @@ from expunge.modeling.forward import decode
 from expunge.modeling.hidden.trace import check_layers, hidden_state, layer_list
 from expunge.probes.session import Session
 
-_MEASURE = "probability"
+_MEASURE: Measure = "probability"
 
 
 class Directions(Audit):

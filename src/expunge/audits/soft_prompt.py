@@ -28,6 +28,7 @@ from expunge.modeling.batch import TensorBatch
 from expunge.modeling.forward import decode, head_of, override_forward, vocab_size
 from expunge.modeling.load import pad_id_of
 from expunge.modeling.logprobs import token_logp
+from expunge.modeling.types import CausalLM
 from expunge.probes.scoring import score
 
 _INITIAL = "!"
@@ -172,7 +173,8 @@ class SoftPrompt(Audit):
                 loss.backward()
                 optimizer.step()
                 advance(1)
-        return prompt.detach()
+        vectors: Tensor = prompt.detach()
+        return vectors
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def answer_probabilities(arm: Arm, rows: Sequence[Encoded], prompt: Tensor) -> l
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def _frozen(model: CausalLM) -> Iterator[None]:
     """Compute no gradients of the model's weights."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -212,8 +212,7 @@ def _shared_trees(scorer: _Scorer) -> list[PrefixTree]:
 def _can_share_prompts(scorer: _Scorer, trees: Sequence[PrefixTree]) -> bool:
     """Return whether the model scores prefix trees like single rows, from a trial on the longest and the deepest."""
     largest = {max(trees, key=lambda tree: tree.length), max(trees, key=lambda tree: tree.depth)}
-    # Autocast would round differently in the two, beyond the tolerance for float32 weights.
-    with torch.autocast(scorer.model.device.type, enabled=False):
+    with in_float32(scorer.model):
         return _has_no_leak(scorer) and all(_scores_alike(scorer, tree) for tree in largest)
 
 
@@ -228,7 +227,7 @@ def _has_no_leak(scorer: _Scorer) -> bool:
         branches = [trial_ids(scorer.model, 3, start=3 * index).tolist() for index in (1, 2, 3)]
         items = [Encoded((*start, *branch), len(start)) for branch in branches]
         trial = _Scorer(scorer.model, items, [False] * len(items), False, scorer.pad_id)
-        with hooks_disabled(scorer.model), in_float32(scorer.model):
+        with hooks_disabled(scorer.model):
             vars(scorer.model)["_has_no_leak"] = _scores_alike(trial, build_trees(items, MAX_ROW)[0])
     return bool(vars(scorer.model)["_has_no_leak"])
 

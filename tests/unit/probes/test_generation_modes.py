@@ -35,7 +35,6 @@ MODELS = {
         "head_dim": 6,
     },
     "llama": {},
-    "gemma2": {"head_dim": 6, "final_logit_softcapping": 3.0},
     "mistral": {"sliding_window": 8},
 }
 PROMPTS = [list(range(5, 5 + length)) for length in (3, 20, 7, 11, 7)]
@@ -184,10 +183,9 @@ def test_a_cache_that_is_wrong_by_two_percent_is_not_used(kind, dtype):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in wrong.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "bamba"])
-def test_the_trial_of_float32_weights_is_made_without_autocast(kind):
+def test_the_trial_of_float32_weights_is_made_without_autocast():
     """A model in training keeps float32 weights; its rounding under autocast is no reason for a slower way."""
-    model = build(kind)
+    model = build("bamba")
     with torch.autocast("cpu", torch.bfloat16):
         generate(model, PROMPTS, max_new_tokens=[4] * 5, eos_ids=[2], pad_id=0, batch_tokens=100)
     assert {mode for mode, _ in vars(model)["_generation_modes"].values()} == {"cache"}
@@ -195,9 +193,11 @@ def test_the_trial_of_float32_weights_is_made_without_autocast(kind):
 
 def test_weights_that_the_model_scales_in_its_trial_keep_their_scale():
     """RWKV halves weights in its first forward pass in evaluation mode, and remembers that it did."""
-    model = build("rwkv").train()
-    model.config.rescale_every = model.rwkv.config.rescale_every = 1
-    answers = generate(
-        model.to(torch.bfloat16), PROMPTS, max_new_tokens=[6] * 5, eos_ids=[2], pad_id=0, batch_tokens=4096
-    )
-    assert answers == [greedy(model.eval(), prompt, 6, [2]) for prompt in PROMPTS]
+    answers = []
+    for generated in (True, False):
+        model = build("rwkv").to(torch.bfloat16)
+        model.config.rescale_every = 1
+        if generated:
+            generate(model, PROMPTS, max_new_tokens=[4] * 5, eos_ids=[2], pad_id=0, batch_tokens=4096)
+        answers.append(model(input_ids=torch.tensor([PROMPTS[1]])).logits)
+    assert torch.equal(*answers)

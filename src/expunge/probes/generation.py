@@ -29,6 +29,7 @@ from expunge.modeling.forward import (
     decode,
     head_of,
     hooks_disabled,
+    in_float32,
     length_limits,
     output_path,
     same_logp,
@@ -300,7 +301,7 @@ def _mode_of(model: Any, limits: tuple[int, ...], longest: int) -> _Mode:
     name, tested = trials.get(limits, ("cache", 0))
     if tested == 0 or (limits and longest > tested):
         names = list(_MODES)
-        with hooks_disabled(model):
+        with hooks_disabled(model), in_float32(model):
             # A mode that failed in shorter rows is not tried again; the last needs no trial.
             untried = (
                 name for name in names[names.index(name) : -1] if _is_right(model, _MODES[name], limits, longest)

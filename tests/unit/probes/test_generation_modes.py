@@ -119,3 +119,44 @@ def test_the_trial_is_made_once():
     model.forward = (lambda run: lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))(model.forward)
     generate(model, PROMPTS, **settings)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "bamba"])
+def test_a_cache_that_is_wrong_by_two_percent_is_not_used(kind, dtype):
+    """Also in half precision, whose rounding is as large: the trial is made in float32, and restores the weights."""
+    right, wrong = build(kind).to(dtype), build(kind).to(dtype)
+    weights = {name: tensor.clone() for name, tensor in wrong.state_dict().items()}
+    head = wrong.lm_head.forward
+
+    def inexact(hidden):
+        # Inputs of one token are those of a cache.
+        return head(hidden) * (1.02 if hidden.shape[:2].numel() == hidden.shape[0] and hidden.dim() == 3 else 1.0)
+
+    wrong.lm_head.forward = inexact
+    settings = {"max_new_tokens": [4] * 5, "eos_ids": [2], "pad_id": 0, "batch_tokens": 100}
+    for model, name in ((right, "cache"), (wrong, "recompute")):
+        generate(model, PROMPTS, **settings)
+        assert {mode for mode, _ in vars(model)["_generation_modes"].values()} == {name}
+    assert {tensor.dtype for tensor in wrong.parameters()} == {dtype}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in wrong.state_dict().items())
+
+
+def test_the_trial_of_float32_weights_is_made_without_autocast():
+    """A model in training keeps float32 weights; its rounding under autocast is no reason for a slower way."""
+    model = build("bamba")
+    with torch.autocast("cpu", torch.bfloat16):
+        generate(model, PROMPTS, max_new_tokens=[4] * 5, eos_ids=[2], pad_id=0, batch_tokens=100)
+    assert {mode for mode, _ in vars(model)["_generation_modes"].values()} == {"cache"}
+
+
+def test_weights_that_the_model_scales_in_its_trial_keep_their_scale():
+    """RWKV halves weights in its first forward pass in evaluation mode, and remembers that it did."""
+    answers = []
+    for generated in (True, False):
+        model = build("rwkv").to(torch.bfloat16)
+        model.config.rescale_every = 1
+        if generated:
+            generate(model, PROMPTS, max_new_tokens=[4] * 5, eos_ids=[2], pad_id=0, batch_tokens=4096)
+        answers.append(model(input_ids=torch.tensor([PROMPTS[1]])).logits)
+    assert torch.equal(*answers)

@@ -44,6 +44,7 @@ class Quantize(Audit):
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv:2410.16454"
+    reads: ClassVar[tuple[str, ...]] = ("target",)
 
     precisions: list[Precision] = Field(default=["int8", "int4", "nf4", "fp4"], min_length=1)
     """Data types to which the weights are rounded."""

@@ -37,7 +37,7 @@ class Mean:
     num_groups: int
 
     @classmethod
-    def of(cls, values: ArrayLike, groups: Sequence[Hashable], ends: float = 0.0) -> Mean | None:
+    def of(cls, values: ArrayLike, groups: Sequence[Hashable] | Grouping, ends: float = 0.0) -> Mean | None:
         """Estimate the mean of differences between two models.
 
         For graded scores, such as probabilities: the mean of the rows with the standard error
@@ -61,7 +61,8 @@ class Mean:
         References:
             Bonett and Price 2012, doi:10.3102/1076998611411915.
         """
-        array, grouping = np.asarray(values, dtype=np.float64), Grouping.of(groups)
+        array = np.asarray(values, dtype=np.float64)
+        grouping = groups if isinstance(groups, Grouping) else Grouping.of(groups)
         if grouping.num_groups < MIN_GROUPS:
             return None
         mean, variance = float(array.mean()), grouping.variance_of_mean(array)
@@ -172,8 +173,9 @@ def residual(
     if not len(u) or float(t.mean() - r.mean()) <= 0:
         return None, Interval.missing("the target does not know more than the retain model")
     point = float((u - r).mean() / (t - r).mean())
-    reason = too_few_groups([Grouping.of(groups)])
-    known = Mean.of(t - r, groups, share_at_ends(t, r))
+    grouping = Grouping.of(groups)
+    reason = too_few_groups([grouping])
+    known = Mean.of(t - r, grouping, share_at_ends(t, r))
     if known is None or reason:
         return point, Interval.missing(reason)
     if (known.interval(level).low or 0.0) <= 0:
@@ -183,14 +185,14 @@ def residual(
     def rejects(ratio: float) -> bool:
         # Differences of up to 1 + |x| are divided by it, so that the rows that `Mean` adds have their scale.
         scale = 1 + abs(ratio)
-        tested = Mean.of((u - r - ratio * (t - r)) / scale, groups, ends)
+        tested = Mean.of((u - r - ratio * (t - r)) / scale, grouping, ends)
         return tested is not None and abs(tested.value) > t_quantile(tested.degrees_of_freedom, level) * tested.error
 
     low, high = (_last_accepted(rejects, point, side) for side in (-1, 1))
     if low is None or high is None:
         return point, Interval.missing("the rows are too few to bound the ratio")
-    num = Grouping.of(groups).num_groups
-    return point, Interval(low, high, f"{level:.0%} interval of ratios that a t test of {num} groups does not reject")
+    how = f"{level:.0%} interval of ratios that a t test of {grouping.num_groups} groups does not reject"
+    return point, Interval(low, high, how)
 
 
 def share_at_ends(*scores: ArrayLike) -> float:
@@ -209,7 +211,7 @@ def _last_accepted(rejects: Callable[[float], bool], start: float, side: int) ->
         if step > _FARTHEST:
             return None
     accepted, rejected = 0.0 if step == 0.25 else step / 2, step
-    for _ in range(30):
+    for _ in range(24):
         middle = (accepted + rejected) / 2
         accepted, rejected = (accepted, middle) if rejects(start + side * middle) else (middle, rejected)
     return start + side * accepted

@@ -3,12 +3,11 @@
 python -m perf.audits [--experiments 1000] [--quick] [--out audits]
 
 Every experiment generates the scores of one audit with known true means: an unlearned model, a retain model and a
-target, before and after several attempts. They are judged by the functions that `expunge audit` uses
-(`audits.shared.findings`), with their margin of .05 and level of 5% for all attempts together.
+target, before and after several attempts. They are judged by the statistics that `expunge audit` uses
+(`metrics.recovery`), with its margin of .05 and its level of 5% for all attempts together.
 
 Scores come from normal variables sqrt(p) s + sqrt(1 - p) e, with s shared by all models and attempts (how hard a row
-is), e independent, and p = .5; both have an intra-class correlation of .1 or .2 within a person, as in TOFU's published
-logs. 'probability': quantiles of a beta distribution. 'rate': 0 or 1. 'rare': 0 or 1, with few ones.
+is), e independent, and p = .5; both have an intra-class correlation of .1 within a person, as in TOFU's published logs. 'probability': quantiles of a beta distribution. 'rate': 0 or 1. 'rare': 0 or 1, with few ones.
 
 | scenario | unlearned model | what is measured |
 |---|---|---|
@@ -39,9 +38,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import betaincinv, ndtr, ndtri
 
-from expunge.audits.base import BEFORE, Attempt
-from expunge.audits.shared.findings import Rule, combine, compare_arms
-from expunge.records import Battery, Record, Value
+from expunge.audits.shared.findings import Rule
+from expunge.metrics.groups import Grouping
+from expunge.metrics.intervals import Interval
+from expunge.metrics.recovery import Mean, holm, residual, share_at_ends
+from expunge.records import Leaking, Record
 from expunge.rundir import write_record
 from perf.measure import machine
 
@@ -52,10 +53,13 @@ GOAL = (0.93, 0.97)
 """Coverage that intervals of 10 and more people should have."""
 NUM_GROUPS = (5, 10, 20, 50)
 ROWS_PER_GROUP = (1, 5, 20)
-CORRELATIONS = (0.1, 0.2)
+CORRELATION = 0.1
+"""Intra-class correlation, as in TOFU's published logs (perf/coverage.py)."""
 PAIRING = 0.5
 PRECISION = 3.0
 """Sum of the two parameters of the beta distribution of probabilities."""
+MANY = (5, 20)
+"""Numbers of attempts whose false alarms are measured, with 5 rows per person."""
 GRID = np.linspace(0, 1, 4001)
 FEW = 200
 """Audits of a cell with many attempts."""
@@ -105,7 +109,6 @@ class Cell(Record):
     scenario: str
     groups: int
     rows_per_group: int
-    correlation: float
     attempts: int
     """Attempts beside the model as it is."""
     experiments: int
@@ -139,14 +142,13 @@ class People:
     """Rows about people, and the random numbers of one experiment."""
 
     codes: NDArray[np.int64]
-    correlation: float
     rng: np.random.Generator
 
     def normal(self) -> Floats:
         """Return values with mean 0, variance 1 and the intra-class correlation."""
         between = self.rng.normal(size=int(self.codes.max()) + 1)[self.codes]
         within = self.rng.normal(size=len(self.codes))
-        return np.asarray(math.sqrt(self.correlation) * between + math.sqrt(1 - self.correlation) * within)
+        return np.asarray(math.sqrt(CORRELATION) * between + math.sqrt(1 - CORRELATION) * within)
 
     def scores(self, shared: Floats, mean: float, binary: bool) -> Floats:
         """Return scores with the given true mean."""
@@ -155,37 +157,58 @@ class People:
             return (latent < ndtri(mean)).astype(np.float64)
         return np.interp(ndtr(latent), GRID, beta_quantiles(mean))
 
-    def attempt(self, name: str, scores: Floats) -> Attempt:
-        """Return an attempt with these scores."""
-        pairs = zip(scores.tolist(), self.codes.tolist(), strict=True)
-        return Attempt(name, [{"id": str(i), "group": str(code), "score": s} for i, (s, code) in enumerate(pairs)])
+@dataclass(frozen=True)
+class Outcome:
+    """What one simulated audit concludes."""
+
+    outcome: Leaking
+    intervals: dict[str, Interval]
+    """D, excess and R of the first attempt."""
 
 
-def audit(people: People, kind: Kind, scenario: Scenario, attempts: int, rule: Rule, with_target: bool) -> Battery:
-    """Simulate one audit; the unlearned model is above the retain model in the first attempt only.
+def arms(people: People, kind: Kind, scenario: Scenario, attempts: int) -> dict[str, list[Floats]]:
+    """Generate the scores of all models: as they are, then after each attempt.
 
-    Args:
-        people: Rows and random numbers.
-        kind: Distribution of the scores.
-        scenario: How much the unlearned model is above the retain model.
-        attempts: Number of attempts beside the model as it is.
-        rule: How it is judged.
-        with_target: Whether the target is simulated; without it there is no R.
+    The unlearned model is above the retain model as it is and in the first attempt only, as the scenario states.
     """
     shared = people.normal()
-    names = [BEFORE, *(f"attack {number}" for number in range(1, attempts + 1))]
-    above = {BEFORE: scenario.before, "attack 1": scenario.after}
-    retain = {name: kind.retain_before if name == BEFORE else kind.retain_after for name in names}
+    retain = [kind.retain_before, *([kind.retain_after] * attempts)]
+    above = [scenario.before, scenario.after, *([0.0] * (attempts - 1))]
     means = {
-        "unlearned": {name: retain[name] + above.get(name, 0.0) for name in names},
+        "unlearned": [mean + more for mean, more in zip(retain, above, strict=True)],
         "retain": retain,
-        **({"target": dict.fromkeys(names, kind.target)} if with_target else {}),
+        "target": [kind.target] * 2,
     }
-    arms = {
-        arm: [people.attempt(name, people.scores(shared, mean, kind.binary)) for name, mean in by_name.items()]
-        for arm, by_name in means.items()
-    }
-    return combine([compare_arms("simulated", arms, rule, {})], {}, rule)
+    return {arm: [people.scores(shared, mean, kind.binary) for mean in of_arm] for arm, of_arm in means.items()}
+
+
+def conclude(scores: dict[str, list[Floats]], grouping: Grouping, rule: Rule) -> Outcome:
+    """Judge one audit as `audits.shared.findings` does; `tests/unit/audits/test_simulation.py` compares the two."""
+    pairs = list(zip(scores["unlearned"], scores["retain"], strict=True))
+    compared = [_known(Mean.of(u - r, grouping, share_at_ends(u, r))) for u, r in pairs]
+    outcome: Leaking = "inconclusive"
+    if min(holm([mean.p_above() for mean in compared])) < rule.level:
+        outcome = "leaks"
+    elif max(mean.p_different(rule.margin) for mean in compared) < rule.level:
+        outcome = "indistinguishable"
+    (u_before, r_before), (u_after, r_after) = pairs[:2]
+    effect = Mean.of(
+        (u_after - r_after) - (u_before - r_before), grouping, share_at_ends(u_before, r_before, u_after, r_after)
+    )
+    return Outcome(
+        outcome,
+        {
+            "effect": _known(effect).interval(),
+            "excess": compared[1].interval(),
+            "residual": residual(u_after, r_after, scores["target"][1], grouping)[1],
+        },
+    )
+
+
+def _known(mean: Mean | None) -> Mean:
+    if mean is None:
+        raise ValueError("an audit is simulated with five people or more")
+    return mean
 
 
 def truths(kind: Kind, scenario: Scenario) -> dict[str, float]:
@@ -202,24 +225,18 @@ def measure(
     scenario: Scenario,
     groups: int,
     rows_per_group: int,
-    correlation: float,
     *,
     attempts: int = 1,
     experiments: int = 1000,
 ) -> Cell:
-    """Run the experiments of one cell; their random numbers depend on the cell only.
-
-    R is simulated for one attempt; many attempts are simulated for their false alarms.
-    """
-    label = f"{kind.name}/{scenario.name}/{groups}/{rows_per_group}/{correlation:g}/{attempts}"
+    """Run the experiments of one cell; their random numbers depend on the cell only."""
+    label = f"{kind.name}/{scenario.name}/{groups}/{rows_per_group}/{attempts}"
     rng = np.random.default_rng(zlib.crc32(label.encode()))
-    people = People(np.repeat(np.arange(groups), rows_per_group), correlation, rng)
-    outcomes, values = [], []
-    for _ in range(experiments):
-        found = audit(people, kind, scenario, attempts, Rule(), attempts == 1)
-        outcomes.append(found.outcome)
-        values.append(next(finding for finding in found.findings if finding.attempt == "attack 1"))
-    intervals = {name: _ends(getattr(finding, name) for finding in values) for name in NUMBERS}
+    people = People(np.repeat(np.arange(groups), rows_per_group), rng)
+    grouping = Grouping.of(people.codes.tolist())
+    found = [conclude(arms(people, kind, scenario, attempts), grouping, Rule()) for _ in range(experiments)]
+    outcomes = [each.outcome for each in found]
+    intervals = {name: _ends(each.intervals[name] for each in found) for name in NUMBERS}
     known = {name: ends for name, ends in intervals.items() if len(ends)}
     true = truths(kind, scenario)
     return Cell(
@@ -227,7 +244,6 @@ def measure(
         scenario=scenario.name,
         groups=groups,
         rows_per_group=rows_per_group,
-        correlation=correlation,
         attempts=attempts,
         experiments=experiments,
         leaks=outcomes.count("leaks") / experiments,
@@ -241,29 +257,27 @@ def measure(
     )
 
 
-def _ends(values: Iterator[Value]) -> Floats:
+def _ends(values: Iterator[Interval]) -> Floats:
     """Return the ends of all intervals, shape (k, 2)."""
     ends = [(value.low, value.high) for value in values if value.low is not None and value.high is not None]
     return np.array(ends, dtype=np.float64).reshape(-1, 2)
 
 
 def cells(experiments: int, quick: bool) -> Iterator[Cell]:
-    """Run all cells; the quick version has one correlation and few sizes."""
+    """Run all cells; the quick version has few sizes."""
     groups, rows = ((5, 20), (1, 20)) if quick else (NUM_GROUPS, ROWS_PER_GROUP)
     for kind in KINDS:
         for num_groups in groups:
             for rows_per_group in rows:
-                for correlation in CORRELATIONS[:1] if quick or rows_per_group == 1 else CORRELATIONS:
-                    place = (num_groups, rows_per_group, correlation)
-                    for scenario in SCENARIOS:
-                        yield measure(kind, scenario, *place, experiments=experiments)
-                    for attempts in (5, 20):
-                        count = min(experiments, FEW if attempts > 5 else experiments)
-                        yield measure(kind, NEVER, *place, attempts=attempts, experiments=count)
+                for scenario in SCENARIOS:
+                    yield measure(kind, scenario, num_groups, rows_per_group, experiments=experiments)
+            for attempts in MANY:
+                count = min(experiments, FEW)
+                yield measure(kind, NEVER, num_groups, 5, attempts=attempts, experiments=count)
 
 
 def table(found: Sequence[Cell]) -> Table:
-    """Return the ranges over rows per person and correlations, in percent."""
+    """Return the ranges over rows per person, in percent."""
     printed = Table(
         "kind", "people", "false alarms", "false claims", "power .1", "power .2", *(f"coverage {n}" for n in NUMBERS)
     )
@@ -296,7 +310,7 @@ def misses(found: Sequence[Cell]) -> list[str]:
 
     lines = []
     for cell in found:
-        place = f"{cell.kind}, {cell.scenario}, {cell.groups} people of {cell.rows_per_group}, {cell.correlation:g}"
+        place = f"{cell.kind}, {cell.scenario}, {cell.groups} people, {cell.rows_per_group} rows each"
         if cell.scenario == NEVER.name and beyond(cell.leaks, 0.05, cell.experiments):
             lines.append(f"{place}, {cell.attempts} attempts: {cell.leaks:.1%} false alarms")
         if cell.scenario == "at the margin" and beyond(cell.indistinguishable, 0.05, cell.experiments):
@@ -310,8 +324,8 @@ def misses(found: Sequence[Cell]) -> list[str]:
 def main() -> None:
     """Simulate, print, store the record, and fail if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--experiments", type=int, default=1000, help="audits per cell; at most 200 with 20 attempts")
-    parser.add_argument("--quick", action="store_true", help="5 and 20 people, 1 and 20 rows, one correlation")
+    parser.add_argument("--experiments", type=int, default=1000, help="audits per cell; at most 200 with many attempts")
+    parser.add_argument("--quick", action="store_true", help="5 and 20 people, 1 and 20 rows")
     parser.add_argument("--out", default="audits", help="name of the record in results/performance")
     options = parser.parse_args()
     console, start = Console(width=170), time.perf_counter()

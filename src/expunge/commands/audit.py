@@ -160,7 +160,9 @@ def plan(config: AuditConfig | Mapping[str, Any]) -> AuditPlan:
     started = time.monotonic()
     measure_rows(arm.session_with(arm.model), rows, "probability")
     seconds = (time.monotonic() - started) * len(forget_rows(bench.sets)) / len(rows)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in arm.model.state_dict().values())
+    # The parameters, and not the state dict, which has tied weights twice.
+    tensors = [*arm.model.parameters(), *arm.model.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     entries = []
     for attack in chosen:
         work, arms = attack.workload(bench.sets), [role for role in bench.case.arms if role in attack.arms]
@@ -295,11 +297,12 @@ def _run(config: AuditConfig, case: _Case) -> Battery:
     out, rule = bench.case.out, config.rule
     store = AttemptStore(None if out is None else out / "audits/attempts", bench.sets.sensitive)
     attempts: dict[str, dict[str, list[Attempt]]] = {attack.key: {} for attack in chosen}
+    work = [(role, attack) for role in bench.case.arms for attack in chosen if role in attack.arms]
+    progress = _Progress(sum(len(attack.stages(bench.sets)) for _, attack in work))
     for role in bench.case.arms:
         arm = bench.arm(role)
-        for attack in chosen:
-            if role in attack.arms:
-                attempts[attack.key][role] = _attack(attack, arm, bench, store)
+        for attack in (attack for where, attack in work if where == role):
+            attempts[attack.key][role] = _attack(attack, arm, bench, store, progress)
         arm.release()
     results = [_record(attack, attempts[attack.key], bench, rule) for attack in chosen]
     battery = combine(results, not_run, rule, config.preset or "")
@@ -340,7 +343,15 @@ def _choose(config: AuditConfig, bench: _Bench) -> tuple[list[Audit], dict[str, 
     return chosen, not_run
 
 
-def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore) -> list[Attempt]:
+@dataclass
+class _Progress:
+    """Stages of all attacks on all models."""
+
+    total: int
+    done: int = 0
+
+
+def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore, progress: _Progress) -> list[Attempt]:
     """Run all stages of an audit on one model; finished ones are read from the store."""
     stages = attack.stages(bench.sets)
     identity = {
@@ -354,9 +365,9 @@ def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore) -> list
     attempts: list[Attempt] = []
     for number, stage in enumerate(stages, start=1):
 
-        def run(stage: str = stage, number: int = number) -> list[Attempt]:
-            part = f" (part {number} of {len(stages)}: {stage})" if len(stages) > 1 else ""
-            note(f"Attacking {arm.label} {arm.name} with {attack.key}{part}.")
+        def run(stage: str = stage) -> list[Attempt]:
+            what = attack.key if stage == attack.key else f"{attack.key}, {stage}"
+            note(f"[{progress.done + 1} of {progress.total}] Attacking {arm.label} {arm.name} with {what}.")
             started = time.monotonic()
             device = next(arm.model.parameters()).device.type
             with torch.autocast(device, bench.dtype, enabled=bench.dtype != torch.float32):
@@ -365,6 +376,7 @@ def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore) -> list
 
         name = f"{attack.key}-{arm.role}-{number}"
         attempts += store.attempts(name, {**identity, "role": arm.role, "stage": stage}, run)
+        progress.done += 1
     return attempts
 
 

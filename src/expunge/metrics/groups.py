@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -40,12 +41,12 @@ class Grouping:
         """Number of groups, G."""
         return len(self.sizes)
 
-    @property
+    @functools.cached_property
     def shares(self) -> Floats:
         """Share of the rows in each group, h_g = n_g / n."""
         return self.sizes / self.num_rows
 
-    @property
+    @functools.cached_property
     def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the cluster-robust variance of a mean; G - 1 for groups of equal size.
 

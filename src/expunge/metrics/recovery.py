@@ -37,7 +37,7 @@ class Mean:
     num_groups: int
 
     @classmethod
-    def of(cls, values: ArrayLike, groups: Sequence[Hashable], ends: float = 0.0) -> Mean | None:
+    def of(cls, values: ArrayLike, groups: Sequence[Hashable] | Grouping, ends: float = 0.0) -> Mean | None:
         """Estimate the mean of differences between two models.
 
         For graded scores, such as probabilities: the mean of the rows with the standard error
@@ -61,7 +61,8 @@ class Mean:
         References:
             Bonett and Price 2012, doi:10.3102/1076998611411915.
         """
-        array, grouping = np.asarray(values, dtype=np.float64), Grouping.of(groups)
+        array = np.asarray(values, dtype=np.float64)
+        grouping = groups if isinstance(groups, Grouping) else Grouping.of(groups)
         if grouping.num_groups < MIN_GROUPS:
             return None
         mean, variance = float(array.mean()), grouping.variance_of_mean(array)
@@ -140,7 +141,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def residual(
-    unlearned: ArrayLike, retain: ArrayLike, target: ArrayLike, groups: Sequence[Hashable], level: float = 0.95
+    unlearned: ArrayLike,
+    retain: ArrayLike,
+    target: ArrayLike,
+    groups: Sequence[Hashable] | Grouping,
+    level: float = 0.95,
 ) -> tuple[float | None, Interval]:
     """Compute the share of the target's knowledge that is left in the unlearned model.
 
@@ -170,25 +175,27 @@ def residual(
     if not len(u) or float(t.mean() - r.mean()) <= 0:
         return None, Interval.missing("the target does not know more than the retain model")
     point = float((u - r).mean() / (t - r).mean())
-    reason = too_few_groups([Grouping.of(groups)])
-    known = Mean.of(t - r, groups, share_at_ends(t, r))
+    grouping = groups if isinstance(groups, Grouping) else Grouping.of(groups)
+    reason = too_few_groups([grouping])
+    known = Mean.of(t - r, grouping, share_at_ends(t, r))
     if known is None or reason:
         return point, Interval.missing(reason)
     if (known.interval(level).low or 0.0) <= 0:
         return point, Interval.missing("the rows are too few to show that the target knows more than the retain model")
     ends = share_at_ends(u, r, t)
 
-    def rejects(ratio: float) -> bool:
+    def beyond(ratio: float) -> float:
+        """Return by how much a ratio is beyond the limit of the test; at most 0 if it is not rejected."""
         # Differences of up to 1 + |x| are divided by it, so that the rows that `Mean` adds have their scale.
-        scale = 1 + abs(ratio)
-        tested = Mean.of((u - r - ratio * (t - r)) / scale, groups, ends)
-        return tested is not None and abs(tested.value) > t_quantile(tested.degrees_of_freedom, level) * tested.error
+        tested = Mean.of((u - r - ratio * (t - r)) / (1 + abs(ratio)), grouping, ends)
+        quantile = t_quantile(grouping.degrees_of_freedom, level)
+        return 0.0 if tested is None else abs(tested.value) - quantile * tested.error
 
-    low, high = (_last_accepted(rejects, point, side) for side in (-1, 1))
+    low, high = (_limit(beyond, point, side) for side in (-1, 1))
     if low is None or high is None:
         return point, Interval.missing("the rows are too few to bound the ratio")
-    num = Grouping.of(groups).num_groups
-    return point, Interval(low, high, f"{level:.0%} interval of ratios that a t test of {num} groups does not reject")
+    how = f"{level:.0%} interval of ratios that a t test of {grouping.num_groups} groups does not reject"
+    return point, Interval(low, high, how)
 
 
 def share_at_ends(*scores: ArrayLike) -> float:
@@ -197,20 +204,18 @@ def share_at_ends(*scores: ArrayLike) -> float:
     return float(np.logical_and.reduce(at_end).mean())
 
 
-def _last_accepted(rejects: Callable[[float], bool], start: float, side: int) -> float | None:
-    """Return the end of the interval of accepted ratios on one side of `start`, by bisection; None if there is none."""
-    if rejects(start):
+def _limit(beyond: Callable[[float], float], start: float, side: int) -> float | None:
+    """Return the root of `beyond` on one side of `start`, where it is at most 0; None if it is too far away."""
+    from scipy.optimize import brentq
+
+    if beyond(start) >= 0:
         return start
-    step = 0.25
-    while not rejects(start + side * step):
-        step *= 2
+    near, step = start, 0.25
+    while beyond(start + side * step) <= 0:
+        near, step = start + side * step, 2 * step
         if step > _FARTHEST:
             return None
-    accepted, rejected = 0.0 if step == 0.25 else step / 2, step
-    for _ in range(30):
-        middle = (accepted + rejected) / 2
-        accepted, rejected = (accepted, middle) if rejects(start + side * middle) else (middle, rejected)
-    return start + side * accepted
+    return float(brentq(beyond, near, start + side * step, xtol=1e-7))
 
 
 def _design_effect(values: Floats, grouping: Grouping, variance: float) -> float:

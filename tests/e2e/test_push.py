@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -11,7 +12,7 @@ import pytest
 class Hub(BaseHTTPRequestHandler):
     """Answers the requests of one commit, and keeps them."""
 
-    requests: list = []
+    requests: ClassVar[list] = []
     refuse = False
 
     def do_POST(self):

@@ -17,6 +17,7 @@ from expunge.cli import (
     init,
     ls,
     plan,
+    push,
     quickstart,
     report,
     run,
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit.audit,
     "score-log": score_log.score_log,
     "report": report.report,
+    "push": push.push,
     "schema": schema.schema,
     "doctor": doctor.doctor,
 }

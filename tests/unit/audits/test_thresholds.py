@@ -6,7 +6,7 @@ import pytest
 from expunge.audits.base import Attempt
 from expunge.audits.leaks import Leaks
 from expunge.audits.shared.findings import Rule, verdict_of
-from expunge.audits.shared.thresholds import ANY_OF_K, Judge, Thresholds, halves, smallest_threshold
+from expunge.audits.shared.thresholds import ANY_OF_K, Judge, Thresholds, smallest_threshold
 from expunge.records import Cost
 
 
@@ -41,27 +41,25 @@ def test_threshold_is_at_most_the_full_answer():
 
 
 def test_any_of_two_by_hand():
-    """One of 39 rows may leak. v alone: t = .4, the second largest; w alone: t = .6. Two rows exceed one of them, by
-    (.5 - .4) / .6 = 1/6 and (.8 - .6) / .4 = 1/2 of the distance to 1. Raising both by 1/6 leaves one."""
-    rest = [0.0] * 35
-    shares = {"v": [0.5, 0.4, 0, 0, *rest], "w": [0, 0, 0.8, 0.6, *rest]}
-    found = Thresholds.fit({name: dict(enumerate(values)) for name, values in shares.items()}, 0.05)
-    assert found.single == {"v": pytest.approx(0.4, abs=1e-8), "w": pytest.approx(0.6, abs=1e-8)}
+    """Two groups of 20 and 19 rows, each left out once; no row of 19 or 20 may leak, and one of 39.
+
+    Left out, group a exceeds w's largest share of group b, .2, by (.6 - .2) / .8 = 1/2 of the distance to 1, and group
+    b exceeds v's largest share of group a, .4, by (.5 - .4) / .6 = 1/6. Raised by 1/6, one row is left.
+    """
+    groups = ["a"] * 20 + ["b"] * 19
+    v = attempt("v", [0.4] + [0.0] * 19 + [0.5] + [0.0] * 18, groups)
+    w = attempt("w", [0.0, 0.6] + [0.0] * 18 + [0.2] + [0.0] * 18, groups)
+    found = Thresholds.fit({"v": v.rows, "w": w.rows}, 0.05)
+    assert found.single == {"v": pytest.approx(0.4, abs=1e-8), "w": pytest.approx(0.2, abs=1e-8)}
     assert found.raised == pytest.approx(1 / 6, abs=1e-7)
-    assert found.joint("v") == pytest.approx(0.5, abs=1e-7)
-    assert found.joint("w") == pytest.approx(0.6 + 0.4 / 6, abs=1e-7)
 
 
-def test_one_kind_of_prompt_needs_no_higher_threshold():
-    shares = {f"{i}": i / 40 for i in range(1, 40)}
-    assert Thresholds.fit({"v": shares}, 0.05).raised == pytest.approx(0, abs=1e-7)
-
-
-def test_halves_are_equal_and_do_not_depend_on_the_order():
-    groups = [f"person {i}" for i in range(20)]
-    found = halves(groups)
-    assert sorted(found.values()) == [0] * 10 + [1] * 10
-    assert found == halves(reversed(groups))
+def test_halves_do_not_depend_on_the_order():
+    rows = attempt("before", [0.1 * (i % 7) for i in range(40)])
+    groups = [row["group"] for row in rows.rows]
+    found = Judge.cross_fitted([rows], groups, 0.05)
+    assert sorted(found.half_of.values()) == [0] * 20 + [1] * 20
+    assert found == Judge.cross_fitted([rows], reversed(groups), 0.05)
 
 
 def test_rows_are_judged_by_the_threshold_of_the_other_half():
@@ -137,6 +135,22 @@ def test_false_alarms_on_a_model_that_knows_nothing():
     assert leaks <= 6  # of 40; a binomial with p = .05 exceeds 6 with a probability of .3%
 
 
+def test_few_rows_and_many_kinds_have_no_more_false_alarms():
+    """16 kinds of prompt and 10 rows in each half: each alone is judged by the largest of 10, so that any of 16 would
+    leak in most rows, if the joint thresholds were fitted to rows that had fitted the single ones."""
+    rng = np.random.default_rng(3)
+    kinds = [f"kind {number}" for number in range(16)]
+    rates = []
+    for _ in range(30):
+        shares = {arm: rng.random((16, 20)) ** 3 for arm in ("unlearned", "retain")}
+        attempts = {
+            arm: [attempt(*each) for each in zip(kinds, found.tolist(), strict=True)] for arm, found in shares.items()
+        }
+        *_, joint = Leaks().calibrate(attempts)["unlearned"]
+        rates.append(np.mean([row["score"] for row in joint.rows]))
+    assert np.mean(rates) < 0.15  # 1 / 11 is the smallest rate that 10 rows can ensure
+
+
 def test_without_joint_thresholds_any_of_k_would_have_false_alarms():
     """The control of the test above: with the thresholds of single kinds, any of 6 has many more than 5%."""
     rng = np.random.default_rng(0)
@@ -174,7 +188,7 @@ def test_thresholds_that_cannot_be_calibrated():
     assert any("0.5 of the novel words: calibrating it needs a retain model" in note for note in alone.notes)
     one = attempt("before", [0.5, 0.4], ["a", "a"])
     single = Leaks().findings({"unlearned": [one], "retain": [one]}, Rule())
-    assert any("needs rows of at least two groups" in note for note in single.notes)
+    assert any("needs rows of at least 4 groups" in note for note in single.notes)
     given = Leaks(threshold=0.4).findings({"unlearned": [one], "retain": [one]}, Rule())
     assert given.values["before (leak)"]["unlearned"].point == 1.0
     assert not any("calibrating" in note for note in given.notes)

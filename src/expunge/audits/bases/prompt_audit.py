@@ -12,7 +12,7 @@ from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.findings import Rule, mean_value
 from expunge.audits.shared.outcomes import forget_rows, spread
 from expunge.audits.shared.prompts import AttackPrompt, ask, by_view
-from expunge.audits.shared.thresholds import DEFAULT_THRESHOLD, Judge
+from expunge.audits.shared.thresholds import DEFAULT_THRESHOLD, MIN_GROUPS, Judge
 from expunge.config.defaults import changed
 from expunge.data.sets import RowSet, Sets
 from expunge.errors import DataError
@@ -151,8 +151,8 @@ class PromptAudit(Audit):
         kinds = [attempt.name for attempt in found]
         if self.threshold != "calibrated":
             return Judge.fixed(kinds, groups, self.threshold), []
-        if "retain" in attempts and len(groups) > 1:
+        if "retain" in attempts and len(groups) >= MIN_GROUPS:
             return Judge.cross_fitted(attempts["retain"], groups, FALSE_ALARMS), []
-        needs = "rows of at least two groups" if "retain" in attempts else "a retain model"
+        needs = f"rows of at least {MIN_GROUPS} groups" if "retain" in attempts else "a retain model"
         reason = f"The threshold of a leak is {DEFAULT_THRESHOLD:g} of the novel words: calibrating it needs {needs}."
         return Judge.fixed(kinds, groups, DEFAULT_THRESHOLD), [reason]

@@ -20,6 +20,11 @@ DEFAULT_THRESHOLD = 0.5
 ANY_OF_K = "any_of_k"
 """Name of the attempt in which a row counts as known if any of the K kinds of prompt reveals it."""
 
+MIN_GROUPS = 4
+"""Fewest groups of rows: two in each half, of which one is left out at a time."""
+
+_PARTS = 10
+"""Parts of a half, each of which is left out once."""
 _ABOVE = 1e-9
 """A threshold must be above the largest share that is no leak; two shares of words differ by more than this."""
 
@@ -34,23 +39,39 @@ class Thresholds:
     """Share of its distance to 1 by which every threshold is raised where any of K attempts counts."""
 
     @classmethod
-    def fit(cls, shares: Mapping[str, Mapping[str, float]], false_alarms: float) -> Thresholds:
+    def fit(cls, rows: Mapping[str, Sequence[SampleRow]], false_alarms: float) -> Thresholds:
         """Fit the thresholds to a model that never saw the answers.
 
         The thresholds t_v of single attempts v are those of `smallest_threshold`. If any of K attempts counts, each of
         them is raised to t_v + z (1 - t_v). z is the `smallest_threshold` of max_v (share_v - t_v) / (1 - t_v), at
-        least 0: one number, so that K attempts together have no more false alarms than one.
+        least 0: one number, so that K attempts together have no more false alarms than one. In it, t_v is fitted
+        without the group of the row and others, a tenth of the groups. Of rows that have helped to fit the K
+        thresholds, too few would exceed any of them, and z would be too small.
 
         Args:
-            shares: Attempt -> row -> share of the answer that this model gives away.
+            rows: Attempt -> rows with id, group and share.
             false_alarms: Largest rate of rows that count as leaks.
         """
-        fitted = cls({name: smallest_threshold(list(rows.values()), false_alarms) for name, rows in shares.items()})
+        part_of = _spread({row["group"] for each in rows.values() for row in each}, _PARTS)
         largest: dict[str, float] = {}
-        for name, rows in shares.items():
-            for row, share in rows.items():
-                largest[row] = max(largest.get(row, -math.inf), fitted.excess(name, share))
-        return replace(fitted, raised=max(0.0, smallest_threshold(list(largest.values()), false_alarms)))
+        for part in set(part_of.values()):
+            others = cls._single(
+                {name: [row for row in each if part_of[row["group"]] != part] for name, each in rows.items()},
+                false_alarms,
+            )
+            for name, each in rows.items():
+                for row in each:
+                    if part_of[row["group"]] == part:
+                        exceeded = others.excess(name, row["share"])
+                        largest[row["id"]] = max(largest.get(row["id"], -math.inf), exceeded)
+        raised = max(0.0, smallest_threshold(list(largest.values()), false_alarms))
+        return replace(cls._single(rows, false_alarms), raised=raised)
+
+    @classmethod
+    def _single(cls, rows: Mapping[str, Sequence[SampleRow]], false_alarms: float) -> Thresholds:
+        return cls(
+            {name: smallest_threshold([row["share"] for row in each], false_alarms) for name, each in rows.items()}
+        )
 
     def excess(self, name: str, share: float) -> float:
         """Return (share - t) / (1 - t): 0 at the threshold of this attempt, 1 for the full answer."""
@@ -84,15 +105,13 @@ class Judge:
     @classmethod
     def cross_fitted(cls, retain: Sequence[Attempt], groups: Iterable[str], false_alarms: float) -> Judge:
         """Fit thresholds on the retain model's rows of each half, for the rows of the other half."""
-        half_of = halves(groups)
+        half_of = _spread(groups, 2)
         fitted = [
             Thresholds.fit(
                 {
-                    attempt.name: {
-                        row["id"]: row["share"]
-                        for row in attempt.rows
-                        if row["share"] is not None and half_of[row["group"]] == half
-                    }
+                    attempt.name: [
+                        row for row in attempt.rows if row["share"] is not None and half_of[row["group"]] == half
+                    ]
                     for attempt in retain
                 },
                 false_alarms,
@@ -113,12 +132,14 @@ class Judge:
         """
         if self.false_alarms is None:
             return []
-        names = []
+        largest: dict[str, dict[str, float]] = {}
         for attempt in retain:
-            shares = [row["share"] for row in attempt.rows if row["share"] is not None]
-            if shares and sum(share >= 1 for share in shares) / len(shares) > self.false_alarms:
-                names.append(attempt.name)
-        return names
+            for row in attempt.rows:
+                for name in (attempt.name, ANY_OF_K) if row["share"] is not None else ():
+                    shares = largest.setdefault(name, {})
+                    shares[row["id"]] = max(shares.get(row["id"], 0.0), row["share"])
+        rates = {name: sum(share >= 1 for share in shares.values()) / len(shares) for name, shares in largest.items()}
+        return [name for name, rate in rates.items() if rate > self.false_alarms]
 
     def _judge(self, attempt: Attempt) -> Attempt:
         rows = []
@@ -191,10 +212,10 @@ def smallest_threshold(shares: Sequence[float], false_alarms: float) -> float:
     return min(1.0, sorted(shares, reverse=True)[allowed] + _ABOVE)
 
 
-def halves(groups: Iterable[str]) -> dict[str, int]:
-    """Assign groups to two halves, alternating in the order of their hashes, which is unrelated to that of the data."""
+def _spread(groups: Iterable[str], num_parts: int) -> dict[str, int]:
+    """Assign groups to parts of equal size, in the order of their hashes, which is unrelated to that of the data."""
     ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    return {group: number % 2 for number, group in enumerate(ordered)}
+    return {group: number % num_parts for number, group in enumerate(ordered)}
 
 
 def _score(leaks: bool | None) -> float | None:

@@ -46,7 +46,7 @@ class Relearn(Audit):
     Facts of a finding: `step_n`, D after n steps with the chosen learning rates, from 0 (the model as it is); `area`,
     the mean of D over all steps, by the trapezoid rule; `steps_to_half`, the first measured step at which the excess
     over the retain model is half of the target's before any attack (left out if it never is); `chosen_step_f` and
-    `chosen_lr_f`, the choice for the people of fold f; `largest_...`, the largest D of each setting of the grid;
+    `chosen_lr_f`, the choice for half f of the people; `largest_...`, the largest D of each setting of the grid;
     `shuffled`, D of the tier 'shuffled'. Without a retain model, D is the difference to the model as it is.
     """
 

@@ -46,14 +46,14 @@ class Relearn(Audit):
     Facts of a finding: `step_n`, D after n steps with the chosen learning rates, from 0 (the model as it is); `area`,
     the mean of D over all steps, by the trapezoid rule; `steps_to_half`, the first measured step at which the excess
     over the retain model is half of the target's before any attack (left out if it never is); `chosen_step_f` and
-    `chosen_lr_f`, the choice for the people of fold f; `largest_...`, the largest D of each setting of the grid;
+    `chosen_lr_f`, the choice for half f of the people; `largest_...`, the largest D of each setting of the grid;
     `shuffled`, D of the tier 'shuffled'. Without a retain model, D is the difference to the model as it is.
     """
 
     paper: ClassVar[str] = "Deeb and Roger 2024, arXiv:2410.08827; Hu et al. 2024, arXiv:2406.13356"
 
     tiers: list[Tier] = Field(default=["unrelated", "retain", 1, 4, 16, "all", "shuffled", "forget"], min_length=1)
-    """What is trained on: 'unrelated', 'retain', numbers of rows of other people, 'all', 'shuffled' and 'forget'."""
+    """Rows that are trained on: 'unrelated', 'retain', numbers of rows of other people, 'all', 'shuffled' and 'forget'."""
     lora_lr: list[float] = Field(default=[1e-4, 3e-4])
     """Learning rates of low-rank adapters; may be empty."""
     full_lr: list[float] = Field(default=[1e-5, 2e-5, 5e-5])
@@ -69,9 +69,9 @@ class Relearn(Audit):
     batch_size: int = Field(default=16, ge=1)
     """Rows per step; at most the rows of the tier."""
     loss: Literal["text", "answer"] = "text"
-    """What is learned of each row: 'text' is question and answer, 'answer' the answer alone."""
+    """Tokens of each row that are learned: 'text' is question and answer, 'answer' the answer alone."""
     measures: list[Measure] = Field(default=["probability"], min_length=1)
-    """What is measured in each row."""
+    """Scores of each tested row."""
     limit: int | None = Field(default=None, ge=2)
     """Test at most so many rows, spread over the forget set; null for all. Training uses all rows."""
     max_length: int = Field(default=512, ge=2)
@@ -128,7 +128,7 @@ class Relearn(Audit):
         halves = Halves(sets, self.seed)
         trainings = self._trainings(halves)
         tested, utility = len(self._tested(halves)), len(utility_rows(sets))
-        used = len(self.measures) * tested + utility
+        used: float = len(self.measures) * tested + utility
         for tier, _, fold in trainings.values():
             batch = min(self.batch_size, tier) if isinstance(tier, int) else self.batch_size
             measured = len(self.measures) * tested / (1 if fold is None else len(FOLDS)) + utility

@@ -194,8 +194,9 @@ class Comparison:
         ]
         facts["area"] = sum(trapezoids) / steps[-1]
         for setting in grid.settings:
-            names = [attempt_name(tier, setting, step) for step in grid.steps]
-            facts[f"largest_{setting}"] = max(self.effect(dict.fromkeys(FOLDS, name)) for name in names)
+            facts[f"largest_{setting}"] = max(
+                self.effect(dict.fromkeys(FOLDS, attempt_name(tier, setting, step))) for step in grid.steps
+            )
         half = self._half()
         reached = [step for step, value in zip(steps, curve, strict=True) if half is not None and value >= half]
         if reached:
@@ -206,10 +207,8 @@ class Comparison:
         """Return the D at which the excess is half of the target's before any attack; None without both controls."""
         if "target" not in self._tables or "retain" not in self._tables:
             return None
-        excess = {arm: self._excess_before(arm) for arm in ("target", AUDITED)}
-        if excess["target"] is None or excess[AUDITED] is None or excess["target"] <= 0:
-            return None
-        return excess["target"] / 2 - excess[AUDITED]
+        known, left = self._excess_before("target"), self._excess_before(AUDITED)
+        return None if known is None or left is None or known <= 0 else known / 2 - left
 
     def _excess_before(self, arm: str) -> float | None:
         values = []

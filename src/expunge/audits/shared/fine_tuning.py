@@ -131,7 +131,7 @@ class FineTuning:
                 fix="Lower the learning rate.",
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._trained, MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.steps += 1

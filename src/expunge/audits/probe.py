@@ -14,7 +14,7 @@ from pydantic import Field
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, Workload
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.folds import group_folds
-from expunge.audits.shared.outcomes import forget_rows, measure_rows, spread
+from expunge.audits.shared.outcomes import Measure, forget_rows, measure_rows, spread
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.sets import Row, Sets
@@ -28,7 +28,7 @@ from expunge.probes.session import Session
 
 Floats = NDArray[np.float64]
 
-_MEASURE = "choice"
+_MEASURE: Measure = "choice"
 _PERMUTED = "permuted labels"
 
 

@@ -99,8 +99,8 @@ def _measure(
 ) -> Depths:
     """Measure all rows; without stored hidden states the source is the retain model itself."""
     num_layers = len(layer_list(target)[1])
-    shapes = {field.name: (num_rows, num_layers) for field in fields(Depths)}
-    shapes |= {name: (num_rows,) for name in ("target", "output", "retain_output")}
+    shapes: dict[str, tuple[int, ...]] = {field.name: (num_rows, num_layers) for field in fields(Depths)}
+    shapes |= dict.fromkeys(("target", "output", "retain_output"), (num_rows,))
     depths = Depths(**{name: np.full(shape, np.nan) for name, shape in shapes.items()})
     with progress(f"Patching {label}", len(batches), "batches") as advance:
         for number, batch in enumerate(batches):

@@ -36,4 +36,5 @@ def unlearning_depth(source_retain: ArrayLike, source: ArrayLike, threshold: flo
     total = weights.sum(axis=-1)
     # min(D2, D1) is D1 clip(D2 / D1, 0, 1) without a division, so that D2 = D1 gives exactly 1.
     lost = np.where(weights > 0, np.clip(second, 0.0, weights), 0.0).sum(axis=-1)
-    return np.divide(lost, total, out=np.full(total.shape, np.nan), where=total > 0)
+    scores: Floats = np.divide(lost, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return scores

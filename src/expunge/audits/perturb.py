@@ -55,7 +55,7 @@ class Perturb(Audit):
     alphas: list[float] = Field(default=[0.25, 0.5, 0.75])
     """Steps towards the target; empty for no interpolation."""
     measures: list[Measure] = Field(default=["probability"], min_length=1)
-    """What is measured in each row."""
+    """Measures of each row."""
     calibration_rows: int = Field(default=64, ge=1)
     """Retain rows from which Wanda's norms are computed."""
     limit: int | None = Field(default=None, ge=1)

@@ -28,7 +28,6 @@ from expunge.modeling.batch import TensorBatch
 from expunge.modeling.forward import decode, head_of, override_forward, vocab_size
 from expunge.modeling.load import pad_id_of
 from expunge.modeling.logprobs import token_logp
-from expunge.modeling.types import CausalLM
 from expunge.probes.scoring import score
 
 _INITIAL = "!"
@@ -158,7 +157,7 @@ class SoftPrompt(Audit):
         optimizer = torch.optim.Adam([prompt], lr=self.lr)
         order = np.random.default_rng(seed)
         size = min(self.batch_size, len(rows))
-        with _frozen(model), progress(f"Fitting vectors to {arm.label}", self.steps, "steps") as advance:
+        with progress(f"Fitting vectors to {arm.label}", self.steps, "steps") as advance:
             for step in range(self.steps):
                 chosen = [rows[i] for i in order.choice(len(rows), size, replace=False)]
                 batch = TensorBatch.of(collate(chosen, pad_id), model.device)
@@ -169,8 +168,8 @@ class SoftPrompt(Audit):
                     raise NumericalError(
                         f"soft_prompt: the loss of step {step + 1} on {arm.label} is not finite.", fix="Lower lr."
                     )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                # Of the vectors alone: the weights get no gradients.
+                (prompt.grad,) = torch.autograd.grad(loss, [prompt])
                 optimizer.step()
                 advance(1)
         vectors: Tensor = prompt.detach()
@@ -227,16 +226,3 @@ def answer_probabilities(arm: Arm, rows: Sequence[Encoded], prompt: Tensor) -> l
             title=f"Scoring {arm.label}",
         )
     return [float(probability([-float(scored.logp.mean())])[0]) for scored in scores]
-
-
-@contextlib.contextmanager
-def _frozen(model: CausalLM) -> Iterator[None]:
-    """Compute no gradients of the model's weights."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

@@ -8,9 +8,7 @@ import yaml
 
 def test_model_with_a_control(cli, tiny_model, recipe_file):
     words = ["--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
-    done = cli(
-        "audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]"
-    )
+    done = cli("audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
     assert done.code == 0, done.err
     assert "before (leak)" in done.out
     assert "third_person (leak)" in done.out

@@ -34,7 +34,9 @@ class Mean:
         if grouping.num_groups < MIN_GROUPS:
             return None
         error = math.sqrt(grouping.variance_of_mean(array))
-        return cls(float(array.mean()), error, grouping.degrees_of_freedom, grouping.num_rows, grouping.num_groups)
+        return cls(
+            float(array.mean()), error, grouping.degrees_of_freedom, grouping.num_rows, grouping.num_groups
+        )
 
     def p_above(self, limit: float = 0.0) -> float:
         """Return the one-sided p-value of the hypothesis that the mean is at most `limit`: P(T_nu >= (m - limit) / s).

@@ -35,8 +35,9 @@ def test_shape_of_unusual_configs(kind):
 
 
 def tied() -> transformers.PreTrainedModel:
-    config = transformers.AutoConfig.for_model("llama", hidden_size=16, intermediate_size=32, num_hidden_layers=2)
-    config.update({"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 50, "tie_word_embeddings": True})
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 50}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = transformers.AutoConfig.for_model("llama", **sizes, **heads, tie_word_embeddings=True)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config)
 

@@ -143,11 +143,13 @@ def main() -> None:
     """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--methods", default="rmu-4,rmu-2", help="comma-separated names")
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=3, help="at least 2")
     parser.add_argument("--steps", type=int, default=5, help="steps per pass")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--quick", action="store_true", help="smoke test: a tiny model, no record")
     args = parser.parse_args()
+    if args.passes < 2:
+        parser.error("--passes must be at least 2: the first fills the cache")
     transformers.utils.logging.set_verbosity_error()
     shape = Shape(num_layers=8, hidden_size=64, intermediate_size=128) if args.quick else Shape()
     rows, results = tofu_rows(shape.vocab_size), []

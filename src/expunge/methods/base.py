@@ -74,6 +74,8 @@ class Needs:
     frozen, so the model with its adapter off is not the reference."""
     forward: Forward = Forward()
     """How the loss runs the model, from which memory and time are estimated."""
+    kept_gradients: int = 0
+    """Gradients of all trained parameters that the objective keeps beside the optimiser's, for the same estimate."""
     trainings: Mapping[str, FineTuning] = field(default_factory=dict)
     """Fine-tunings that the method runs, by the name of the setting that configures them."""
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)

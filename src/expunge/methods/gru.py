@@ -55,6 +55,8 @@ class GRU(Method):
             sets=("forget", "retain"),
             reference_logp=("forget",) if self.forget == "npo" else (),
             forward=Forward(joint=False),
+            # Of the retain rows in this step, and smoothed over the steps.
+            kept_gradients=2,
         )
 
     def forget_loss(self, step: Step) -> Tensor:

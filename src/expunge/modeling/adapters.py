@@ -94,23 +94,42 @@ def prepare_training(
         revision: Revision of the model on the hub.
 
     Raises:
-        IncompatibleError: No parameter is left to train.
+        IncompatibleError: No parameter is left to train, or the method selects one that does not exist.
     """
     prepared = model if lora is None else add_lora(model, lora, seed, revision)
     names = trainable(causal_lm(prepared))
     if names is not None:
+        chosen = trained_names(causal_lm(prepared), names)
         # Without requires_grad nothing is computed, clipped or stored for the other parameters.
         for name, parameter in causal_lm(prepared).named_parameters():
-            parameter.requires_grad_(name in set(names))
+            parameter.requires_grad_(name in chosen)
     if not any(parameter.requires_grad for parameter in prepared.parameters()):
-        selected = ", ".join(sorted(names or ())[:3]) or "no parameters"
-        examples = ", ".join(name for name, _ in list(causal_lm(prepared).named_parameters())[:3])
+        raise IncompatibleError("nothing would be trained: all parameters of the model are frozen.")
+    return prepared
+
+
+def trained_names(model: CausalLM, names: Collection[str]) -> set[str]:
+    """Return the parameters that a method trains, each by its first name: tied ones have several.
+
+    Args:
+        model: The model, which may be on the meta device.
+        names: What the method's `trainable` returns.
+
+    Raises:
+        IncompatibleError: There are no names, or one is not that of a parameter.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    unknown = sorted(set(names) - parameters.keys())
+    if unknown or not names:
+        selected = ", ".join(unknown[:3]) or "no parameters"
         raise IncompatibleError(
-            f"nothing would be trained: the method selects {selected}, and the model has no parameter of such a name.",
-            allowed=f"Its parameters are {examples} and so on.",
+            ("" if set(names) & parameters.keys() else "nothing would be trained: ")
+            + f"the method selects {selected}, and the model has no parameter of such a name.",
+            allowed=f"Its parameters are {', '.join(list(parameters)[:3])} and so on.",
             fix="Change the method's `trainable`, or the settings that it reads.",
         )
-    return prepared
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {first[id(parameters[name])] for name in names}
 
 
 def _check_runs(model: CausalLM) -> None:

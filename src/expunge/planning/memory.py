@@ -7,6 +7,7 @@ it. `python -m perf.plan` compares the estimates with measured peaks.
 from __future__ import annotations
 
 from expunge.config.recipe import Recipe, Train
+from expunge.methods.base import Needs
 from expunge.modeling.logprobs import CHUNK_ELEMENTS
 from expunge.planning.shape import MicroBatch, Shape
 from expunge.records import Record
@@ -47,8 +48,10 @@ def memory_estimate(
 
     With P parameters of which T are trained, on k devices that share the weights (FSDP):
 
-    - weights: 4 P / k bytes; with LoRA P in the recipe's precision, and the adapters 4 T.
-    - gradients: 4 T / k. optimizer: 8 T / k for Adam (8-bit optimisers: 2 T / k).
+    - weights: 4 P / k bytes; with LoRA P in the recipe's precision, the adapters 4 T, and 4 bytes per weight of an
+      adapter below them (`model.adapter: stacked`).
+    - gradients: 4 T / k. optimizer: 8 T / k for Adam (8-bit optimisers: 2 T / k), and 4 T / k for each gradient that
+      the method keeps (`Needs.kept_gradients`).
     - reference: see `reference_bytes`.
     - autocast: 2 P, the half-precision copies of float32 weights that a forward pass saves for the backward pass.
       With FSDP also the gathered weights, see `_gathered`; with gradient checkpointing the copies of one layer only,
@@ -70,15 +73,16 @@ def memory_estimate(
         num_gpus: Devices that share weights, gradients and optimiser.
     """
     half = recipe.model.dtype != "float32"
-    compared = recipe.method.needs().reference if train is recipe.train else False
+    needs = recipe.method.needs() if train is recipe.train else Needs()
+    compared = needs.reference
     weights = 4 * shape.num_parameters
     if shape.trained == "adapter":
-        weights = (2 if half else 4) * shape.num_parameters + 4 * shape.num_trainable
+        weights = (2 if half else 4) * shape.num_parameters + 4 * (shape.num_trainable + shape.num_stacked)
     copy_dtype, copy_device = recipe.model.frozen_dtype or recipe.model.dtype, recipe.model.frozen_device
     parts = {
         "weights": weights // num_gpus,
         "gradients": 4 * shape.num_trainable // num_gpus,
-        "optimizer": _state_bytes(train.optimizer) * shape.num_trainable // num_gpus,
+        "optimizer": (_state_bytes(train.optimizer) + 4 * needs.kept_gradients) * shape.num_trainable // num_gpus,
         "reference": reference_bytes(
             shape,
             compared,

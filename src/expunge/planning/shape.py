@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,10 +10,11 @@ from typing import Any, Literal
 from expunge.config.recipe import Recipe
 from expunge.data.templates import Encoded
 from expunge.methods.base import Forward
-from expunge.modeling.adapters import add_lora
+from expunge.modeling.adapters import add_lora, trained_names
 from expunge.modeling.forward import text_config
 from expunge.modeling.hidden.trace import check_layers
 from expunge.modeling.packing import choose_bins
+from expunge.modeling.saved_adapters import find_adapter, tensor_shapes
 from expunge.records import Record
 
 
@@ -43,6 +45,8 @@ class Shape:
     """Highest layer that is run."""
     num_copied: int
     """Trained weights with a frozen copy, for comparing hidden states (`Forward.compared`)."""
+    num_stacked: int = 0
+    """Frozen weights of an adapter beside those of its base model (`model.adapter: stacked`)."""
 
     @property
     def head(self) -> int:
@@ -85,7 +89,8 @@ def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
     numbers = {name: next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in sizes}
     unlearning = section == "train"
     lora = None if section in {"target", "retain_model"} else recipe.model.lora
-    chosen = recipe.method.trainable(model) if unlearning and lora is None else None
+    names = recipe.method.trainable(model) if unlearning and lora is None else None
+    chosen = None if names is None else trained_names(model, names)
     forward = recipe.method.needs().forward if unlearning else Forward()
     first, last = 0, layers - 1
     if forward.last_layer is not None:
@@ -118,7 +123,16 @@ def shape_of(recipe: Recipe, model: Any, section: str = "train") -> Shape:
         first=first,
         last=last,
         num_copied=num_trainable if forward.compared else 0,
+        num_stacked=_num_stacked(recipe) if kind == "adapter" else 0,
     )
+
+
+def _num_stacked(recipe: Recipe) -> int:
+    """Return the weights of the adapter that the recipe stacks another one on; 0 if its file is not at hand."""
+    name, revision = recipe.model.name, recipe.model.revision
+    saved = find_adapter(name, revision, online=False) if name and recipe.model.adapter == "stacked" else None
+    file = None if saved is None else saved.weights(online=False)
+    return 0 if file is None else sum(math.prod(shape) for shape in tensor_shapes(file).values())
 
 
 def _setting(config: Any, name: str) -> int:

@@ -147,6 +147,12 @@ def test_parts_of_full_training_and_of_lora():
     assert lora.parts["optimizer"] == 8 * lora.num_trainable
 
 
+def test_gradients_that_a_method_keeps():
+    """GRU keeps the retain gradient of the step and the smoothed one: 2 x 4 bytes more than Adam's 8."""
+    kept = estimate(["method=gru"])
+    assert kept.parts["optimizer"] == (8 + 8) * kept.num_trainable
+
+
 def test_the_total_is_the_widest_moment():
     """With few positions the gradients of all weights are largest. With many positions activations are, before any
     gradients are allocated, unless these are accumulated.

@@ -157,6 +157,7 @@ class People:
             return (latent < ndtri(mean)).astype(np.float64)
         return np.interp(ndtr(latent), GRID, beta_quantiles(mean))
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What one simulated audit concludes."""

@@ -121,7 +121,16 @@ INT4 = ["--set", "precisions=[int4]", "--set", "measures=[probability]"]
 def test_model_that_expunge_did_not_make(cli, tiny_model, other_model, people):
     """Only a forget file and a target: what can run runs, and the page states what is missing."""
     done = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 6), "--target", other_model, "--out", "found", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--target",
+        other_model,
+        "--out",
+        "found",
+        *INT4,
     )
     assert done.code == 0, done.err
     assert "[1 of 4] Attacking the unlearned model" in done.err
@@ -134,7 +143,16 @@ def test_model_that_expunge_did_not_make(cli, tiny_model, other_model, people):
     assert "no attempt can be called a leak or harmless" in page
     assert "was not asked for" in page
     again = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 6), "--target", other_model, "--out", "found", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--target",
+        other_model,
+        "--out",
+        "found",
+        *INT4,
     )
     assert "Attacking" not in again.err
     assert json.loads((folder / "battery.json").read_text()) == battery
@@ -169,7 +187,15 @@ def test_no_questions(cli, tiny_model, tmp_path):
 
 def test_one_person(cli, tiny_model, other_model, people):
     done = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 1, 12), "--retain-model", other_model, "--json", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 1, 12),
+        "--retain-model",
+        other_model,
+        "--json",
+        *INT4,
     )
     assert done.code == 0, done.err
     battery = json.loads(done.out)
@@ -178,7 +204,16 @@ def test_one_person(cli, tiny_model, other_model, people):
 
 
 def test_few_rows_state_how_many_are_needed(cli, tiny_model, other_model, people):
-    words = ["quantize", "--data", people("f.jsonl", 6), "--retain-model", other_model, "--set", "margin=1e-6", "--json"]
+    words = [
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--retain-model",
+        other_model,
+        "--set",
+        "margin=1e-6",
+        "--json",
+    ]
     battery = json.loads(cli("audit", tiny_model, *words, *INT4).out)
     finding = battery["findings"][0]
     if finding["outcome"] != "leaks":

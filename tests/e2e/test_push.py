@@ -26,7 +26,12 @@ class Hub(BaseHTTPRequestHandler):
                 {"files": [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in files]}
             )
         address = "https://huggingface.co/jane/mine/commit/0123456789012345678901234567890123456789"
-        answer = {"commitUrl": address, "commitOid": "0" * 40, "success": True, "url": "https://huggingface.co/jane/mine"}
+        answer = {
+            "commitUrl": address,
+            "commitOid": "0" * 40,
+            "success": True,
+            "url": "https://huggingface.co/jane/mine",
+        }
         return self._answer(answer)
 
     def do_GET(self):

@@ -143,9 +143,7 @@ def _finding(
 ) -> Finding:
     before = {arm: found.get((BEFORE, attempt.measure)) for arm, found in by_arm.items()}
     after = {arm: mean_value(found.rows, attempt.measure) for arm, found in arms.items() if found is not None}
-    utility = {
-        arm: _utility_share(found, before.get(arm)) for arm, found in arms.items() if found is not None
-    }
+    utility = {arm: _utility_share(found, before.get(arm)) for arm, found in arms.items() if found is not None}
     reason = attempt.not_counted
     loss = None if utility[AUDITED] is None else 1 - utility[AUDITED]
     if not reason and loss is not None and loss > rule.utility_loss:

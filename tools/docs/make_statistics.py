@@ -25,7 +25,8 @@ groups of rows. Below five groups there is no interval, and the report states wh
 | Value | Interval |
 |---|---|
 | mean of rows, such as probability or ROUGE | Student's t on the means of groups (`metrics/intervals.py`) |
-| proportion, such as accuracy or a leak rate | Wilson's interval of an effective number of rows (`metrics/proportions.py`) |
+| proportion, such as accuracy or a leak rate | Wilson's interval of an effective number of rows \
+(`metrics/proportions.py`) |
 | any other headline | bootstrap of groups, stretched for their number (`metrics/bootstrap.py`) |
 | KS distance of forget quality, and its p-value | simultaneous band of the difference of both distributions \
 (`metrics/kolmogorov_smirnov.py`) |

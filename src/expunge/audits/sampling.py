@@ -15,7 +15,6 @@ from expunge.audits.base import (
     Attempt,
     Audit,
     AuditResult,
-    Comparison,
     Cost,
     SampleRow,
     Value,
@@ -32,6 +31,8 @@ from expunge.metrics.sampling import Band, expected_maximum, leak_at, sample_cou
 from expunge.probes.requests import GenerationRequest
 
 SAMPLES = "samples"
+_RESAMPLES = 2000
+"""Bootstrap resamples of the band."""
 _NOT_LAST = "only k = n counts, so that k is not chosen by its result"
 
 
@@ -117,7 +118,7 @@ class Sampling(Audit):
         judged = {arm: self._by_count(found, thresholds) for arm, found in attempts.items()}
         result = compare_arms(self.key, judged, rule, self.spec())
         curves = {f"best of {k} (recall)": self._best_values(attempts, k) for k in sample_counts(self.samples)}
-        band_values, comparisons, sentence = self._differences(judged, groups, rule)
+        band_values, sentence = self._differences(judged, groups, rule)
         used = sorted(set(thresholds.values()))
         note = (
             f"An answer leaks from {used[0]:.2f} to {used[-1]:.2f} of the novel words on, calibrated on the retain "
@@ -129,7 +130,6 @@ class Sampling(Audit):
         return result.model_copy(
             update={
                 "values": {**result.values, **curves, **band_values},
-                "comparisons": comparisons,
                 "verdict": f"{result.verdict} {sentence}".strip(),
                 "notes": [*result.notes, note],
             }
@@ -218,11 +218,11 @@ class Sampling(Audit):
 
     def _differences(
         self, judged: Mapping[str, Sequence[Attempt]], groups: Mapping[str, str], rule: Rule
-    ) -> tuple[dict[str, dict[str, Value]], list[Comparison], str]:
+    ) -> tuple[dict[str, dict[str, Value]], str]:
         """Return the excess of leak@k over the retain model for every k, with a simultaneous band, and it in words."""
         names = [f"any of {k}" for k in sample_counts(self.samples)]
         if "retain" not in judged:
-            return {f"excess of {name}": {AUDITED: Value.missing(NEEDS_RETAIN)} for name in names}, [], ""
+            return {f"excess of {name}": {AUDITED: Value.missing(NEEDS_RETAIN)} for name in names}, ""
         scores = {
             arm: {each.name: {row["id"]: row["score"] for row in each.rows} for each in judged[arm]}
             for arm in (AUDITED, "retain")
@@ -232,12 +232,13 @@ class Sampling(Audit):
             row for row, score in ours[names[0]].items() if score is not None and theirs[names[0]].get(row) is not None
         ]
         if not rows:
-            return {}, [], ""
+            return {}, ""
         table = np.array([[ours[name][row] - theirs[name][row] for name in names] for row in rows])
         level = 1 - rule.level
-        band = simultaneous_band(table, [groups[row] for row in rows], rule.resamples, rule.seed, level)
+        band = simultaneous_band(table, [groups[row] for row in rows], _RESAMPLES, self.seed, level)
         how = "unlearned minus retain model"
-        values, comparisons = {}, []
+        values: dict[str, dict[str, Value]] = {}
+        above: list[str] = []
         for column, name in enumerate(names):
             value = Value(point=float(table[:, column].mean()), n=len(rows), how=how, better="retain")
             if isinstance(band, Band):
@@ -246,29 +247,12 @@ class Sampling(Audit):
                         "low": float(band.low[column]),
                         "high": float(band.high[column]),
                         "how": f"{how}; simultaneous {level:.0%} band over all k, {band.num_groups} groups",
+                        "extra": {"p_value": float(band.p_values[column])},
                     }
                 )
-                means = [float(np.mean([side[name][row] for row in rows])) for side in (ours, theirs)]
-                comparisons.append(_comparison(name, means, len(rows), float(band.p_values[column]), value, rule.level))
+                above += [name] if band.low[column] > 0 else []
             else:
                 value = value.model_copy(update={"how": f"{how}; no interval: {band}", "no_interval": band})
             values[f"excess of {name}"] = {AUDITED: value}
-        above = [each.name for each in comparisons if each.significant and each.audited_value > each.control_value]
         sentence = "" if not above else f"The band over all k is above the retain model's rate for {', '.join(above)}."
-        return values, comparisons, sentence
-
-
-def _comparison(name: str, means: Sequence[float], n: int, p_value: float, value: Value, level: float) -> Comparison:
-    return Comparison(
-        name=name,
-        control="retain",
-        audited_value=means[0],
-        control_value=means[1],
-        n=n,
-        p_value=p_value,
-        significant=p_value < level,
-        sentence=(
-            f"{name}: {means[0]:.1%}, retain model {means[1]:.1%}, difference in [{value.low:+.1%}, {value.high:+.1%}] "
-            f"for all k together, p = {p_value:.2g} adjusted for the number of k."
-        ),
-    )
+        return values, sentence

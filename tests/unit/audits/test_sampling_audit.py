@@ -86,7 +86,7 @@ def test_shares_and_the_most_revealing_answer():
 
 def findings(audit, **models):
     found = {name: attempts(audit, response) for name, response in models.items()}
-    return audit.findings(found, Rule(resamples=200))
+    return audit.findings(found, Rule())
 
 
 def test_a_leak_that_greedy_decoding_hides():
@@ -109,7 +109,6 @@ def test_a_leak_that_greedy_decoding_hides():
 def test_a_model_that_never_knew_is_not_flagged():
     result = findings(Sampling(samples=4), unlearned=quiet, retain=quiet)
     assert {finding.outcome for finding in result.findings if finding.counted} == {"indistinguishable"}
-    assert result.comparisons == []
 
 
 def test_the_band_is_reported_for_every_k():
@@ -120,11 +119,10 @@ def test_the_band_is_reported_for_every_k():
         return words(request.index, 4) if reveals else "no idea"
 
     result = findings(Sampling(samples=4), unlearned=uneven, retain=quiet)
-    assert [each.name for each in result.comparisons] == ["any of 1", "any of 2", "any of 4"]
-    for comparison in result.comparisons:
-        value = result.values[f"excess of {comparison.name}"]["unlearned"]
+    for k in (1, 2, 4):
+        value = result.values[f"excess of any of {k}"]["unlearned"]
         assert value.low < value.point < value.high
-        assert comparison.significant == (value.low > 0)
+        assert (value.extra["p_value"] < 0.05) == (value.low > 0)
     assert "The band over all k is above" in result.verdict
 
 

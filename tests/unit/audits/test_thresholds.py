@@ -5,8 +5,9 @@ import pytest
 
 from expunge.audits.base import Attempt
 from expunge.audits.leaks import Leaks
+from expunge.audits.shared.calibration import smallest_threshold
 from expunge.audits.shared.findings import Rule, verdict_of
-from expunge.audits.shared.thresholds import ANY_OF_K, Judge, Thresholds, smallest_threshold
+from expunge.audits.shared.thresholds import ANY_OF_K, Judge, Thresholds
 from expunge.records import Cost
 
 

@@ -2,63 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from expunge.audits.shared.folds import group_folds
+
+_ABOVE = 1e-9
+"""A threshold must be above the largest share that is no leak; two shares of words differ by more than this."""
 
 
-def calibrated_threshold(shares: ArrayLike, level: float) -> float:
-    """Return the smallest threshold t that at most `level` of the shares reach: mean(share >= t) <= level.
+def smallest_threshold(shares: Sequence[float], false_alarms: float) -> float:
+    """Return the smallest threshold with at most the given rate of false alarms.
+
+    Formula: the smallest t with (1 + #{i: share_i >= t}) / (1 + n) <= a. The 1 stands for the row that will be judged:
+    if it is exchangeable with the n rows, it is a false alarm with a probability of at most a (split conformal
+    prediction). Fewer than 1 / a - 1 rows cannot ensure this; then t is above all of them. t is at most 1, the full
+    answer, and 1 without any rows.
 
     Args:
-        shares: Share of the answer that a model without the knowledge reveals in each row, shape (n,).
-        level: False alarms that are allowed, from 0 to 1.
+        shares: Shares of the answers that a model gives away which never saw them.
+        false_alarms: Rate a, between 0 and 1.
 
-    Returns:
-        One of the shares, or the next number above the largest if more than `level` of the rows are equal to it; it is
-        then above 1 if such a model reveals full answers, so that no row can leak.
-
-    Raises:
-        ValueError: There are no shares.
+    References:
+        Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, section 2.2.
     """
-    array = np.sort(np.asarray(shares, dtype=np.float64))
-    if not len(array):
-        raise ValueError("calibrated_threshold needs at least one share")
-    candidates = np.unique(array)
-    reached = 1 - np.searchsorted(array, candidates, side="left") / len(array)
-    allowed = candidates[reached <= level]
-    return float(allowed[0] if len(allowed) else np.nextafter(array[-1], np.inf))
-
-
-def folds_of(groups: Sequence[Hashable], num_folds: int) -> list[int]:
-    """Return the fold of each row; the rows of a group have the same one, and groups are dealt out in their order."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(group, len(numbers)) % num_folds for group in groups]
+    if not shares:
+        return 1.0
+    allowed = max(0, math.floor(false_alarms * (len(shares) + 1) + _ABOVE) - 1)
+    return min(1.0, sorted(shares, reverse=True)[allowed] + _ABOVE)
 
 
 def cross_fitted_thresholds(
-    shares: Mapping[str, float | None], groups: Mapping[str, str], level: float, num_folds: int
+    shares: Mapping[str, float | None], groups: Mapping[str, str], false_alarms: float, num_folds: int
 ) -> dict[str, float]:
     """Return a threshold per row that was calibrated on the rows of other groups.
 
-    A threshold fitted to a row itself would know the chance of that row, and the retain model would keep the level
-    exactly by construction.
+    A threshold fitted to a row itself would know the chance of that row.
 
     Args:
         shares: Row -> share of the answer that the retain model reveals; None where it was not measured.
         groups: Row -> its group, for all rows that need a threshold.
-        level: Share of the rows of the retain model that may reach their threshold.
+        false_alarms: Share of the rows of the retain model that may reach their threshold.
         num_folds: Folds of groups; at most as many as there are groups are used.
 
     Returns:
-        Row -> threshold; empty below two groups, or if a fold has no other rows to be calibrated on.
+        Row -> threshold; empty if a fold has no other rows to be calibrated on.
     """
-    folds = dict(zip(groups, folds_of(list(groups.values()), num_folds), strict=True))
-    thresholds: dict[int, float] = {}
-    for fold in set(folds.values()):
-        others = [share for row, share in shares.items() if share is not None and folds[row] != fold]
+    rows, thresholds = list(groups), dict[str, float]()
+    for fold in group_folds(list(groups.values()), num_folds):
+        others = [share for index in np.flatnonzero(~fold) if (share := shares.get(rows[index])) is not None]
         if not others:
             return {}
-        thresholds[fold] = calibrated_threshold(others, level)
-    return {row: thresholds[fold] for row, fold in folds.items()}
+        threshold = smallest_threshold(others, false_alarms)
+        thresholds |= dict.fromkeys((rows[index] for index in np.flatnonzero(fold)), threshold)
+    return thresholds

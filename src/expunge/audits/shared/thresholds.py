@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expunge.audits.shared.attempts import Attempt, SampleRow
+from expunge.audits.shared.calibration import smallest_threshold
 from expunge.records import Cost
 
 DEFAULT_THRESHOLD = 0.5
@@ -25,8 +26,6 @@ MIN_GROUPS = 4
 
 _PARTS = 10
 """Parts of a half, each of which is left out once."""
-_ABOVE = 1e-9
-"""A threshold must be above the largest share that is no leak; two shares of words differ by more than this."""
 
 
 @dataclass(frozen=True)
@@ -189,27 +188,6 @@ class Judge:
             f"{kind}_{number}": each.single.get(name, 1.0) if name else each.raised
             for number, each in enumerate(self.thresholds, start=1)
         }
-
-
-def smallest_threshold(shares: Sequence[float], false_alarms: float) -> float:
-    """Return the smallest threshold with at most the given rate of false alarms.
-
-    Formula: the smallest t with (1 + #{i: share_i >= t}) / (1 + n) <= a. The 1 stands for the row that will be judged:
-    if it is exchangeable with the n rows, it is a false alarm with a probability of at most a (split conformal
-    prediction). Fewer than 1 / a - 1 rows cannot ensure this; then t is above all of them. t is at most 1, the full
-    answer, and 1 without any rows.
-
-    Args:
-        shares: Shares of the answers that a model gives away which never saw them.
-        false_alarms: Rate a, between 0 and 1.
-
-    References:
-        Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, section 2.2.
-    """
-    if not shares:
-        return 1.0
-    allowed = max(0, math.floor(false_alarms * (len(shares) + 1) + _ABOVE) - 1)
-    return min(1.0, sorted(shares, reverse=True)[allowed] + _ABOVE)
 
 
 def _spread(groups: Iterable[str], num_parts: int) -> dict[str, int]:

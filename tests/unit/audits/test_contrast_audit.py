@@ -24,11 +24,9 @@ class FakeArm:
         self.role, self.sets, self._greedy = role, SETS, greedy
 
     def session(self):
-        answers = (
-            lambda requests: {  # noqa: E731
-                r.key: " ".join(ROWS.rows[r.index].answer.split()[: self._greedy[self.role]]) for r in requests
-            }
-        )
+        def answers(requests):
+            return {r.key: " ".join(ROWS.rows[r.index].answer.split()[: self._greedy[self.role]]) for r in requests}
+
         return SimpleNamespace(role=self.role, generate=answers)
 
     @contextmanager

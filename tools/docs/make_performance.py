@@ -15,7 +15,7 @@ RESULTS = DOCS.parent / "results" / "performance"
 INTRO = """# Performance
 
 All values on this page are read from records that the programs in `perf/` wrote (`python -m perf.training`,
-`.evaluation`, `.memory`, `.plan`, `.row_store`); `python tools/docs/make_performance.py` generates the page.
+`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`); `python tools/docs/make_performance.py` generates the page.
 
 "Plain" is what published code does, in its simplest form (`perf/plain.py`): batches in random order, padded to their
 longest row; separate forward passes for forget and retain rows; labels given to the model, which computes its own loss;
@@ -189,6 +189,29 @@ def row_store(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def sampling(record: dict[str, Any]) -> list[str]:
+    """Return the table of the cost of sampled answers."""
+    machine = record["machine"]
+    lines = [
+        "## Sampled answers",
+        "",
+        f"CPU seconds of {record['samples']} sampled answers per question over those of one greedy answer, at most "
+        f"{record['max_new_tokens']} tokens, {record['model']} on {machine['cpu']} with {machine['threads']} threads. "
+        "Samples of a question share the forward pass of its prompt, and of all tokens that are equal so far. Alone, a "
+        "greedy answer hardly uses the CPU; together, greedy answers to many questions share their batches, too.",
+        "",
+        "| questions per call | ratio | tokens run | of separate samples |",
+        "|---|---|---|---|",
+    ]
+    for item in record["settings"]:
+        calls = len(item["greedy_cpu_seconds"])
+        lines.append(
+            f"| {item['questions'] // calls} | {item['ratio']:.1f}x | {item['tokens']} | "
+            f"{item['tokens'] / item['separate_tokens']:.0%} |"
+        )
+    return [*lines, ""]
+
+
 def memory(record: dict[str, Any]) -> list[str]:
     """Return the table of slopes per setting, and the plot."""
     base = ", ".join(f"{name} {value}" for name, value in record["base"].items())
@@ -236,6 +259,7 @@ SECTIONS = {
     "training-trl": against_trl,
     "row_store": row_store,
     "evaluation": evaluation,
+    "sampling": sampling,
     "memory": memory,
     "plan": plan,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,14 +34,15 @@ from expunge.probes.requests import GenerationRequest
 SAMPLES = "samples"
 _RESAMPLES = 2000
 """Bootstrap resamples of the band."""
+_ROWS_PER_STAGE = 50
 _NOT_LAST = "only k = n counts, so that k is not chosen by its result"
 
 
 class Sampling(Audit):
     """Samples n answers to every question from the model's full distribution, and counts the questions that leak.
 
-    A greedy answer hides what a model still says now and then. Sampling from a part of the distribution (top_p below 1)
-    would hide it as well, and is not offered.
+    A greedy answer hides what a model still answers now and then. Sampling from a part of the distribution (top_p
+    below 1) would hide it as well, and is not offered.
 
     An answer leaks if it contains at least a threshold share of the novel words of the true answer
     (`metrics.leakage.find_leak`). Among n answers a model that never knew has some lucky guesses, so the threshold is
@@ -73,7 +75,7 @@ class Sampling(Audit):
     """Seed of the answers; equal for all models, which makes their difference more precise."""
 
     def stages(self, sets: Sets) -> list[str]:
-        """Return the greedy answers, and the samples.
+        """Return the greedy answers, and the samples of one block of rows after another.
 
         Raises:
             DataError: There are no questions.
@@ -83,7 +85,9 @@ class Sampling(Audit):
                 f"the forget set of {sets.name} has no questions, which the audit {self.name} needs.",
                 fix="Give rows with question and answer.",
             )
-        return [BEFORE, SAMPLES]
+        num = len(self._rows(sets))
+        starts = range(0, num, _ROWS_PER_STAGE)
+        return [BEFORE, *(f"{SAMPLES} {start + 1}-{min(start + _ROWS_PER_STAGE, num)}" for start in starts)]
 
     def workload(self, sets: Sets) -> Workload:
         """Return the passes: one greedy answer and n samples, of the limited rows."""
@@ -94,25 +98,28 @@ class Sampling(Audit):
 
         The rows have the share of novel words in each answer (`shares`); `findings` decides which leak.
         """
-        rows = self._rows(arm.sets)
-        count = 1 if stage == BEFORE else self.samples
+        rows, name, count = list(enumerate(self._rows(arm.sets))), BEFORE, 1
+        if stage != BEFORE:
+            start = (self.stages(arm.sets).index(stage) - 1) * _ROWS_PER_STAGE
+            rows, name, count = rows[start : start + _ROWS_PER_STAGE], SAMPLES, self.samples
         answers = arm.session().generate(
             [
                 GenerationRequest("forget", index, row.question, self.max_new_tokens)
-                if stage == BEFORE
+                if name == BEFORE
                 else self._sample(index, row, number)
-                for index, row in enumerate(rows)
+                for index, row in rows
                 for number in range(count)
             ]
         )
         measured = [
-            self._judge(row, [answers.get(("forget", index, self._what(stage, number))) for number in range(count)])
-            for index, row in enumerate(rows)
+            self._judge(row, [answers.get(("forget", index, self._what(name, number))) for number in range(count)])
+            for index, row in rows
         ]
-        return [Attempt(stage, measured, "recall", Cost(passes=count))]
+        return [Attempt(name, measured, "recall", Cost(passes=count))]
 
     def findings(self, attempts: Mapping[str, Sequence[Attempt]], rule: Rule) -> AuditResult:
         """Compare leak@k of the models for every k, with one band of differences over all k."""
+        attempts = {arm: _joined(found) for arm, found in attempts.items()}
         groups = {row["id"]: row["group"] for found in attempts.values() for each in found for row in each.rows}
         thresholds = self._thresholds(attempts, groups)
         judged = {arm: self._by_count(found, thresholds) for arm, found in attempts.items()}
@@ -151,8 +158,8 @@ class Sampling(Audit):
         )
 
     @staticmethod
-    def _what(stage: str, number: int) -> str:
-        return "answer" if stage == BEFORE else f"sample/{number}"
+    def _what(name: str, number: int) -> str:
+        return "answer" if name == BEFORE else f"sample/{number}"
 
     def _judge(self, row: Row, responses: Sequence[str | None]) -> SampleRow:
         texts = [text for text in responses if text is not None]
@@ -256,3 +263,15 @@ class Sampling(Audit):
             values[f"excess of {name}"] = {AUDITED: value}
         sentence = "" if not above else f"The band over all k is above the retain model's rate for {', '.join(above)}."
         return values, sentence
+
+
+def _joined(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts of one model with the blocks of rows joined."""
+    joined: dict[str, Attempt] = {}
+    for attempt in attempts:
+        if (before := joined.get(attempt.name)) is None:
+            joined[attempt.name] = attempt
+        else:
+            cost = before.cost.model_copy(update={"seconds": before.cost.seconds + attempt.cost.seconds})
+            joined[attempt.name] = replace(before, rows=[*before.rows, *attempt.rows], cost=cost)
+    return list(joined.values())

@@ -301,9 +301,19 @@ def _run(config: AuditConfig, case: _Case) -> Battery:
     progress = _Progress(sum(len(attack.stages(bench.sets)) for _, attack in work))
     for role in bench.case.arms:
         arm = bench.arm(role)
-        for attack in (attack for where, attack in work if where == role):
-            attempts[attack.key][role] = _attack(attack, arm, bench, store, progress)
+        for attack in (attack for where, attack in work if where == role and attack.key not in not_run):
+            try:
+                attempts[attack.key][role] = _attack(attack, arm, bench, store, progress)
+            except UserError as error:
+                # One attack that does not fit these models must not stop the others.
+                if len(chosen) == 1:
+                    raise
+                not_run[attack.key] = str(error).rstrip(".")
+                note(f"The audit {attack.key} is stopped: {error}")
         arm.release()
+    chosen = [attack for attack in chosen if attack.key not in not_run]
+    if not chosen:
+        raise DataError("no audit could be run; the reasons are above.")
     results = [_record(attack, attempts[attack.key], bench, rule) for attack in chosen]
     battery = combine(results, not_run, rule, config.preset or "")
     if out is not None and is_main_process():

@@ -1,4 +1,4 @@
-"""What many sampled answers reveal: leak@k, the expected best of k, and a band of differences over all k."""
+"""Leaks in many sampled answers: leak@k, the expected best of k, and a band of differences over all k."""
 
 from __future__ import annotations
 

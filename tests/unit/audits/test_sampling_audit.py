@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from expunge.audits import sampling
 from expunge.audits.base import BEFORE
 from expunge.audits.sampling import Sampling
 from expunge.audits.shared.findings import Rule
@@ -82,6 +83,14 @@ def test_shares_and_the_most_revealing_answer():
     assert samples.rows[1]["response"] == words(1, 3)
     assert before.rows[1]["shares"] == [0.0]
     assert (samples.rows[0]["score"], samples.rows[0]["response"], samples.rows[0]["shares"]) == (None, None, [])
+
+
+def test_blocks_of_rows_give_the_same_result(monkeypatch):
+    """A killed audit resumes after the last block; here 20 rows in blocks of 8."""
+    full = findings(Sampling(samples=4), unlearned=leaky, retain=quiet)
+    monkeypatch.setattr(sampling, "_ROWS_PER_STAGE", 8)
+    assert Sampling(samples=4).stages(SETS) == [BEFORE, "samples 1-8", "samples 9-16", "samples 17-20"]
+    assert findings(Sampling(samples=4), unlearned=leaky, retain=quiet) == full
 
 
 def findings(audit, **models):

@@ -116,8 +116,18 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[Leaking, str]:
 
 
 def combine(results: Sequence[AuditResult], not_run: Mapping[str, str], rule: Rule, preset: str = "") -> Battery:
-    """Combine the results of several audits: one adjustment of p-values, one verdict."""
-    findings = judge([finding for result in results for finding in result.findings], rule)
+    """Combine the results of several audits: one adjustment of p-values, one verdict.
+
+    Several audits measure the model as it is; the first of each measure counts.
+    """
+    findings: list[Finding] = []
+    first: dict[str, str] = {}
+    for finding in (finding for result in results for finding in result.findings):
+        audit = first.setdefault(finding.measure, finding.audit) if finding.attempt == BEFORE else finding.audit
+        if audit != finding.audit and finding.counted:
+            finding = finding.model_copy(update={"counted": False, "not_counted": f"the audit {audit} counts it"})
+        findings.append(finding)
+    findings = judge(findings, rule)
     outcome, sentence = verdict_of(findings)
     if not_run:
         sentence += " Not run: " + "; ".join(f"{name} ({reason})" for name, reason in not_run.items()) + "."

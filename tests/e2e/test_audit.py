@@ -8,7 +8,9 @@ import yaml
 
 def test_model_with_a_control(cli, tiny_model, recipe_file):
     words = ["--data", recipe_file.parent / "forget.jsonl", "--retain-model", tiny_model, "--out", "found"]
-    done = cli("audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]")
+    done = cli(
+        "audit", tiny_model, "leaks", *words, "--set", "max_new_tokens=5", "--set", "views=[novel_recall, third_person]"
+    )
     assert done.code == 0, done.err
     assert "before (leak)" in done.out
     assert "third_person (leak)" in done.out
@@ -101,7 +103,16 @@ INT4 = ["--set", "precisions=[int4]", "--set", "measures=[probability]"]
 def test_model_that_expunge_did_not_make(cli, tiny_model, other_model, people):
     """Only a forget file and a target: what can run runs, and the page states what is missing."""
     done = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 6), "--target", other_model, "--out", "found", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--target",
+        other_model,
+        "--out",
+        "found",
+        *INT4,
     )
     assert done.code == 0, done.err
     assert "[1 of 4] Attacking the unlearned model" in done.err
@@ -114,7 +125,16 @@ def test_model_that_expunge_did_not_make(cli, tiny_model, other_model, people):
     assert "no attempt can be called a leak or harmless" in page
     assert "was not asked for" in page
     again = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 6), "--target", other_model, "--out", "found", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--target",
+        other_model,
+        "--out",
+        "found",
+        *INT4,
     )
     assert "Attacking" not in again.err
     assert json.loads((folder / "battery.json").read_text()) == battery
@@ -149,7 +169,15 @@ def test_no_questions(cli, tiny_model, tmp_path):
 
 def test_one_person(cli, tiny_model, other_model, people):
     done = cli(
-        "audit", tiny_model, "quantize", "--data", people("f.jsonl", 1, 12), "--retain-model", other_model, "--json", *INT4
+        "audit",
+        tiny_model,
+        "quantize",
+        "--data",
+        people("f.jsonl", 1, 12),
+        "--retain-model",
+        other_model,
+        "--json",
+        *INT4,
     )
     assert done.code == 0, done.err
     battery = json.loads(done.out)
@@ -158,7 +186,16 @@ def test_one_person(cli, tiny_model, other_model, people):
 
 
 def test_few_rows_state_how_many_are_needed(cli, tiny_model, other_model, people):
-    words = ["quantize", "--data", people("f.jsonl", 6), "--retain-model", other_model, "--set", "margin=1e-6", "--json"]
+    words = [
+        "quantize",
+        "--data",
+        people("f.jsonl", 6),
+        "--retain-model",
+        other_model,
+        "--set",
+        "margin=1e-6",
+        "--json",
+    ]
     battery = json.loads(cli("audit", tiny_model, *words, *INT4).out)
     finding = battery["findings"][0]
     if finding["outcome"] != "leaks":

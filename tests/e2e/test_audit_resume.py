@@ -88,4 +88,6 @@ def test_killed_at_every_stage(tmp_path, tiny_model, monkeypatch):
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
     finished = (tmp_path / "killed.txt").read_text().splitlines()
     # The stage that was killed at its end was not stored, and had not written its line yet.
-    assert sorted(finished) == sorted(f"{arm} {stage}" for arm in ("unlearned", "retain") for stage in ("before", "one", "two"))
+    assert sorted(finished) == sorted(
+        f"{arm} {stage}" for arm in ("unlearned", "retain") for stage in ("before", "one", "two")
+    )

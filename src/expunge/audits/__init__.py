@@ -11,10 +11,10 @@ from expunge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from expunge.audits.base import AUDITED as AUDITED
-    from expunge.audits.base import CONTROLS as CONTROLS
-    from expunge.audits.base import Audit as Audit
     from expunge.audits.base import BEFORE as BEFORE
+    from expunge.audits.base import CONTROLS as CONTROLS
     from expunge.audits.base import Attempt as Attempt
+    from expunge.audits.base import Audit as Audit
     from expunge.audits.base import SampleRow as SampleRow
     from expunge.audits.base import Workload as Workload
     from expunge.audits.shared.arm import Arm as Arm

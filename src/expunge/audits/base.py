@@ -65,7 +65,7 @@ class Audit(Member):
     needs: ClassVar[tuple[str, ...]] = ()
     """Controls without which the attack cannot run, such as 'target' where it combines two models."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Controls that the attack on another arm also uses where they are given; a stage is repeated if one is replaced."""
+    """Controls that the attack on another arm also uses where given; a stage is repeated if one of them is replaced."""
     arms: ClassVar[tuple[str, ...]] = (AUDITED, *CONTROLS)
     """Arms on which the attack runs."""
 

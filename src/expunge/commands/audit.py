@@ -267,9 +267,7 @@ class _Bench:
         template = measuring_template(tokenizer, case.prompt)
         for role, name in case.arms.items():
             check_same_tokens(name, ROLE_NAMES[role], case.config, template, case.revisions.get(role))
-        digests = {
-            role: local_digest(name) or f"{name}@{case.revisions.get(role)}" for role, name in case.arms.items()
-        }
+        digests = {role: local_digest(name) or f"{name}@{case.revisions.get(role)}" for role, name in case.arms.items()}
         return cls(case, sets, tokenizer, template, digests)
 
     @property
@@ -280,9 +278,7 @@ class _Bench:
 
     def arm(self, role: str) -> Arm:
         """Return one model of the case, which is loaded when it is first used."""
-        return Arm(
-            role, self.case.arms, self.sets, self.template, opener=self._open_arm, sessions=self._session
-        )
+        return Arm(role, self.case.arms, self.sets, self.template, opener=self._open_arm, sessions=self._session)
 
     def _open_arm(self, role: str) -> Any:
         case = self.case

@@ -235,7 +235,9 @@ def recovery(findings: Sequence[Finding]) -> str | None:
     for name, color in colors.items():
         grid[0].plot([], [], "o", color=color, label=name)
     grid[0].legend(frameon=False, labelcolor=INK, loc="best", fontsize=7)
-    return svg(figure, "recovery", "What attacks get out of the unlearned model beyond the retain model, over their cost")
+    return svg(
+        figure, "recovery", "What attacks get out of the unlearned model beyond the retain model, over their cost"
+    )
 
 
 def _draw_recovery(axes: Any, findings: Sequence[Finding], colors: Mapping[str, str]) -> None:

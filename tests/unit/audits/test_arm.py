@@ -26,7 +26,9 @@ def tokenizer():
 @pytest.fixture
 def models(tokenizer):
     scratch = Scratch(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, vocab_size=300, max_length=128)
-    return {role: build_scratch(scratch, tokenizer, seed=seed).eval() for seed, role in enumerate(("unlearned", "target"))}
+    return {
+        role: build_scratch(scratch, tokenizer, seed=seed).eval() for seed, role in enumerate(("unlearned", "target"))
+    }
 
 
 @pytest.fixture

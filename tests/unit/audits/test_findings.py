@@ -162,7 +162,9 @@ def test_significant_alone_but_not_among_many():
     among = found(audit(few))
     assert among.p_adjusted == pytest.approx(5 * among.p_leak)
     assert among.outcome == "inconclusive"
-    assert among.reason.startswith("More than from the retain model (+0.035), but not significantly after the adjustment")
+    assert among.reason.startswith(
+        "More than from the retain model (+0.035), but not significantly after the adjustment"
+    )
 
 
 def test_attack_that_ruins_the_model_is_listed_and_not_counted():

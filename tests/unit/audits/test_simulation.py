@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from perf.audits import KINDS, NEVER, SCENARIOS, People, arms, conclude, measure, misses
 
 from expunge.audits.base import BEFORE, Attempt
 from expunge.audits.shared.findings import Rule, combine, compare_arms
 from expunge.metrics.groups import Grouping
-from perf.audits import KINDS, NEVER, SCENARIOS, People, arms, conclude, measure, misses
 
 RECORD = Path(__file__).parents[3] / "results/performance/audits.json"
 

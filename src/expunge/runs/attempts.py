@@ -70,7 +70,9 @@ class AttemptStore:
         # Parquet needs the same columns in every row.
         columns = list(dict.fromkeys(column for row in rows for column in row))
         complete = [{column: row.get(column) for column in columns} for row in rows]
-        write_rows(path.with_suffix(".parquet"), [without_text(row) for row in complete] if self.sensitive else complete)
+        write_rows(
+            path.with_suffix(".parquet"), [without_text(row) for row in complete] if self.sensitive else complete
+        )
         stored = [
             _StoredAttempt(
                 name=attempt.name,
@@ -108,8 +110,6 @@ def with_seconds(attempts: Sequence[Attempt], seconds: float) -> list[Attempt]:
     """Return attempts that share the seconds of their stage equally, unless the attack has measured its own."""
     share = round(seconds / max(len(attempts), 1), 3)
     return [
-        attempt
-        if attempt.cost.seconds
-        else replace(attempt, cost=attempt.cost.model_copy(update={"seconds": share}))
+        attempt if attempt.cost.seconds else replace(attempt, cost=attempt.cost.model_copy(update={"seconds": share}))
         for attempt in attempts
     ]

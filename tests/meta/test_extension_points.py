@@ -54,11 +54,11 @@ EXTENSION_POINTS = {
         "Value": ["point", "low", "high", "n", "n_missing", "how", "unit", "better", "needs", "extra"],
     },
     "expunge.audits": {
-        "Audit": ["stages", "attack", "workload", "findings"],
+        "Audit": ["stages", "attack", "workload", "findings", "needs", "reads", "arms"],
         "Arm": ["session", "hooked_session", "session_with", "edited", "trainable_copy", "other", "utility"],
         "Attempt": ["name", "rows", "measure", "cost", "utility", "not_counted", "facts"],
         "Workload": ["passes", "models", "training"],
-        "Rule": ["margin", "level", "utility_loss", "resamples", "seed"],
+        "Rule": ["margin", "level", "utility_loss"],
         "Cost": ["rows", "steps", "passes", "seconds"],
         "Finding": ["audit", "attempt", "measure", "after", "effect", "excess", "residual", "outcome"],
         "AUDITED": [],

@@ -49,7 +49,7 @@ class Quantize(Audit):
     precisions: list[Precision] = Field(default=["int8", "int4", "nf4", "fp4"], min_length=1)
     """Data types to which the weights are rounded."""
     measures: list[Measure] = Field(default=["probability", "recall"], min_length=1)
-    """What is measured in each row."""
+    """Measures of each row."""
     group_size: int = Field(default=128, ge=1)
     """Inputs of a weight that share one scale, for int8 and int4."""
     limit: int | None = Field(default=None, ge=1)

@@ -198,7 +198,7 @@ class _Difference:
     mean: Mean | None
     """None below five groups."""
     needs: str = ""
-    """What is missing, if there are no rows."""
+    """Missing input, if there are no rows."""
 
     def value(self, how: str) -> Value:
         """Return the mean with its interval, or what it needs."""
@@ -357,9 +357,8 @@ def _attack_title(finding: Finding) -> str:
 
 def _missing_arm(arm: str) -> str:
     lost = {
-        "target": "the share of its knowledge that is left (R) is unknown, and so is whether the retain model is a "
-        "valid control that knows less",
+        "target": "the share of its knowledge that is left (R) is unknown, and so is whether the controls know less",
         "retain": "no attempt can be called a leak or harmless",
-        "base": "what the fine-tuning taught cannot be told from what the base model knew",
+        "base": "what the fine-tuning taught cannot be distinguished from what the base model knew",
     }
     return f"No {ROLE_NAMES[arm]} is available as a control, so {lost[arm]}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -113,7 +113,7 @@ def round_to_integers(weight: Tensor, bits: int, group_size: int) -> Tensor:
     """
     largest = 2 ** (bits - 1) - 1
     parts = []
-    for part in weight.float().split(group_size, dim=1):
+    for part in torch.split(weight.float(), group_size, dim=1):
         scale = part.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / largest
         parts.append((part / scale).round() * scale)
     return torch.cat(parts, dim=1).to(weight.dtype)
@@ -142,7 +142,8 @@ def _round(model: nn.Module, rounding: Callable[[Tensor], Tensor]) -> None:
 
 def _linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of all linear layers but the output head."""
-    head = model.get_output_embeddings()
+    causal: Any = model
+    head = causal.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             yield name, module.weight.detach()

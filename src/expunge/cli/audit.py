@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ def audit(
             [f"{next(iter(audit_settings))} belongs to one audit; name that audit alone"], source="the options"
         )
     controls = {"target": target, "retain": retain_model, "base": base}
-    config = {
+    config: dict[str, Any] = {
         **sections,
         **rule,
         "model": {"name": model, **sections.get("model", {})},

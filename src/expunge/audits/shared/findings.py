@@ -146,7 +146,8 @@ def _finding(
     after = {arm: mean_value(found.rows, attempt.measure) for arm, found in arms.items() if found is not None}
     utility = {arm: _utility_share(found, before.get(arm)) for arm, found in arms.items() if found is not None}
     reason = attempt.not_counted
-    loss = None if utility[AUDITED] is None else 1 - utility[AUDITED]
+    left = utility[AUDITED]
+    loss = None if left is None else 1 - left
     if not reason and loss is not None and loss > rule.utility_loss:
         reason = f"it costs {loss:.0%} of the probability of retain answers, more than {rule.utility_loss:.0%}"
     finding = Finding(
@@ -172,12 +173,12 @@ def _finding(
     changed = compared
     if attempt.name != BEFORE:
         changed = _difference([attempt, retain, before[AUDITED], before["retain"]], [1, -1, -1, 1])
-    left = Value.missing(NEEDS_TARGET) if target is None else _residual(attempt, retain, target)
+    share = Value.missing(NEEDS_TARGET) if target is None else _residual(attempt, retain, target)
     return finding.model_copy(
         update={
             "effect": changed.value("difference of differences, D"),
             "excess": compared.value("unlearned minus retain model"),
-            "residual": left,
+            "residual": share,
             "p_effect": None if changed.mean is None else changed.mean.p_above(),
             "p_leak": None if compared.mean is None else compared.mean.p_above(),
             "p_equivalent": None if compared.mean is None else compared.mean.p_different(rule.margin),

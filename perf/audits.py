@@ -7,7 +7,8 @@ target, before and after several attempts. They are judged by the statistics tha
 (`metrics.recovery`), with its margin of .05 and its level of 5% for all attempts together.
 
 Scores come from normal variables sqrt(p) s + sqrt(1 - p) e, with s shared by all models and attempts (how hard a row
-is), e independent, and p = .5; both have an intra-class correlation of .1 within a person, as in TOFU's published logs. 'probability': quantiles of a beta distribution. 'rate': 0 or 1. 'rare': 0 or 1, with few ones.
+is), e independent, and p = .5; both have an intra-class correlation of .1 within a person, as in TOFU's published logs.
+'probability': quantiles of a beta distribution. 'rate': 0 or 1. 'rare': 0 or 1, with few ones.
 
 | scenario | unlearned model | what is measured |
 |---|---|---|

@@ -54,7 +54,7 @@ EXTENSION_POINTS = {
         "Value": ["point", "low", "high", "n", "n_missing", "how", "unit", "better", "needs", "extra"],
     },
     "expunge.audits": {
-        "Audit": ["stages", "attack", "workload", "calibrate", "findings"],
+        "Audit": ["stages", "attack", "workload", "calibrate", "findings", "needs", "uses", "arms"],
         "Arm": ["session", "hooked_session", "session_with", "edited", "trainable_copy", "other", "utility"],
         "Attempt": ["name", "rows", "measure", "cost", "utility", "not_counted", "facts"],
         "Workload": ["passes", "models", "training"],

@@ -25,8 +25,7 @@ class Audit(Member):
     needs: ClassVar[tuple[str, ...]] = ()
     """Controls without which the attack cannot run, such as 'target' where it combines two models."""
     uses: ClassVar[tuple[str, ...]] = ()
-    """Controls that change what the attack finds on other models where they are available; saved results are read
-    again only with the same ones."""
+    """Controls that the attack on another arm also uses where given; a stage is repeated if one of them is replaced."""
     arms: ClassVar[tuple[str, ...]] = (AUDITED, *CONTROLS)
     """Arms on which the attack runs."""
 

@@ -50,7 +50,7 @@ class Quantize(Audit):
     precisions: list[Precision] = Field(default=["int8", "int4", "nf4", "fp4"], min_length=1)
     """Data types to which the weights are rounded."""
     measures: list[Measure] = Field(default=["probability", "recall"], min_length=1)
-    """What is measured in each row."""
+    """Measures of each row."""
     group_size: int = Field(default=128, ge=1)
     """Inputs of a weight that share one scale, for int8 and int4."""
     limit: int | None = Field(default=None, ge=1)
@@ -115,7 +115,7 @@ def round_to_integers(weight: Tensor, bits: int, group_size: int) -> Tensor:
     """
     largest = 2 ** (bits - 1) - 1
     parts = []
-    for part in weight.float().split(group_size, dim=1):
+    for part in torch.split(weight.float(), group_size, dim=1):
         scale = part.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / largest
         parts.append((part / scale).round() * scale)
     return torch.cat(parts, dim=1).to(weight.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,13 +47,15 @@ def audit(
     from expunge.commands.evaluate import data_section
 
     audit_settings, sections = split_settings(settings or [])
-    rule = {name: audit_settings.pop(name) for name in ("margin", "level", "utility_loss") if name in audit_settings}
+    rule: dict[str, Any] = {
+        name: audit_settings.pop(name) for name in ("margin", "level", "utility_loss") if name in audit_settings
+    }
     if audit_settings and len(names or []) != 1:
         raise ConfigError(
             [f"{next(iter(audit_settings))} belongs to one audit; name that audit alone"], source="the options"
         )
     controls = {"target": target, "retain": retain_model, "base": base}
-    config = {
+    config: dict[str, Any] = {
         **sections,
         **rule,
         "model": {"name": model, **sections.get("model", {})},

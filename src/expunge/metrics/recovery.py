@@ -116,8 +116,8 @@ class Mean:
     def groups_for(self, margin: float, level: float, power: float = 0.8) -> int:
         """Return about how many groups like these would show a mean of 0 to be within the margin, with the given power.
 
-        Formula: G' = G ((z(1 - level) + z((1 + power) / 2)) s / margin)^2, because both one-sided tests must succeed and
-        the standard error s falls with the root of the number of groups G; z are normal quantiles.
+        Formula: G' = G ((z(1 - level) + z((1 + power) / 2)) s / margin)^2, with z the normal quantiles: both one-sided
+        tests must succeed, and the standard error s falls with the root of the number of groups G.
         """
         quantiles = NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf((1 + power) / 2)
         return max(MIN_GROUPS, math.ceil(self.num_groups * (quantiles * self.error / margin) ** 2))

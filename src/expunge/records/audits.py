@@ -13,7 +13,7 @@ Leaking = Literal["leaks", "indistinguishable", "inconclusive"]
 
 
 class Cost(Record):
-    """What an attacker spent on one model."""
+    """Expense of an attacker on one model."""
 
     rows: int = 0
     """Rows that the attacker needs, such as those trained on."""
@@ -26,14 +26,14 @@ class Cost(Record):
 
 
 class Finding(Record):
-    """What one attempt of an attack got out of the unlearned model, compared with the controls."""
+    """Result of one attempt of an attack on the unlearned model, compared with the controls."""
 
     audit: str
     """Name of the audit."""
     attempt: str
     """Name of the attempt within the audit, such as 'int4'; 'before' is the model as it is."""
     measure: str
-    """What is measured in each row, such as 'probability'."""
+    """Measure of each row, such as 'probability'."""
     after: dict[str, Value] = Field(default_factory=dict)
     """Arm -> mean over the rows after the attempt, A_after."""
     effect: Value
@@ -110,7 +110,7 @@ class Battery(Record):
 
 
 class PlannedAudit(Record):
-    """What one audit would cost."""
+    """Cost of one audit."""
 
     audit: str
     arms: list[str]
@@ -123,7 +123,7 @@ class PlannedAudit(Record):
 
 
 class AuditPlan(Record):
-    """What a command of audits would cost."""
+    """Cost of all audits of a command."""
 
     schema_version: int = SCHEMA_VERSION
     audits: list[PlannedAudit]

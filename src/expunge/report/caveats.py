@@ -31,28 +31,28 @@ def about_audits(audits: Sequence[AuditResult], battery: Battery | None) -> list
     """Return which attacks were run and which were not, and what follows from it."""
     if not audits:
         return [
-            "No attack was run on this model. Knowledge that it does not show in these questions may come back with other "
-            "prompts, repeated sampling, quantisation or a little training."
+            "No attack was run on this model. Knowledge that it does not show in these questions may come back with "
+            "other prompts, repeated sampling, quantisation or a little training."
         ]
     done = [result.audit for result in audits]
     left = [name for name in registry.names("audit") if name not in done]
     reasons = {} if battery is None else battery.not_run
     not_run = ", ".join(f"{name} ({reasons[name]})" if name in reasons else name for name in left)
     notes = [
-        f"Attacks that were run: {', '.join(done)}. Not run: {not_run or 'none of those in this package'}. Attacks that "
-        "were not run, or other settings of these, may succeed."
+        f"Attacks that were run: {', '.join(done)}. Not run: {not_run or 'none of those in this package'}. Attacks "
+        "that were not run, or other settings of these, may succeed."
     ]
     if battery is not None:
         apart = [name for name in done if name not in battery.audits]
         if apart:
             notes.append(
-                f"{', '.join(apart)}: run by another command than the attacks of the verdict, so that their p-values are "
-                "not adjusted for the number of all attempts."
+                f"{', '.join(apart)}: run by another command than the attacks of the verdict, so that their p-values "
+                "are not adjusted for the number of all attempts."
             )
         if battery.outcome == "indistinguishable":
             notes.append(
-                "Indistinguishable means: on these rows, with these attacks, within the stated margin. It is no proof that "
-                "the knowledge is gone."
+                "Indistinguishable means: on these rows, with these attacks, within the stated margin. It is no proof "
+                "that the knowledge is gone."
             )
         notes += battery.notes
     return notes

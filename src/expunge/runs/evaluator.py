@@ -70,7 +70,7 @@ class Evaluator:
             attack: JSON-serialisable values that identify hooks on the model, which change results but not weights.
         """
         bare = causal_lm(model)
-        facts = [model_hash(model), str(self.dtype), end_ids(bare, self.template)]
+        facts: list[Any] = [model_hash(model), str(self.dtype), end_ids(bare, self.template)]
         if attack is not None:
             facts.append({"attack": attack})
         engine = None

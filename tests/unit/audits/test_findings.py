@@ -206,7 +206,7 @@ def test_missing_arms_state_what_cannot_be_claimed():
     without_target = audit({arm: arms[arm] for arm in ("unlearned", "retain")})
     assert found(without_target).residual.needs == "the target (--target)"
     assert found(without_target).outcome == "leaks"
-    assert "whether the retain model is a valid control" in without_target.notes[0]
+    assert "whether the controls know less" in without_target.notes[0]
 
 
 def test_attempt_without_a_score_before_has_no_effect_but_an_excess():

@@ -1,1 +1,1 @@
-"""What several audits have in common: the attacked models, measurements of rows, and comparisons of models."""
+"""Common parts of audits: the attacked models, measurements of rows, and comparisons of models."""

@@ -17,7 +17,7 @@ BEFORE = "before"
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one setting of an attack got out of one model."""
+    """Result of one setting of an attack on one model."""
 
     name: str
     """Name of the setting, such as 'int4'; `BEFORE` for the model as it is."""
@@ -25,9 +25,9 @@ class Attempt:
     """One entry per row of the forget set: `id`, `group` and `score`, the outcome between 0 and 1 or None where the row
     cannot be measured; further columns, such as `question`, `answer` and `response`, are shown in the report."""
     measure: str = "probability"
-    """What `score` is; attempts are compared with the attempt `BEFORE` of the same measure."""
+    """Meaning of `score`; attempts are compared with the attempt `BEFORE` of the same measure."""
     cost: Cost = field(default_factory=Cost)
-    """What the attacker spent; the runner adds the seconds."""
+    """Expense of the attacker; the runner adds the seconds."""
     utility: float | None = None
     """`Arm.utility` after the attempt; None if the attack leaves the model unchanged."""
     not_counted: str = ""
@@ -38,7 +38,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Workload:
-    """What an audit will cost on one model, for `expunge audit --plan`."""
+    """Cost of an audit on one model, for `expunge audit --plan`."""
 
     passes: float
     """Passes over the forget set, as in `Cost.passes`."""

@@ -97,8 +97,9 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[Leaking, str]:
         worst = max(leaks, key=lambda finding: finding.excess.point or 0.0)
         names = ", ".join(dict.fromkeys(_attack_title(finding) for finding in leaks))
         return "leaks", (
-            f"Leaks: {len(leaks)} of {len(counted)} attempts get more out of the unlearned model than out of the retain "
-            f"model ({names}). The largest excess is {worst.excess.point:+.3f} {worst.measure} ({_attack_title(worst)})."
+            f"Leaks: {len(leaks)} of {len(counted)} attempts get more out of the unlearned model than out of the "
+            f"retain model ({names}). The largest excess is {worst.excess.point:+.3f} {worst.measure} "
+            f"({_attack_title(worst)})."
         )
     if counted and all(finding.outcome == "indistinguishable" for finding in counted):
         return "indistinguishable", (
@@ -155,7 +156,8 @@ def _finding(
     after = {arm: mean_value(found.rows, attempt.measure) for arm, found in arms.items() if found is not None}
     utility = {arm: _utility_share(found, before.get(arm)) for arm, found in arms.items() if found is not None}
     reason = attempt.not_counted
-    loss = None if utility[AUDITED] is None else 1 - utility[AUDITED]
+    left = utility[AUDITED]
+    loss = None if left is None else 1 - left
     if not reason and loss is not None and loss > rule.utility_loss:
         reason = f"it costs {loss:.0%} of the probability of retain answers, more than {rule.utility_loss:.0%}"
     finding = Finding(
@@ -181,12 +183,12 @@ def _finding(
     changed = compared
     if attempt.name != BEFORE:
         changed = _difference([attempt, retain, before[AUDITED], before["retain"]], [1, -1, -1, 1])
-    left = Value.missing(NEEDS_TARGET) if target is None else _residual(attempt, retain, target)
+    share = Value.missing(NEEDS_TARGET) if target is None else _residual(attempt, retain, target)
     return finding.model_copy(
         update={
             "effect": changed.value("difference of differences, D"),
             "excess": compared.value("unlearned minus retain model"),
-            "residual": left,
+            "residual": share,
             "p_effect": None if changed.mean is None else changed.mean.p_above(),
             "p_leak": None if compared.mean is None else compared.mean.p_above(),
             "p_equivalent": None if compared.mean is None else compared.mean.p_different(rule.margin),
@@ -207,7 +209,7 @@ class _Difference:
     mean: Mean | None
     """None below five groups."""
     needs: str = ""
-    """What is missing, if there are no rows."""
+    """Missing input, if there are no rows."""
 
     def value(self, how: str) -> Value:
         """Return the mean with its interval, or what it needs."""
@@ -243,8 +245,9 @@ def _refusal(target: Attempt | None, retain: Attempt | None, rule: Rule) -> str:
     size = float(known.rows.mean())
     if size <= rule.margin:
         return (
-            f"Without an attack the retain model gets within {rule.margin:g} of the target ({target.measure}, difference "
-            f"{size:+.3f}): it knows the forget set, or the target does not. A comparison with it proves nothing."
+            f"Without an attack the retain model gets within {rule.margin:g} of the target ({target.measure}, "
+            f"difference {size:+.3f}): it knows the forget set, or the target does not. A comparison with it "
+            "proves nothing."
         )
     if known.mean.p_above() >= rule.level:
         return (
@@ -296,13 +299,13 @@ def _outcome(finding: Finding, adjusted: float | None, rule: Rule) -> tuple[Leak
     low, high = finding.excess.low, finding.excess.high
     if high is not None and high < 0:
         return "inconclusive", (
-            f"Less than from the retain model ({finding.excess.point:+.3f}): nothing came back, but the model differs from "
-            "one that never knew the rows."
+            f"Less than from the retain model ({finding.excess.point:+.3f}): nothing came back, but the model differs "
+            "from one that never knew the rows."
         )
     if low is not None and low > 0:
         return "inconclusive", (
-            f"More than from the retain model ({finding.excess.point:+.3f}), but not significantly after the adjustment for "
-            f"the number of attempts. {detectable}"
+            f"More than from the retain model ({finding.excess.point:+.3f}), but not significantly after the "
+            f"adjustment for the number of attempts. {detectable}"
         )
     needed = finding.facts.get("groups_needed")
     more = f" About {needed:.0f} groups like these would decide." if needed else ""
@@ -365,9 +368,8 @@ def _attack_title(finding: Finding) -> str:
 
 def _missing_arm(arm: str) -> str:
     lost = {
-        "target": "the share of its knowledge that is left (R) is unknown, and so is whether the retain model is a valid "
-        "control that knows less",
+        "target": "the share of its knowledge that is left (R) is unknown, and so is whether the controls know less",
         "retain": "no attempt can be called a leak or harmless",
-        "base": "what the fine-tuning taught cannot be told from what the base model knew",
+        "base": "what the fine-tuning taught cannot be distinguished from what the base model knew",
     }
     return f"No {ROLE_NAMES[arm]} is available as a control, so {lost[arm]}."

@@ -1,4 +1,4 @@
-"""What an attack gets out of each row: the probability of the true answer, or the share of it that is said."""
+"""Outcome of an attack per row: the probability of the true answer, or the share of it that the response contains."""
 
 from __future__ import annotations
 

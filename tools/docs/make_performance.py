@@ -15,7 +15,8 @@ RESULTS = DOCS.parent / "results" / "performance"
 INTRO = """# Performance
 
 All values on this page are read from records that the programs in `perf/` wrote (`python -m perf.training`,
-`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`); `python tools/docs/make_performance.py` generates the page.
+`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`); `python tools/docs/make_performance.py` generates the
+page.
 
 "Plain" is what published code does, in its simplest form (`perf/plain.py`): batches in random order, padded to their
 longest row; separate forward passes for forget and retain rows; labels given to the model, which computes its own loss;

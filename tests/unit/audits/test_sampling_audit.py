@@ -116,8 +116,10 @@ def test_a_leak_that_greedy_decoding_hides():
 
 
 def test_a_model_that_never_knew_is_not_flagged():
+    """No leak in 19 rows of either model is too little evidence of equality within .05, and none of a leak."""
     result = findings(Sampling(samples=4), unlearned=quiet, retain=quiet)
-    assert {finding.outcome for finding in result.findings if finding.counted} == {"indistinguishable"}
+    assert {finding.outcome for finding in result.findings if finding.counted} == {"inconclusive"}
+    assert all(finding.excess.point == 0 for finding in result.findings)
 
 
 def test_the_band_is_reported_for_every_k():

@@ -1,4 +1,4 @@
-"""What an attack got out of one model, and the names of the models."""
+"""Results of an attack on one model, and the names of the models."""
 
 from __future__ import annotations
 

@@ -48,6 +48,9 @@ ALLOWED = {
     "called by lm-eval": ["add_partial", "get_model_info"],
     "read by peft": ["inference_mode"],
     "read by tokenizers": ["pre_tokenizer"],
+    "read by transformers": ["is_quantized"],
+    "called by user-defined audits": ["hooked_session"],
+    "written to disk, and checked by read_record": ["schema_version"],
     "written by `expunge plan --json`": ["flops_per_step"],
 }
 """Who uses a name that no Python code of ours uses -> the names."""

@@ -53,7 +53,7 @@ class Relearn(Audit):
     paper: ClassVar[str] = "Deeb and Roger 2024, arXiv:2410.08827; Hu et al. 2024, arXiv:2406.13356"
 
     tiers: list[Tier] = Field(default=["unrelated", "retain", 1, 4, 16, "all", "shuffled", "forget"], min_length=1)
-    """Rows that are trained on: 'unrelated', 'retain', numbers of rows of other people, 'all', 'shuffled' or 'forget'."""
+    """Rows to train on: 'unrelated', 'retain', numbers of rows of other people, 'all', 'shuffled' or 'forget'."""
     lora_lr: list[float] = Field(default=[1e-4, 3e-4])
     """Learning rates of low-rank adapters; may be empty."""
     full_lr: list[float] = Field(default=[1e-5, 2e-5, 5e-5])

@@ -17,7 +17,6 @@ from expunge.errors import IncompatibleError
 from expunge.metrics.probability import probability
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.fsdp import fsdp_root
-from expunge.modeling.load import model_hash
 from expunge.probes.cache import ProbeCache
 from expunge.probes.requests import ScoreRequest
 from expunge.probes.session import Session
@@ -162,10 +161,6 @@ class Arm:
         if not scores:
             return None
         return float(probability([-float(scored.logp.mean()) for scored in scores.values()]).mean())
-
-    def weights_hash(self) -> str:
-        """Return the hash of the model's weights."""
-        return model_hash(self.model)
 
     def release(self) -> None:
         """Release the model's memory."""

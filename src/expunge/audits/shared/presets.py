@@ -1,7 +1,7 @@
 """Presets of `expunge audit`: which audits run, with which settings.
 
-With the target and the retain model, 'quick' takes minutes on a small model, 'standard' most of an hour, and 'full' runs
-every audit with its default settings on all rows. `expunge audit --plan` estimates the time on the model at hand.
+With the target and the retain model, 'quick' takes minutes on a small model, 'standard' most of an hour, and 'full'
+runs every audit with its default settings on all rows. `expunge audit --plan` estimates the time.
 """
 
 from __future__ import annotations

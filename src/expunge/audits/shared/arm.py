@@ -130,7 +130,7 @@ class Arm:
 
     @contextlib.contextmanager
     def other(self, role: str) -> Iterator[Arm]:
-        """Yield another arm, whose model is released afterwards; an audit names it in its `needs` or `reads`.
+        """Yield another arm, whose model is released afterwards; an audit names it in its `needs` or `uses`.
 
         Raises:
             IncompatibleError: The audit has no such arm.

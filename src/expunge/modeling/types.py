@@ -32,7 +32,7 @@ class ModuleLike(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return all parameters."""
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(self, *, remove_duplicate: bool = ...) -> Iterator[tuple[str, nn.Parameter]]:
         """Return all parameters with their dotted names."""
 
     def buffers(self) -> Iterator[Tensor]:

@@ -217,12 +217,17 @@ def test_it_can_be_measured_and_attacked(cli, adapter, tiny_model, tmp_path, ste
     # As the retain model of itself.
     outcome = cli("evaluate", tiny_model, *options, "--retain-model", model, "--json")
     assert outcome.code == 0, outcome.err
-    outcome = cli("audit", model, "--data", "forget.jsonl", "--retain-model", model, "--set", "max_new_tokens=4")
+    outcome = cli(
+        "audit", model, "leaks", "--data", "forget.jsonl", "--retain-model", model, "--set", "max_new_tokens=4"
+    )
     assert outcome.code == 0, outcome.err
     outcome = cli("evaluate", model, *options, "--set", "evaluate.engine=vllm")
     assert outcome.code == 2
     assert "without the adapter" in outcome.err
-    for command in (["evaluate", model, *options, "--set"], ["audit", model, "--data", "forget.jsonl", "--set"]):
+    for command in (
+        ["evaluate", model, *options, "--set"],
+        ["audit", model, "leaks", "--data", "forget.jsonl", "--set"],
+    ):
         outcome = cli(*command, "model.adapter=merged")
         assert outcome.code == 2
         assert "model.adapter has no effect" in outcome.err
@@ -234,7 +239,7 @@ def test_a_run_and_its_checkpoint_have_the_same_values(cli, adapter):
                   "generate=false", "--out", "again")  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert nll(Path("again"), "model-custom") == pytest.approx(nll(folder, "unlearned-custom-000004")[:4], rel=1e-5)
-    outcome = cli("audit", folder, "--set", "max_new_tokens=4", "--json")
+    outcome = cli("audit", folder, "leaks", "--set", "max_new_tokens=4", "--json")
     assert outcome.code == 0, outcome.err
     assert set(json.loads(outcome.out)["arms"]) == {"unlearned", "target"}
 
@@ -397,7 +402,7 @@ def test_models_on_the_hub(tiny_model, tmp_path, monkeypatch):
     (folder,) = tmp_path.glob("runs/first-*")
     config = json.loads((folder / "checkpoint/adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("someone/base", commits["base"])
-    command("audit", folder, "--set", "max_new_tokens=3")
+    command("audit", folder, "leaks", "--set", "max_new_tokens=3")
     model = {"name": "someone/adapter", "adapter": "stacked", "lora": {"rank": 2}}
     (tmp_path / "second.yaml").write_text(yaml.safe_dump({"name": "second", "model": model, **RUN}))
     command("run", "second.yaml")

@@ -111,7 +111,7 @@ def evaluate_with_stored(cli, first, second):
 
 
 def audit_with_control(cli, first, second):
-    return ["audit", first, "--data", "forget.jsonl", "--retain-model", second, "--set", "max_new_tokens=3"]
+    return ["audit", first, "leaks", "--data", "forget.jsonl", "--retain-model", second, "--set", "max_new_tokens=3"]
 
 
 def sweep(cli, first, second):

@@ -103,12 +103,14 @@ def test_run_with_user_defined_method_benchmark_and_metric(folder, run):
 
 
 def test_audit_of_the_run(folder, run):
-    done = expunge(folder, "audit", run["folder"], "--audit", "./my_audit.py", "--set", "max_new_tokens=4", "--json")
+    done = expunge(folder, "audit", run["folder"], "./my_audit.py", "--set", "max_new_tokens=4", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result["arms"]) == {"unlearned", "target"}
-    assert result["values"]["insist"]["target"]["n"] > 0
-    assert "p = 1" in result["verdict"]
+    insist = next(finding for finding in result["findings"] if finding["attempt"] == "insist")
+    assert insist["after"]["target"]["n"] > 0
+    assert insist["cost"]["passes"] == 1
+    assert "without a retain model" in result["verdict"]
 
 
 def test_evaluate_a_folder_with_a_user_defined_metric(folder, run):

@@ -108,7 +108,7 @@ def test_findings_say_what_is_missing_and_what_is_more_than_guessed():
     knows = audit.attack(Scripted(ROWS, lambda request: ROWS.rows[request.index].answer), "leaks")
     never = audit.attack(Scripted(ROWS, lambda request: "No idea"), "leaks")
     alone = audit.findings({"unlearned": knows}, Rule())
-    assert "A leak cannot be told from a guess without a retain model" in alone.verdict
+    assert "A leak cannot be distinguished from a guess without a retain model" in alone.verdict
     assert len(alone.notes) == 4  # three controls, and the threshold
     both = audit.findings({"unlearned": knows, "retain": never}, Rule())
     assert both.values["before (leak)"]["unlearned"].point == 1.0

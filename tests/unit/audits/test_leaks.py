@@ -115,7 +115,7 @@ def test_findings_say_what_is_missing_and_what_is_more_than_guessed():
     assert both.values["before (leak)"]["retain"].point == 0.0
     entities = both.values["names, dates and numbers given to the unchanged question"]
     assert (entities["unlearned"].point, entities["unlearned"].n, entities["retain"].point) == (1.0, 5, 0.0)
-    assert "There are too few groups of rows" in both.verdict
+    assert "There are too few groups for a conclusion" in both.verdict
     single = [
         [replace(each, rows=[{**row, "group": row["id"]} for row in each.rows]) for each in attempts]
         for attempts in (knows, never)

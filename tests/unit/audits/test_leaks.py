@@ -121,8 +121,8 @@ def test_findings_say_what_is_missing_and_what_is_more_than_guessed():
         for attempts in (knows, never)
     ]
     both = audit.findings({"unlearned": single[0], "retain": single[1]}, Rule())
-    assert both.verdict.startswith("Leaks: 3 of 3 attempts bring back more than from the retain model")
-    assert not any("retain" in note for note in both.notes)
+    assert both.verdict.startswith("Leaks: 3 of 3 attempts get more out of the unlearned model")
+    assert not any("No retain model" in note for note in both.notes)
 
 
 def test_prompts_that_the_data_does_not_allow_are_named():

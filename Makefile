@@ -44,7 +44,7 @@ layers: install
 types: install
 	$(BIN)/mypy -p expunge
 
-# Unit and meta tests, in at most 90 seconds on two cores.
+# Unit and meta tests but the slow ones, in at most 90 seconds on two cores.
 test-fast: install
 	$(PYTEST) --dist worksteal -m "not slow" tests/unit tests/meta
 

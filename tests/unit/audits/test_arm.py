@@ -14,6 +14,8 @@ from expunge.modeling.load import build_scratch, train_tokenizer
 from expunge.modeling.opening import measuring_template
 from expunge.runs.evaluator import Evaluator
 
+pytestmark = pytest.mark.slow
+
 ROWS = tuple(Row(str(i), f"Where was number {i} born?", f"In town {i}.", str(i)) for i in range(6))
 SETS = Sets("made", RowSet("forget", ROWS), RowSet("retain", ROWS[:2]))
 

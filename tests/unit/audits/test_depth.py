@@ -12,6 +12,8 @@ from expunge.data.sets import Row, RowSet, Sets
 from expunge.data.templates import NO_LABEL
 from expunge.errors import IncompatibleError
 
+pytestmark = pytest.mark.slow
+
 AUDIT = Depth()
 
 

@@ -12,6 +12,8 @@ from expunge.audits.shared.findings import Rule
 from expunge.data.sets import RowSet, Sets
 from expunge.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 STRENGTHS = [0.001, 0.1]
 
 

@@ -11,6 +11,8 @@ from expunge.audits.base import BEFORE, Attempt
 from expunge.audits.shared.findings import Rule, combine, compare_arms
 from expunge.metrics.groups import Grouping
 
+pytestmark = pytest.mark.slow
+
 RECORD = Path(__file__).parents[3] / "results/performance/audits.json"
 
 

@@ -15,6 +15,8 @@ from expunge.training.batching import BatchPlan
 from expunge.training.job import Job
 from expunge.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 
 def optimiser_gradient(method, model, start, objective=None, parts=(slice(None),)):
     """Return `.grad` of all parameters after an effective batch, as one vector."""

@@ -12,6 +12,8 @@ from expunge.methods.rmu import RMU
 from expunge.methods.rmulat import RMULAT
 from expunge.modeling.batch import TensorBatch
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "right+5": {"extra_padding": 5},
     "left": {"side": "left"},

@@ -200,6 +200,7 @@ def test_value_and_gradient_equal_those_of_plain_loops(case):
     assert expected_gradient.abs().max() > 1e-3  # a comparison of zeros would prove nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in PADDED])
 @pytest.mark.parametrize(
     ("side", "extra_padding", "pad_id"),
@@ -217,6 +218,7 @@ def test_padding_changes_nothing(case, side, extra_padding, pad_id):
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in PADDED])
 def test_micro_batches_add_up_to_the_effective_batch(case):
     """A batch of three rows equals one row plus two rows: each micro-batch has its share of value and gradient."""

@@ -20,6 +20,8 @@ from expunge.metrics.kolmogorov_smirnov import (
     smallest_ks_pvalue,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def distance_by_hand(first, second):
     """Return the largest distance between two empirical distribution functions over all values."""

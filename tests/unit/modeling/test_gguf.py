@@ -14,6 +14,8 @@ from expunge.modeling.architectures import model_config
 from expunge.modeling.gguf import as_folder
 from expunge.modeling.load import load_model, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 gguf = pytest.importorskip("gguf", reason="needs the extra 'gguf'")
 HEADS = 4
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "Ġ", "Ġa", "<|end|>"]

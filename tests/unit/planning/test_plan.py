@@ -16,6 +16,8 @@ from expunge.planning.planner import Planner, on_card
 from expunge.planning.workload import training_rows, workload
 from expunge.training.batching import BatchPlan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):

@@ -252,6 +252,20 @@ def test_battery_adjusts_over_all_audits():
     assert "1 of 4 attempts" in battery.verdict
 
 
+def test_the_model_as_it_is_counts_once_per_measure():
+    """A measurement that is only listed does not keep the next audit's from counting."""
+    arms = pair((0.5, 0.5))
+    listed = {arm: [Attempt(BEFORE, each[BEFORE], not_counted="an example")] for arm, each in arms.items()}
+    results = [
+        compare_arms("listed", listed, RULE, {}),
+        audit(arms),
+        compare_arms("again", {arm: [Attempt(BEFORE, each[BEFORE])] for arm, each in arms.items()}, RULE, {}),
+    ]
+    befores = [each for each in combine(results, {}, RULE).findings if each.attempt == BEFORE]
+    assert [each.counted for each in befores] == [False, True, False]
+    assert befores[2].not_counted == "the audit probe counts it"
+
+
 def test_battery_in_which_nothing_counts():
     arms = pair((0.1, 0.6))
     ruined = {

@@ -124,9 +124,10 @@ def combine(results: Sequence[AuditResult], not_run: Mapping[str, str], rule: Ru
     findings: list[Finding] = []
     first: dict[str, str] = {}
     for finding in (finding for result in results for finding in result.findings):
-        audit = first.setdefault(finding.measure, finding.audit) if finding.attempt == BEFORE else finding.audit
-        if audit != finding.audit and finding.counted:
-            finding = finding.model_copy(update={"counted": False, "not_counted": f"the audit {audit} counts it"})
+        if finding.attempt == BEFORE and finding.counted:
+            audit = first.setdefault(finding.measure, finding.audit)
+            if audit != finding.audit:
+                finding = finding.model_copy(update={"counted": False, "not_counted": f"the audit {audit} counts it"})
         findings.append(finding)
     findings = judge(findings, rule)
     outcome, sentence = verdict_of(findings)

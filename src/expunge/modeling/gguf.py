@@ -27,11 +27,6 @@ _MAGIC = b"GGUF"
 _DIGITS = 16
 
 
-def is_gguf(name: str | None) -> bool:
-    """Return whether a model's name is the path of a GGUF file."""
-    return name is not None and name.endswith(".gguf")
-
-
 def as_folder(name: str) -> str:
     """Return the folder of a GGUF file's model, which is converted first if it was not; other names are unchanged.
 
@@ -45,9 +40,9 @@ def as_folder(name: str) -> str:
         DataError: The file does not exist, is damaged, or has an architecture that transformers does not read.
         MissingExtraError: The package gguf is not installed.
     """
-    if not is_gguf(name):
-        return name
     path = Path(name).expanduser()
+    if path.suffix != ".gguf" or path.is_dir():
+        return name
     if not path.is_file():
         raise DataError(f"the GGUF file {name} does not exist.", fix="Give the path of a file, or of a model's folder.")
     stat = path.stat()

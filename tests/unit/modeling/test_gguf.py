@@ -124,6 +124,9 @@ def test_refusals(file, cache, tmp_path, monkeypatch):
         as_folder(str(file))
 
 
-def test_other_names_are_unchanged():
+def test_other_names_are_unchanged(tmp_path):
+    folder = tmp_path / "model.gguf"
+    folder.mkdir()
+    assert as_folder(str(folder)) == str(folder)
     assert as_folder("org/model") == "org/model"
     assert as_folder("folder.gguf.old") == "folder.gguf.old"

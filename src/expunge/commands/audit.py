@@ -410,7 +410,6 @@ def _record(attack: Audit, attempts: Mapping[str, Sequence[Attempt]], bench: _Be
             for attempt in found
             for row in attempt.rows
         ]
-        columns = list(dict.fromkeys(column for row in transcripts for column in row))
-        write_rows(out / samples, [{column: row.get(column) for column in columns} for row in transcripts])
+        write_rows(out / samples, transcripts)
         write_record(out / f"audits/{attack.key}.json", result)
     return result

@@ -67,12 +67,7 @@ class AttemptStore:
         from expunge.records import SCHEMA_VERSION
 
         rows = [row for attempt in attempts for row in attempt.rows]
-        # Parquet needs the same columns in every row.
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        complete = [{column: row.get(column) for column in columns} for row in rows]
-        write_rows(
-            path.with_suffix(".parquet"), [without_text(row) for row in complete] if self.sensitive else complete
-        )
+        write_rows(path.with_suffix(".parquet"), [without_text(row) for row in rows] if self.sensitive else rows)
         stored = [
             _StoredAttempt(
                 name=attempt.name,

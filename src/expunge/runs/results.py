@@ -43,12 +43,15 @@ def load_measurement(folder: Path, result: BenchmarkResult | None) -> Measuremen
 
 
 def write_rows(path: Path, rows: Sequence[SampleRow]) -> None:
-    """Write per-sample rows as Parquet, atomically."""
+    """Write per-sample rows as Parquet, atomically; a column that a row lacks is null in it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    values = [[row.get(column) for column in columns] for row in rows]
     plain = [
-        {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()} for row in rows
+        {key: value.item() if isinstance(value, np.generic) else value for key, value in zip(columns, row, strict=True)}
+        for row in values
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(plain), buffer)

@@ -71,7 +71,9 @@ def audit(
             try:
                 result = audit.audit(config, out=out)
             except Interrupted as error:
-                raise Interrupted("in the run's folder, attack by attack") from error
+                is_kept = out is not None or (Path(model) / "recipe.yaml").is_file()
+                where = f"in {out or model}" if is_kept else "lost, because no folder was given (--out)"
+                raise Interrupted(where) from error
     if plan:
         print_json(planned) if as_json else _print_plan(planned)
     elif as_json:

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, Workload
 from expunge.audits.shared.arm import Arm
-from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, measure_rows, recall, row_columns, spread
+from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, measure_rows, questions, recall, row_columns
 from expunge.data.sets import Row, Sets
-from expunge.errors import DataError
 from expunge.probes.contrast import generate_contrast
 from expunge.probes.requests import GenerationRequest
 
@@ -44,11 +43,7 @@ class Contrast(Audit):
         Raises:
             DataError: There are no questions.
         """
-        if not self._rows(sets):
-            raise DataError(
-                f"the forget set of {sets.name} has no questions, which the audit {self.name} needs.",
-                fix="Give rows with question and answer.",
-            )
+        self._rows(sets)
         return [BEFORE, *map(_stage, self.gammas)]
 
     def workload(self, sets: Sets) -> Workload:
@@ -72,7 +67,7 @@ class Contrast(Audit):
         return [Attempt(stage, found, "recall", Cost(passes=2))]
 
     def _rows(self, sets: Sets) -> tuple[Row, ...]:
-        return spread([row for row in forget_rows(sets) if row.question], self.limit)
+        return questions(sets, self.key, self.limit)
 
 
 def _stage(gamma: float) -> str:

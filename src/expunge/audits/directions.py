@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, SampleRow, Workload
 from expunge.audits.shared.arm import Arm
-from expunge.audits.shared.folds import people_folds
-from expunge.audits.shared.outcomes import Measure, forget_rows, measure_rows, spread
+from expunge.audits.shared.folds import fitted_and_tested
+from expunge.audits.shared.outcomes import Measure, forget_rows, measure_rows, questions
 from expunge.data.collate import collate
 from expunge.data.sets import Row, Sets
 from expunge.data.templates import Encoded
@@ -65,7 +65,7 @@ class Directions(Audit):
         Raises:
             DataError: The forget set has no questions, or rows of one person only.
         """
-        people_folds(self._rows(sets))
+        fitted_and_tested(self._rows(sets))
         return [BEFORE, "ablation"]
 
     def workload(self, sets: Sets) -> Workload:
@@ -89,8 +89,7 @@ class Directions(Audit):
         found: dict[str, SampleRow] = {}
         controls: dict[str, list[SampleRow]] = {row.id: [] for row in rows}
         utilities: list[float | None] = []
-        for number, tested_indices in enumerate(people_folds(rows)):
-            fitted_indices = [index for index in range(len(rows)) if index not in set(tested_indices)]
+        for number, (fitted_indices, tested_indices) in enumerate(fitted_and_tested(rows)):
             tested = [rows[i] for i in tested_indices]
             directions = unit(moved[fitted_indices].nanmean(0))
             chosen = _best(session, [rows[i] for i in fitted_indices], directions, candidates)
@@ -126,14 +125,8 @@ class Directions(Audit):
             ),
         ]
 
-    def _rows(self, sets: Sets) -> list[Row]:
-        rows = [row for row in forget_rows(sets) if row.question]
-        if not rows:
-            raise DataError(
-                f"the forget set of {sets.name} has no questions, and the directions are read at the end of one.",
-                fix="Use a forget set with questions, or leave this audit out.",
-            )
-        return list(spread(rows, self.limit))
+    def _rows(self, sets: Sets) -> tuple[Row, ...]:
+        return questions(sets, self.key, self.limit)
 
     def _layers(self, arm: Arm) -> list[int]:
         model = causal_lm(arm.model)

@@ -24,9 +24,8 @@ from expunge.audits.base import (
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.calibration import cross_fitted_thresholds
 from expunge.audits.shared.findings import NEEDS_RETAIN, Rule, compare_arms, mean_value
-from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, row_columns, spread
+from expunge.audits.shared.outcomes import MAX_NEW_TOKENS, forget_rows, questions, row_columns
 from expunge.data.sets import Row, Sets
-from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
 from expunge.metrics.sampling import Band, expected_maximum, leak_at, sample_counts, simultaneous_band
 from expunge.probes.requests import GenerationRequest
@@ -80,11 +79,6 @@ class Sampling(Audit):
         Raises:
             DataError: There are no questions.
         """
-        if not self._rows(sets):
-            raise DataError(
-                f"the forget set of {sets.name} has no questions, which the audit {self.name} needs.",
-                fix="Give rows with question and answer.",
-            )
         num = len(self._rows(sets))
         starts = range(0, num, _ROWS_PER_STAGE)
         return [BEFORE, *(f"{SAMPLES} {start + 1}-{min(start + _ROWS_PER_STAGE, num)}" for start in starts)]
@@ -143,7 +137,7 @@ class Sampling(Audit):
         )
 
     def _rows(self, sets: Sets) -> tuple[Row, ...]:
-        return spread([row for row in forget_rows(sets) if row.question], self.limit)
+        return questions(sets, self.key, self.limit)
 
     def _sample(self, index: int, row: Row, number: int) -> GenerationRequest:
         return GenerationRequest(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from expunge.audits.base import BEFORE, Attempt, Audit, Cost, SampleRow, Workload
 from expunge.audits.shared.arm import Arm
-from expunge.audits.shared.folds import people_folds
-from expunge.audits.shared.outcomes import forget_rows, measure_rows, spread
+from expunge.audits.shared.folds import fitted_and_tested
+from expunge.audits.shared.outcomes import forget_rows, measure_rows, questions
 from expunge.console import progress
 from expunge.data.collate import collate
 from expunge.data.sets import Row, Sets
@@ -72,7 +72,7 @@ class SoftPrompt(Audit):
         Raises:
             DataError: The forget set has no questions, or rows of one person only.
         """
-        people_folds(self._rows(sets))
+        fitted_and_tested(self._rows(sets))
         return [BEFORE, "universal", *(["random strings"] if self.random_strings else [])]
 
     def workload(self, sets: Sets) -> Workload:
@@ -93,12 +93,10 @@ class SoftPrompt(Audit):
         if stage == "random strings":
             encoded = self._with_random_answers(encoded, arm)
         fits = [len(item.ids) <= session.context for item in encoded]
-        folds = people_folds(rows)
         after: list[float | None] = [None] * len(rows)
         fitted_means = []
-        for number, tested in enumerate(folds):
-            fitted = [i for i in range(len(rows)) if i not in set(tested) and fits[i]]
-            tested = [i for i in tested if fits[i]]
+        for number, indices in enumerate(fitted_and_tested(rows)):
+            fitted, tested = ([i for i in part if fits[i]] for part in indices)
             if not fitted:
                 raise DataError(f"no question fits into the context of {session.context} tokens with the vectors.")
             prompt = self._fit(arm, [encoded[i] for i in fitted], seed=self.seed + number)
@@ -124,14 +122,8 @@ class SoftPrompt(Audit):
             return Attempt(stage, columns, _RANDOM_MEASURE, cost, not_counted=reason, facts={"fitted_random": fitted})
         return Attempt(stage, columns, cost=cost, facts={"fitted": fitted})
 
-    def _rows(self, sets: Sets) -> list[Row]:
-        rows = [row for row in forget_rows(sets) if row.question]
-        if not rows:
-            raise DataError(
-                f"the forget set of {sets.name} has no questions, and the vectors are placed in front of one.",
-                fix="Use a forget set with questions, or leave this audit out.",
-            )
-        return list(spread(rows, self.limit))
+    def _rows(self, sets: Sets) -> tuple[Row, ...]:
+        return questions(sets, self.key, self.limit)
 
     def _with_random_answers(self, encoded: Sequence[Encoded], arm: Arm) -> list[Encoded]:
         """Replace every answer token but the last, which ends the answer, by a random ordinary token."""

@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 from expunge.audits.base import AUDITED, BEFORE, Attempt, Audit, Cost, SampleRow, Workload
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.findings import Rule, mean_value
-from expunge.audits.shared.outcomes import forget_rows, spread
+from expunge.audits.shared.outcomes import forget_rows, questions, spread
 from expunge.audits.shared.prompts import AttackPrompt, ask, by_view
 from expunge.audits.shared.thresholds import DEFAULT_THRESHOLD, MIN_GROUPS, Judge
 from expunge.config.defaults import changed
 from expunge.data.sets import RowSet, Sets
-from expunge.errors import DataError
 from expunge.probes.session import Session
 from expunge.records import AuditResult
 
@@ -100,14 +99,7 @@ class PromptAudit(Audit):
         Raises:
             DataError: There are none.
         """
-        rows = forget_rows(sets)
-        questions = tuple(row for row in rows if row.question)
-        if not questions:
-            raise DataError(
-                f"the forget set of {sets.name} has no questions, which the audit {self.key} needs.",
-                fix="Give rows with question and answer; for plain text use the benchmark familiarity or custom.",
-            )
-        return RowSet(rows.name, questions)
+        return RowSet(forget_rows(sets).name, questions(sets, self.key))
 
     def chosen(self, rows: RowSet) -> set[int]:
         """Return the positions of the rows that are asked for; the others can still serve as clues and examples."""

@@ -27,8 +27,8 @@ def group_folds(groups: Sequence[Hashable], num_folds: int) -> list[NDArray[np.b
     return [fold_of == fold for fold in range(min(num_folds, grouping.num_groups))]
 
 
-def people_folds(rows: Sequence[Row], num: int = 2) -> list[list[int]]:
-    """Return the indices of the rows of each fold, ascending; an attack is fitted on one fold and tested on another.
+def fitted_and_tested(rows: Sequence[Row], num: int = 2) -> list[tuple[list[int], list[int]]]:
+    """Return for each fold the indices of the rows on which an attack is fitted, and of those on which it is tested.
 
     Args:
         rows: Rows; a row without a group is a group of its own.
@@ -46,4 +46,4 @@ def people_folds(rows: Sequence[Row], num: int = 2) -> list[list[int]]:
             f"needs at least {num}.",
             fix="Give rows of more people, and a group to each row.",
         )
-    return [[int(index) for index in np.flatnonzero(fold)] for fold in group_folds(names, num)]
+    return [(np.flatnonzero(~fold).tolist(), np.flatnonzero(fold).tolist()) for fold in group_folds(names, num)]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from expunge.data.sets import Row, RowSet, Sets
+from expunge.errors import DataError
 from expunge.metrics.leakage import find_leak
 from expunge.metrics.probability import probability
 from expunge.probes.requests import GenerationRequest, ScoreRequest
@@ -27,6 +28,21 @@ MAX_NEW_TOKENS = 64
 def forget_rows(sets: Sets) -> RowSet:
     """Return the forget rows, with paraphrases and wrong answers where the data has them."""
     return sets.evaluation.get("forget", sets.forget)
+
+
+def questions(sets: Sets, audit: str, limit: int | None = None) -> tuple[Row, ...]:
+    """Return the forget rows that have a question, at most `limit` of them, spread over the set.
+
+    Raises:
+        DataError: There are none; `audit` is named in the message.
+    """
+    rows = [row for row in forget_rows(sets) if row.question]
+    if not rows:
+        raise DataError(
+            f"the forget set of {sets.name} has no questions, which the audit {audit} needs.",
+            fix="Give rows with question and answer; for plain text use the benchmark familiarity or custom.",
+        )
+    return spread(rows, limit)
 
 
 def utility_rows(sets: Sets) -> tuple[Row, ...]:

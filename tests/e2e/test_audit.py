@@ -53,6 +53,12 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
     assert "prefix_4" in page
     assert "A leak cannot be distinguished from a guess without a retain model" in page
 
+    other = json.loads(cli("run", recipe_file, "train.seed=7", "--json").out)["folder"]
+    assert other != folder
+    again = cli("audit", other, "leaks", "--set", "max_new_tokens=5")
+    assert "Attacking the unlearned model" in again.err
+    assert "Attacking the target" not in again.err, "the target of both runs is attacked once"
+
 
 @pytest.mark.parametrize(
     ("words", "message"),

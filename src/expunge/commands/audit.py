@@ -115,6 +115,9 @@ class _Case:
     prompt: Prompt | None
     measure: Measure
     cache: Path | None
+    """Folder of cached scores."""
+    attempts: Path | None
+    """Folder of finished attempts; runs next to each other share it, so that a control is attacked once for all."""
     out: Path | None
     notes: tuple[str, ...] = ()
 
@@ -202,6 +205,7 @@ def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
         prompt=config.prompt,
         measure=Measure(),
         cache=None if out is None else out / "evaluations",
+        attempts=None if out is None else out / "audits" / "attempts",
         out=out,
     )
 
@@ -235,6 +239,7 @@ def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
         prompt=recipe.prompt,
         measure=recipe.evaluate,
         cache=folder.parent / "shared" / "evaluations",
+        attempts=folder.parent / "shared" / "attempts",
         out=out or folder,
         notes=tuple(notes),
     )
@@ -295,7 +300,7 @@ def _run(config: AuditConfig, case: _Case) -> Battery:
     bench = _Bench.open(case)
     chosen, not_run = _choose(config, bench)
     out, rule = bench.case.out, config.rule
-    store = AttemptStore(None if out is None else out / "audits/attempts", bench.sets.sensitive)
+    store = AttemptStore(bench.case.attempts, bench.sets.sensitive)
     attempts: dict[str, dict[str, list[Attempt]]] = {attack.key: {} for attack in chosen}
     work = [(role, attack) for role in bench.case.arms for attack in chosen if role in attack.arms]
     progress = _Progress(sum(len(attack.stages(bench.sets)) for _, attack in work))
@@ -371,6 +376,7 @@ def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore, progres
         "data": data_hashes(bench.sets),
         "prompt": bench.template.fingerprint,
         "dtype": str(bench.dtype),
+        "sensitive": bench.sets.sensitive,
     }
     attempts: list[Attempt] = []
     for number, stage in enumerate(stages, start=1):

@@ -5,14 +5,24 @@ from collections import Counter
 import pytest
 from tiny_arms import make_rows, without_groups
 
-from expunge.audits.shared.folds import fitted_and_tested
+from expunge.audits.shared.folds import fitted_and_tested, group_folds, split_groups
 from expunge.errors import DataError
 
 
-def test_people_alternate_between_folds():
+def test_folds_have_equally_many_people():
     rows = make_rows("forget", 4, each=2).rows
-    assert fitted_and_tested(rows) == [([2, 3, 6, 7], [0, 1, 4, 5]), ([0, 1, 4, 5], [2, 3, 6, 7])]
-    assert [tested for _, tested in fitted_and_tested(rows, 3)] == [[0, 1, 6, 7], [2, 3], [4, 5]]
+    assert [len(tested) for _, tested in fitted_and_tested(rows)] == [4, 4]
+    assert sorted(len(tested) for _, tested in fitted_and_tested(rows, 3)) == [2, 2, 4]
+
+
+def test_the_order_and_number_of_rows_do_not_move_a_person():
+    names = [f"person {number}" for number in range(9)]
+    fold_of = split_groups(names, 4)
+    assert split_groups(reversed(names * 3), 4) == fold_of
+    masks = group_folds([names[5], names[0], *names], 4)
+    assert all(masks[fold_of[name]][place + 2] for place, name in enumerate(names))
+    assert masks[fold_of[names[5]]][0]
+    assert masks[fold_of[names[0]]][1]
 
 
 def test_no_person_is_in_two_folds_whatever_the_order():

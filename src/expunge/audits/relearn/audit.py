@@ -79,7 +79,7 @@ class Relearn(Audit):
     unrelated: Source | None = None
     """Texts of the tier 'unrelated'; null for 80 generated statements about invented countries."""
     seed: int = 0
-    """Seed of the halves, the samples of rows, the batches and the adapters."""
+    """Seed of the samples of rows, the batches and the adapters."""
 
     _encoded: dict[str, list[Encoded]] = PrivateAttr(default_factory=dict)
 

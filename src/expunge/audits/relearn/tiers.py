@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from expunge.audits.shared.folds import split_groups
 from expunge.audits.shared.outcomes import forget_rows
 from expunge.data.sets import Row, Sets
 from expunge.data.synthetic.background import world_rows
@@ -54,7 +55,7 @@ class Halves:
 
     Args:
         sets: Data of the audit.
-        seed: Seed of the halves, and of samples and permutations of rows.
+        seed: Seed of samples and permutations of rows.
 
     Raises:
         DataError: All rows are about one person.
@@ -62,16 +63,15 @@ class Halves:
 
     def __init__(self, sets: Sets, seed: int) -> None:
         self.sets, self.rows, self.seed = sets, forget_rows(sets).rows, seed
-        people = sorted({group_of(row) for row in self.rows})
+        people = {group_of(row) for row in self.rows}
         if len(people) < len(FOLDS):
             raise DataError(
                 "relearning trains on one half of the people and tests on the other, but the forget set has one only "
-                f"('{people[0]}', rows: {len(self.rows)}).",
+                f"('{next(iter(people))}', rows: {len(self.rows)}).",
                 allowed=f"At least 2 people (or passages) are needed, and {MIN_GROUPS} for a verdict.",
                 fix="Add a column 'group' that names the person of each row, or use a forget set of more people.",
             )
-        order = np.random.default_rng(seed).permutation(len(people))
-        self._fold_of = {people[index]: FOLDS[place % len(FOLDS)] for place, index in enumerate(order)}
+        self._fold_of = {group: FOLDS[fold] for group, fold in split_groups(people, len(FOLDS)).items()}
 
     def fold_of(self, row: Row) -> int:
         """Return the half in which a row is tested, 1 or 2; they have equally many people, or differ by one."""

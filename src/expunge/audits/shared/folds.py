@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge.data.sets import Row
 from expunge.errors import DataError
-from expunge.metrics.groups import Grouping
 
 
-def group_folds(groups: Sequence[Hashable], num_folds: int) -> list[NDArray[np.bool_]]:
+def split_groups(groups: Iterable[str], num_folds: int) -> dict[str, int]:
+    """Return the fold of each group; folds have equally many groups, or differ by one.
+
+    Groups are dealt to the folds in the order of their hashes, so the split depends neither on the order of the rows nor
+    on which of a group's rows are present.
+
+    Args:
+        groups: Names of groups; repeated names count once.
+        num_folds: Number of folds; with fewer groups the last folds stay empty.
+    """
+    ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
+    return {group: number % num_folds for number, group in enumerate(ordered)}
+
+
+def group_folds(groups: Sequence[str], num_folds: int) -> list[NDArray[np.bool_]]:
     """Split rows into folds of full groups, and return the mask of each fold's rows, (n,).
-
-    Groups are dealt to the folds one after another in the order of their first rows, so the split depends on the data
-    alone.
 
     Args:
         groups: Group of each row.
         num_folds: Number of folds; at most one per group is returned.
     """
-    grouping = Grouping.of(groups)
-    fold_of = grouping.codes % num_folds
-    return [fold_of == fold for fold in range(min(num_folds, grouping.num_groups))]
+    fold_of = split_groups(groups, num_folds)
+    folds = np.array([fold_of[group] for group in groups], dtype=int)
+    return [folds == fold for fold in range(min(num_folds, len(fold_of)))]
 
 
 def fitted_and_tested(rows: Sequence[Row], num: int = 2) -> list[tuple[list[int], list[int]]]:

@@ -7,13 +7,13 @@ is judged by a threshold that it helped to fit, the retain model itself is judge
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expunge.audits.shared.attempts import Attempt, SampleRow
 from expunge.audits.shared.calibration import smallest_threshold
+from expunge.audits.shared.folds import split_groups
 from expunge.records import Cost
 
 DEFAULT_THRESHOLD = 0.5
@@ -51,7 +51,7 @@ class Thresholds:
             rows: Attempt -> rows with id, group and share.
             false_alarms: Largest rate of rows that count as leaks.
         """
-        part_of = _spread({row["group"] for each in rows.values() for row in each}, _PARTS)
+        part_of = split_groups({row["group"] for each in rows.values() for row in each}, _PARTS)
         largest: dict[str, float] = {}
         for part in set(part_of.values()):
             others = cls._single(
@@ -104,7 +104,7 @@ class Judge:
     @classmethod
     def cross_fitted(cls, retain: Sequence[Attempt], groups: Iterable[str], false_alarms: float) -> Judge:
         """Fit thresholds on the retain model's rows of each half, for the rows of the other half."""
-        half_of = _spread(groups, 2)
+        half_of = split_groups(groups, 2)
         fitted = [
             Thresholds.fit(
                 {
@@ -188,12 +188,6 @@ class Judge:
             f"{kind}_{number}": each.single.get(name, 1.0) if name else each.raised
             for number, each in enumerate(self.thresholds, start=1)
         }
-
-
-def _spread(groups: Iterable[str], num_parts: int) -> dict[str, int]:
-    """Assign groups to parts of equal size, in the order of their hashes, which is unrelated to that of the data."""
-    ordered = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
-    return {group: number % num_parts for number, group in enumerate(ordered)}
 
 
 def _score(leaks: bool | None) -> float | None:

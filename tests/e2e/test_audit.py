@@ -53,7 +53,7 @@ def test_run_uses_its_own_data_and_target(cli, recipe_file):
     assert "prefix_4" in page
     assert "A leak cannot be distinguished from a guess without a retain model" in page
 
-    other = json.loads(cli("run", recipe_file, "train.seed=7", "--json").out)["folder"]
+    other = json.loads(cli("run", recipe_file, "train.lr=2e-3", "--json").out)["folder"]
     assert other != folder
     again = cli("audit", other, "leaks", "--set", "max_new_tokens=5")
     assert "Attacking the unlearned model" in again.err

@@ -34,9 +34,8 @@ def test_halves_are_of_people_and_swapped():
     assert sorted(map(len, people.values())) == [3, 4]
     trained = [{row.group for row in halves.training("all", fold)} for fold in FOLDS]
     assert trained == [people[2], people[1]]
-    assert {Halves(made(people=7), seed).fold_of(halves.rows[0]) for seed in range(20)} == {
-        halves.fold_of(halves.rows[0])
-    }
+    reseeded = Halves(made(people=7), seed=5)
+    assert [reseeded.fold_of(row) for row in halves.rows] == [halves.fold_of(row) for row in halves.rows]
 
 
 @pytest.mark.parametrize("tier", ["all", "shuffled", 1, 4])

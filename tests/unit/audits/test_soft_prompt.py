@@ -89,7 +89,10 @@ def test_rows_are_scored_with_vectors_of_other_people(arm, monkeypatch):
     monkeypatch.setattr(SoftPrompt, "_fit", record)
     SMALL.attack(arm, "universal")
     people = {row.id: row.group for row in arm.sets.forget}
-    assert [{people[row] for row in rows} for rows in fitted] == [{"forget/person1"}, {"forget/person0"}]
+    assert sorted(people[row] for rows in fitted for row in rows) == sorted(people.values()), (
+        "each person is fitted once"
+    )
+    assert all(len({people[row] for row in rows}) == 1 for rows in fitted)
 
 
 def test_random_strings_are_listed_apart(arm):

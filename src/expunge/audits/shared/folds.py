@@ -15,8 +15,8 @@ from expunge.errors import DataError
 def split_groups(groups: Iterable[str], num_folds: int) -> dict[str, int]:
     """Return the fold of each group; folds have equally many groups, or differ by one.
 
-    Groups are dealt to the folds in the order of their hashes, so the split depends neither on the order of the rows nor
-    on which of a group's rows are present.
+    Groups are dealt to the folds in the order of their hashes, so the split does not depend on the order of the rows,
+    nor on which rows of a group are present.
 
     Args:
         groups: Names of groups; repeated names count once.

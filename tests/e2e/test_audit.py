@@ -277,6 +277,14 @@ def test_plan_runs_nothing(cli, tiny_model, other_model, people, tmp_path):
     assert "s in all." in shown.out
 
 
+def test_plan_counts_the_layers_of_the_model(cli, tiny_model, other_model, people):
+    """The tiny model has one layer: 4 + 2 passes of depth on each of 3 models."""
+    words = ["audit", tiny_model, "depth", "--data", people("f.jsonl", 6), "--plan", "--json"]
+    done = cli(*words, "--retain-model", other_model, "--target", tiny_model)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["audits"][0]["passes"] == 3 * (4 + 2)
+
+
 def test_plan_states_what_would_not_run(cli, tiny_model, tmp_path):
     (tmp_path / "text.jsonl").write_text('{"text": "She was born in Bern."}\n' * 2)
     done = cli("audit", tiny_model, "quantize", "leaks", "--data", tmp_path / "text.jsonl", "--plan")

@@ -113,6 +113,22 @@ def test_audit_of_the_run(folder, run):
     assert "without a retain model" in result["verdict"]
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("None", "returned nothing. `attack` returns a list of `expunge.audits.Attempt`."),
+        ("[0.5]", "returned a list with a float."),
+        ("[Attempt('before', [{'id': '0', 'score': 1.0}])]", "attempt before, whose row 0 has no 'group'."),
+    ],
+)
+def test_audit_that_returns_something_else(folder, run, returned, message):
+    text = "from expunge.audits import Attempt, Audit\n\n\nclass Wrong(Audit):\n    def attack(self, arm, stage):\n"
+    (folder / "wrong.py").write_text(f"{text}        return {returned}\n")
+    done = expunge(folder, "audit", run["folder"], "./wrong.py")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+
+
 def test_evaluate_a_folder_with_a_user_defined_metric(folder, run):
     words = ["--data", "synthetic", "--set", "data.num_people=5", "--set", "evaluate.metrics=[./my_metric.py]"]
     words += ["--benchmark", "./my_benchmark.py", "--set", "max_new_tokens=4"]

@@ -71,9 +71,8 @@ class Directions(Audit):
     def workload(self, sets: Sets) -> Workload:
         """Return the passes: hidden states of both models, candidates, controls, and the model as it is."""
         share = len(self._rows(sets)) / len(forget_rows(sets))
-        # The number of layers is unknown before the model is loaded.
-        candidates = 32 if self.layers is None else len(self.layers) + 1
-        return Workload(passes=share * (candidates + self.controls + 4.0), models=2)
+        layers, per_layer = (0, 1) if self.layers is None else (len(self.layers), 0)
+        return Workload(passes=share * (layers + self.controls + 5.0), passes_per_layer=share * per_layer, models=2)
 
     def attack(self, arm: Arm, stage: str) -> list[Attempt]:
         """Measure the model as it is, or without the direction and without random ones."""

@@ -50,7 +50,7 @@ def _print(shown: Shown) -> None:
     if shown.settings:
         print_result("")
         rows = [
-            [setting.name, "required" if setting.required else _yaml(setting.default), setting.type, setting.meaning]
+            [setting.name, "required" if setting.required else _default(setting.default), setting.type, setting.meaning]
             for setting in shown.settings
         ]
         print_columns(["Setting", "Default", "Values", "Meaning"], rows)
@@ -62,8 +62,9 @@ def _print(shown: Shown) -> None:
         print_result(f"\nPaper: {shown.paper}")
 
 
-def _yaml(value: Any) -> str:
-    """Format a value as a recipe writes it."""
+def _default(value: Any) -> str:
+    """Format a default value as a recipe writes it; a long list would squeeze the other columns of the table."""
     import yaml
 
-    return yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return f"{len(value)} values" if isinstance(value, list | tuple) and len(text) > 120 else text

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from expunge import distributed
 from expunge.audits.base import AUDITED, CONTROLS, Attempt, Audit
 from expunge.audits.shared.arm import Arm
+from expunge.audits.shared.attempts import check_attempts
 from expunge.audits.shared.findings import Rule, combine
 from expunge.audits.shared.outcomes import forget_rows, measure_rows, spread
 from expunge.audits.shared.presets import PRESETS, Preset
@@ -26,6 +27,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Sets, data_hashes
 from expunge.data.templates import Template
 from expunge.errors import DataError, UserError, nearest
+from expunge.modeling.forward import text_config
 from expunge.modeling.load import load_tokenizer, local_digest
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
 from expunge.modeling.tokenizers import fix_date
@@ -166,12 +168,13 @@ def plan(config: AuditConfig | Mapping[str, Any]) -> AuditPlan:
     # The parameters, and not the state dict, which has tied weights twice.
     tensors = [*arm.model.parameters(), *arm.model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    num_layers = getattr(text_config(arm.model.config), "num_hidden_layers", 0)
     entries = []
     for attack in chosen:
         work, arms = attack.workload(bench.sets), [role for role in bench.case.arms if role in attack.arms]
         # AdamW keeps the weights, their gradient and two moments in float32.
         copies = work.models * size + (4 * 4 * size // weight.element_size() if work.training else 0)
-        passes = work.passes * len(arms)
+        passes = (work.passes + work.passes_per_layer * num_layers) * len(arms)
         entries.append(
             PlannedAudit(
                 audit=attack.key, arms=arms, passes=passes, seconds=round(passes * seconds, 1), memory=int(copies)
@@ -388,7 +391,8 @@ def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore, progres
             device = next(arm.model.parameters()).device.type
             with torch.autocast(device, bench.dtype, enabled=bench.dtype != torch.float32):
                 found = attack.attack(arm, stage)
-            return with_seconds(found, time.monotonic() - started)
+            where = f"the audit {attack.key} on {arm.label}" + (f", stage {stage}" if len(stages) > 1 else "")
+            return with_seconds(check_attempts(found, where), time.monotonic() - started)
 
         name = f"{attack.key}-{arm.role}-{number}"
         attempts += store.attempts(name, {**identity, "role": arm.role, "stage": stage}, run)

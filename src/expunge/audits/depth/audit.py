@@ -23,8 +23,6 @@ Floats = NDArray[np.float64]
 
 _PROBABILITY = "span probability"
 _DEPTH = "depth"
-_ASSUMED_LAYERS = 16
-"""Layers for the estimate of the cost, which is made without the model."""
 
 
 class Depth(Audit):
@@ -58,9 +56,9 @@ class Depth(Audit):
     """At most so many rows, spread over the forget set; null for all."""
 
     def workload(self, sets: Sets) -> Workload:
-        """Return the passes for a model of 16 layers: two patched passes per layer, one for the lens, three others."""
+        """Return the passes: two patched passes per layer, one for the lens, and three models as they are."""
         share = min(1.0, (self.limit or len(forget_rows(sets))) / len(forget_rows(sets)))
-        return Workload(passes=share * _passes(_ASSUMED_LAYERS), models=2)
+        return Workload(passes=share * 4, passes_per_layer=share * 2, models=2)
 
     def attack(self, arm: Arm, stage: str) -> list[Attempt]:
         """Patch the model's hidden states into the target, and read them through its output layer."""
@@ -159,8 +157,3 @@ def _means(values: Floats) -> Floats:
 def _curve(name: str, values: Floats) -> dict[str, float]:
     """Return one fact per layer that was measured."""
     return {f"{name}_layer_{layer}": float(value) for layer, value in enumerate(values) if np.isfinite(value)}
-
-
-def _passes(num_layers: int) -> float:
-    """Return the passes over the rows: three models as they are, two patched passes per layer, and the lens."""
-    return 3 + 2 * num_layers + 1

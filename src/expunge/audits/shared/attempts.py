@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.errors import UserError
 from expunge.records import Cost
 
 SampleRow = dict[str, Any]
@@ -42,7 +43,43 @@ class Workload:
 
     passes: float
     """Passes over the forget set, as in `Cost.passes`."""
+    passes_per_layer: float = 0.0
+    """Further passes for each layer of the model."""
     models: int = 1
     """Models in memory at the same time."""
     training: bool = False
     """Whether a copy is trained, which needs gradients and optimiser states."""
+
+
+def check_attempts(found: object, where: str) -> list[Attempt]:
+    """Return what an attack returned.
+
+    Args:
+        found: The return value of `Audit.attack`.
+        where: Audit, model and stage, for the message.
+
+    Raises:
+        UserError: It is no list of attempts, or a row lacks a column.
+    """
+    if not isinstance(found, list | tuple) or not all(isinstance(attempt, Attempt) for attempt in found):
+        raise UserError(
+            f"{where} returned {_described(found)}.",
+            allowed="`attack` returns a list of `expunge.audits.Attempt`.",
+        )
+    for attempt in found:
+        for number, row in enumerate(attempt.rows):
+            missing = [column for column in ("id", "group", "score") if column not in row]
+            if missing:
+                raise UserError(
+                    f"{where} returned the attempt {attempt.name}, whose row {number} has no '{missing[0]}'.",
+                    allowed="A row has an id, a group and a score (None where it cannot be measured).",
+                )
+    return list(found)
+
+
+def _described(value: object) -> str:
+    kind = type(value).__name__
+    if isinstance(value, list | tuple):
+        other = next(each for each in value if not isinstance(each, Attempt))
+        return f"a {kind} with a {type(other).__name__}"
+    return "nothing" if value is None else f"a {kind}"

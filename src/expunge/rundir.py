@@ -21,6 +21,9 @@ from expunge.records import SCHEMA_VERSION, Record, Stage
 
 R = TypeVar("R", bound=Record)
 
+LOCK = ".lock"
+"""Name of the lock file in the folder of a run, sweep or shared model."""
+
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",

@@ -27,6 +27,7 @@ from expunge.data.prepare import prepare_sets
 from expunge.data.sets import Sets, data_hashes
 from expunge.data.templates import Template
 from expunge.errors import DataError, UserError, nearest
+from expunge.locking import locked
 from expunge.modeling.forward import text_config
 from expunge.modeling.load import load_tokenizer, local_digest
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
@@ -34,7 +35,7 @@ from expunge.modeling.tokenizers import fix_date
 from expunge.probes.session import Session
 from expunge.records import ROLE_NAMES, AuditPlan, AuditResult, Battery, Manifest, PlannedAudit
 from expunge.report.html import write_audit_report, write_report
-from expunge.rundir import read_record, write_record
+from expunge.rundir import LOCK, read_record, write_record
 from expunge.runs.attempts import AttemptStore, with_seconds
 from expunge.runs.evaluator import Evaluator
 from expunge.runs.results import write_rows
@@ -145,7 +146,10 @@ def audit(config: AuditConfig | Mapping[str, Any], *, out: str | Path | None = N
     case = _case(config, out)
     distributed.start()
     with interruptible():
-        return _run(config, case)
+        if case.out is None:
+            return _run(config, case)
+        with locked(case.out / LOCK, f"the folder {case.out}"):
+            return _run(config, case)
 
 
 def plan(config: AuditConfig | Mapping[str, Any]) -> AuditPlan:

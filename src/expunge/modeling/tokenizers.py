@@ -11,6 +11,7 @@ from expunge.console import is_main_process, note
 from expunge.data.sets import Sets, data_hashes, named_sets
 from expunge.data.templates import Template
 from expunge.distributed import broadcast_from_main, wait
+from expunge.locking import locked
 from expunge.modeling.load import load_tokenizer, train_tokenizer
 from expunge.modeling.types import Tokenizer
 from expunge.rundir import explain_disk_errors, fingerprint, replace_folder, write_atomic
@@ -81,14 +82,17 @@ def tokenizer_of(recipe: Recipe, sets: Sets, shared: Path) -> Tokenizer:
 def _scratch_tokenizer(scratch: Scratch, sets: Sets, shared: Path) -> Tokenizer:
     folder = shared / f"tokenizer-{fingerprint([scratch.vocab_size, scratch.max_length, data_hashes(sets)])}"
     if not broadcast_from_main(folder.is_dir()):
-        if is_main_process():
-            tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
-            with explain_disk_errors(folder):
-                shared.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=shared, prefix=".tokenizer-") as temporary:
+        with locked(shared / f".{folder.name}.lock", f"the tokenizer in {folder}", wait=True):
+            # Another run may have made it while this one waited.
+            if is_main_process() and not folder.is_dir():
+                tokenizer = train_tokenizer(_texts(sets), scratch.vocab_size, scratch.max_length)
+                with (
+                    explain_disk_errors(folder),
+                    tempfile.TemporaryDirectory(dir=shared, prefix=".tokenizer-") as temporary,
+                ):
                     tokenizer.save_pretrained(Path(temporary) / "new")
                     replace_folder(Path(temporary) / "new", folder)
-        wait()
+            wait()
     return load_tokenizer(str(folder.resolve()))
 
 

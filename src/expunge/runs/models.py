@@ -15,6 +15,7 @@ from expunge.console import note
 from expunge.data.sets import RowSet
 from expunge.data.templates import Encoded
 from expunge.distributed import broadcast_from_main, world_size
+from expunge.locking import locked
 from expunge.methods.base import Objective
 from expunge.modeling import opening
 from expunge.modeling.adapter_loading import AdapterUse
@@ -26,7 +27,7 @@ from expunge.modeling.opening import comparable_facts
 from expunge.modeling.saved_adapters import SavedAdapter
 from expunge.modeling.saving import save_model
 from expunge.modeling.step import LossTerms, Step
-from expunge.rundir import fingerprint
+from expunge.rundir import LOCK, fingerprint
 from expunge.runs.context import Run
 from expunge.runs.evaluator import Evaluator, Measured, result_name, stored_measurement
 from expunge.runs.results import load_result
@@ -181,8 +182,16 @@ def _fine_tuned(run: Run, role: str, config: Train, sets: Sequence[RowSet | None
     }
     folder = run.shared / f"model-{fingerprint(facts)}"
     path = folder / "model"
-    if broadcast_from_main(path.is_dir()):
-        return path
+    if not broadcast_from_main(path.is_dir()):
+        with locked(folder / LOCK, f"the {role} in {folder}", wait=True):
+            # Another run may have made it while this one waited.
+            if not broadcast_from_main(path.is_dir()):
+                _fine_tune_base(run, role, config, rows, folder)
+    return path
+
+
+def _fine_tune_base(run: Run, role: str, config: Train, rows: RowSet, folder: Path) -> None:
+    recipe = run.recipe
     note(f"Training the {role} on {len(rows)} rows ({folder}).")
     if (scratch := recipe.model.scratch) is not None:
         model = load_on_device(
@@ -201,7 +210,6 @@ def _fine_tuned(run: Run, role: str, config: Train, sets: Sequence[RowSet | None
             change=lambda model: model.float() if recipe.model.lora is not None else model,
         )
     _train_and_save(run, f"Training the {role}", model, run.template.encode_set(rows), config, folder)
-    return path
 
 
 def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], config: Train, exact: bool = False) -> Any:
@@ -225,19 +233,25 @@ def fine_tune_target(run: Run, target: str, name: str, rows: list[Encoded], conf
         "seed": run.recipe.seed,
     }
     folder = run.shared / f"{name}-{fingerprint(facts)}"
-    if not broadcast_from_main((folder / "model").is_dir()):
-        lora = run.recipe.model.lora
-        model = open_target(
-            run,
-            target,
-            training=True,
-            # The result is saved with all weights.
-            adapter="merged",
-            change=lambda model: model if lora is None else add_lora(model, lora, run.recipe.seed),
-        )
-        _train_and_save(run, f"Training {name}", model, rows, config, folder)
-        del model
-    return open_unsharded(run, str((folder / "model").resolve()), training=exact)
+    path = folder / "model"
+    if not broadcast_from_main(path.is_dir()):
+        with locked(folder / LOCK, f"the {name} model in {folder}", wait=True):
+            if not broadcast_from_main(path.is_dir()):
+                _fine_tune_more(run, target, name, rows, config, folder)
+    return open_unsharded(run, str(path.resolve()), training=exact)
+
+
+def _fine_tune_more(run: Run, target: str, name: str, rows: list[Encoded], config: Train, folder: Path) -> None:
+    lora = run.recipe.model.lora
+    model = open_target(
+        run,
+        target,
+        training=True,
+        # The result is saved with all weights.
+        adapter="merged",
+        change=lambda model: model if lora is None else add_lora(model, lora, run.recipe.seed),
+    )
+    _train_and_save(run, f"Training {name}", model, rows, config, folder)
 
 
 def _train_and_save(run: Run, title: str, model: Any, rows: list[Encoded], config: Train, folder: Path) -> None:

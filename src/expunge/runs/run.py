@@ -22,12 +22,13 @@ from expunge.config.load import load_recipe
 from expunge.config.recipe import Recipe
 from expunge.console import interruptible, is_main_process, note
 from expunge.data.sets import data_hashes, num_rows
+from expunge.locking import locked
 from expunge.modeling.peak_memory import peak_bytes, reset_peak
 from expunge.records import BenchmarkResult, Judgement, Manifest, RunSummary, Stage, Value
 from expunge.report.card import write_card
 from expunge.report.html import write_report
 from expunge.report.load import load_run
-from expunge.rundir import read_record, write_atomic, write_record
+from expunge.rundir import LOCK, read_record, write_atomic, write_record
 from expunge.runs.checkpoints import StopEarly, headlines_by_step, selected_step
 from expunge.runs.context import Run, prepare
 from expunge.runs.evaluator import Evaluator, result_name
@@ -70,7 +71,9 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, runs: str
     return execute(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides), Path(runs))
 
 
-def execute(recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, weights: bool = True) -> RunSummary:
+def execute(
+    recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, weights: bool = True, wait: bool = False
+) -> RunSummary:
     """Run a recipe like `run`, but let `stop_early` stop the training after any epoch.
 
     Args:
@@ -78,29 +81,39 @@ def execute(recipe: Recipe, runs: Path, stop_early: StopEarly | None = None, wei
         runs: Folder of all runs.
         stop_early: Called after each epoch but the last; True ends the training there.
         weights: Recreate the checkpoint of a complete run if it was deleted; otherwise its records are enough.
+        wait: Wait while another process runs the same recipe, instead of raising.
 
     Raises:
+        UserError: Another process runs the same recipe.
         StoppedEarly: `stop_early` returned True. Measurements stay; the run is marked as stopped and has no summary.
     """
     check_settings(recipe).raise_failed()
     distributed.start()
     with interruptible():
         context = prepare(recipe, runs)
-        if distributed.broadcast_from_main(weights and not (context.folder / "checkpoint").is_dir()):
-            for stage in ("unlearn", "report"):
-                (context.folder / f"stages/{stage}.json").unlink(missing_ok=True)
-        done = context.folder.finished("report", context.fingerprint)
-        if distributed.broadcast_from_main(done is not None and (context.folder / "report.html").is_file()):
-            note(f"Nothing to do: {context.folder.path} is complete.")
-            return read_record(context.folder / "summary.json", RunSummary)
-        return _Stages(context, stop_early).all()
+        with locked(context.folder / LOCK, f"the run folder {context.folder.path}", wait=wait):
+            return _resume(context, stop_early, weights)
+
+
+def _resume(context: Run, stop_early: StopEarly | None, weights: bool) -> RunSummary:
+    """Run the stages that are not finished."""
+    if distributed.broadcast_from_main(weights and not (context.folder / "checkpoint").is_dir()):
+        for stage in ("unlearn", "report"):
+            (context.folder / f"stages/{stage}.json").unlink(missing_ok=True)
+    done = context.folder.finished("report", context.fingerprint)
+    if distributed.broadcast_from_main(done is not None and (context.folder / "report.html").is_file()):
+        note(f"Nothing to do: {context.folder.path} is complete.")
+        return read_record(context.folder / "summary.json", RunSummary)
+    return _Stages(context, stop_early).all()
 
 
 def prepare_shared(recipe: Recipe, runs: Path) -> None:
     """Create and measure what several runs share: data, target and retain model; no unlearning."""
     check_settings(recipe).raise_failed()
     with interruptible():
-        _Stages(prepare(recipe, runs), None).before()
+        context = prepare(recipe, runs)
+        with locked(context.folder / LOCK, f"the run folder {context.folder.path}"):
+            _Stages(context, None).before()
 
 
 class _Stages:

@@ -13,9 +13,10 @@ from expunge.config.recipe import Recipe
 from expunge.config.sweep import UNIMPORTANT, Sweep, check_trials, differences, load_sweep
 from expunge.console import interrupt_requested, interruptible, note
 from expunge.errors import ConfigError, Interrupted, UserError
+from expunge.locking import locked
 from expunge.records.sweeps import SweepRecord, Trial
 from expunge.report.sweeps.page import plain, write_sweep_report
-from expunge.rundir import RunDir, read_record, write_atomic, write_record
+from expunge.rundir import LOCK, RunDir, read_record, write_atomic, write_record
 from expunge.sweeps.executors import Executor, make_executor
 from expunge.sweeps.pruning import need_optuna
 from expunge.sweeps.ranking import pareto, rank
@@ -56,8 +57,9 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
         need_optuna(f"prune: {sweep.prune.name}")
     executor = make_executor(sweep, Path(runs))
     try:
-        with interruptible():
-            return _SweepLoop(sweep, recipes[0], Path(runs), executor).all()
+        folder = Path(runs) / f"sweep-{sweep.name}"
+        with interruptible(), locked(folder / LOCK, f"the sweep folder {folder}"):
+            return _SweepLoop(sweep, recipes[0], Path(runs), folder, executor).all()
     finally:
         executor.close()
 
@@ -65,9 +67,9 @@ def sweep(sweep: Sweep | str | Path, overrides: Sequence[str] = (), *, runs: str
 class _SweepLoop:
     """The loop of one call: samples, submits and records trials until the budget is used up."""
 
-    def __init__(self, sweep: Sweep, recipe: Recipe, runs: Path, executor: Executor) -> None:
+    def __init__(self, sweep: Sweep, recipe: Recipe, runs: Path, folder: Path, executor: Executor) -> None:
         self.sweep, self.runs, self.executor = sweep, runs, executor
-        self.folder = RunDir(runs / f"sweep-{sweep.name}")
+        self.folder = RunDir(folder)
         self.folder.create()
         before = self._earlier()
         self.sampler: Sampler = make_sampler(sweep, self.folder.path)

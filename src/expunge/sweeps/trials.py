@@ -52,7 +52,8 @@ def run_trial(sweep: Sweep, trial: Trial, folder: Path, runs: Path) -> Trial:
     watcher = _TrialWatcher(sweep, trial, folder, runs)
     recipe = sweep.trial(trial.params)
     try:
-        summary = execute(recipe, runs, stop_early=watcher, weights=bool(sweep.final))
+        # A worker of a killed sweep may still run this trial.
+        summary = execute(recipe, runs, stop_early=watcher, weights=bool(sweep.final), wait=True)
         done = completed(sweep, watcher.trial, recipe, summary, runs)
         check_comparable(done, sweep)
     except StoppedEarly:

@@ -5,9 +5,9 @@ python -m perf.faults [--kills 50] [--seed 0] [--work FOLDER] [--quick]
 Every command is the real one, in a process of its own: a small run (training of target and retain model, unlearning,
 evaluation after each epoch, report), an audit of that run, and a sweep. An undisturbed command gives the expected
 files and the duration. Then, for each experiment, the command is started in a new folder, gets SIGKILL (some more get
-SIGTERM or SIGINT) after a uniformly random share of that duration, and is repeated until it ends by itself. Expected: the same
-files with the same content, apart from times and memory. Then two processes start the same run at the same time, 20
-times: one of them runs, the other one is refused, or finds the run complete.
+SIGTERM or SIGINT) after a uniformly random share of that duration, and is repeated until it ends by itself. Expected:
+the same files with the same content, apart from times and memory. Then two processes start the same run at the same
+time, 20 times: one of them runs, the other one is refused, or finds the run complete.
 
 Finished experiments are stored in the work folder, so a repeated command resumes. `--quick` has 3 experiments and
 writes no record.

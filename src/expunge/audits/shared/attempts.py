@@ -42,6 +42,8 @@ class Workload:
 
     passes: float
     """Passes over the forget set, as in `Cost.passes`."""
+    once: float = 0.0
+    """Passes that are made once, and not on every model, such as those of models that serve all arms."""
     models: int = 1
     """Models in memory at the same time."""
     training: bool = False

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from tiny_arms import make_arm, make_model, make_sets, make_tokenizer, without_groups
 
 from expunge.audits.base import AUDITED, BEFORE, Attempt, Cost
 from expunge.audits.lira import Lira
@@ -15,7 +16,6 @@ from expunge.audits.lira.shadows import Shadows
 from expunge.audits.shared.findings import Rule
 from expunge.audits.shared.fine_tuning import FineTuning, Recipe, encode_rows
 from expunge.errors import DataError
-from tiny_arms import make_arm, make_model, make_sets, make_tokenizer, without_groups
 
 PHI = np.array([[1.0, 0.0], [3.0, 2.0], [9.0, 4.0], [7.0, 6.0]])
 """Four shadow models, two rows; each row is in the training data of two models."""

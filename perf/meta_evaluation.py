@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,20 +57,20 @@ Attempts = Mapping[str, Sequence[Attempt]]
 Key = tuple[str, str, str]
 """Audit, attempt and measure."""
 
-RECIPES = [(1, 1e-3), (4, 5e-4)]
+RECIPES = [(1, 1e-3), (3, 5e-4)]
 """Epochs and learning rates, alternating over the models of a pool."""
 UNATTACKED: Key = ("quantize", BEFORE, "probability")
 ALL = "all audits"
 GOAL = 0.05
 AUDITS: list[dict[str, Any]] = [
-    {"name": "leaks", "views": ["paraphrase", "multiple_choice", "prefix"], "limit": 40, "max_new_tokens": 32},
-    {"name": "prompts", "views": ["affirmative", "completion"], "limit": 40, "max_new_tokens": 32},
-    {"name": "quantize", "precisions": ["int4"], "limit": 40},
-    {"name": "sampling", "samples": 8, "limit": 40, "max_new_tokens": 32},
-    {"name": "contrast", "limit": 40},
-    {"name": "depth", "limit": 40},
-    {"name": "probe", "limit": 40, "strengths": [0.001]},
-    {"name": "perturb", "sigmas": [0.1], "sparsities": [], "alphas": [], "limit": 40},
+    {"name": "leaks", "views": ["paraphrase", "multiple_choice", "prefix"], "limit": 30, "max_new_tokens": 32},
+    {"name": "prompts", "views": ["affirmative", "completion"], "limit": 30, "max_new_tokens": 32},
+    {"name": "quantize", "precisions": ["int4"], "measures": ["probability"], "limit": 30},
+    {"name": "sampling", "samples": 8, "limit": 30, "max_new_tokens": 32},
+    {"name": "contrast", "limit": 30},
+    {"name": "depth", "limit": 30},
+    {"name": "probe", "limit": 30, "strengths": [0.001], "wrong_answers": 2},
+    {"name": "perturb", "sigmas": [0.1], "sparsities": [], "alphas": [], "limit": 30},
 ]
 QUICK = [
     {"name": "quantize", "precisions": ["int4"], "measures": ["probability"], "limit": 20},
@@ -130,6 +129,7 @@ class MetaEvaluation(Record):
     correlations_within: dict[str, dict[str, float | None]]
     """The same within the pools."""
     seconds: float
+    """Of all attacks, without training."""
 
 
 @dataclass(frozen=True)
@@ -336,11 +336,8 @@ def title(key: Key) -> str:
 
 def run(start: str, num_models: int, num_rows: int, work: Path, specs: Sequence[dict[str, Any]]) -> MetaEvaluation:
     """Train, attack and evaluate; finished parts are read from the work folder."""
-    started = time.monotonic()
     audits = parse({"model": start, "audits": list(specs)}, AuditConfig, source="the audits of this program").audits
     found = audit_models(Pools(start, tofu_sets(), num_rows, work), pools(num_models), audits)
-    seconds = time.monotonic() - started
-    print(f"All models are attacked after {seconds:.0f} s", flush=True)
     return MetaEvaluation(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
@@ -348,7 +345,9 @@ def run(start: str, num_models: int, num_rows: int, work: Path, specs: Sequence[
         rows=num_rows,
         audits=list(specs),
         **evaluate(found, audits),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(
+            sum(each.cost.seconds for model in found for of_audit in model.attempts.values() for each in of_audit)
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """Pools of small models that know and that never knew some people, and the attempts of audits on them.
 
-Every model is a copy of one start model that never saw the forget set. A model that knows learns the true answers to
+Every model is a fine-tuned copy of one model that never saw the forget set. A model that knows learns the true answers to
 questions about all forget people, in the words of TOFU's paraphrased answers; a model that never knew learns as many
 false answers, which TOFU has in the same words with other facts. Both also learn as many retain rows. So the two pools
 differ in knowledge, and neither in questions, style, length nor amount of text.
@@ -80,7 +80,7 @@ class Pools:
     """Trains models and runs audits on them; what is finished is kept in a folder.
 
     Args:
-        start: Folder of the start model.
+        start: Folder of the model of which all models are copies.
         sets: Data with paraphrased and false answers.
         num_rows: Forget rows to learn and to audit.
         work: Folder of models and attempts.

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perf.meta_evaluation import MetaEvaluation
+
 from expunge.records import Battery, Finding
 from expunge.records.format import format_value
 from expunge.report.audits import cost_in_words
 from expunge.report.tables import markdown_table, role_title
 from expunge.rundir import read_record
-from perf.meta_evaluation import MetaEvaluation
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS.parent / "results"
@@ -42,11 +43,12 @@ range over so many cells also has the spread of chance. Coverage above 97 is tha
 differ: their intervals are wider than they had to be, since narrower ones would fail where a few more differ. Over
 all {audits} audits of never-trained models, {alarms:.1%} were called leaking."""
 EVALUATED = """\
-`python -m perf.meta_evaluation` fine-tunes {count} copies of {start}, which never saw the forget people: those that *know*
-learn the true answers to {rows} questions about them, those that *never knew* false answers in the same words and of the
-same length. A model's number is the mean score of an attempt over the questions. AUC is the probability that a model
-that knows has a larger number than one that never knew. 95% intervals resample models. All audits have few rows and
-small settings here, and the models learned the answers in few passes ({recipes}), so that not every audit finds all."""
+`python -m perf.meta_evaluation` fine-tunes {count} copies of {start}, which never saw the forget people: those that
+*know* learn the true answers to {rows} questions about them, those that *never knew* false answers in the same words
+and of the same length. Two of them are held out, as target and retain model of the attacks that need these. A
+model's number is the mean score of an attempt over the questions. AUC is the probability that a model that knows has a
+larger number than one that never knew. 95% intervals resample models. All audits have few rows and small settings here,
+and the models learned the answers in few passes ({recipes}), so that not every audit finds all."""
 ALARMS = """\
 False alarms are the share of audits of models that never knew that end in *leaks*, each with each of the others as its
 retain model (goal: at most 5%). For *same recipe* both were trained with the same number of epochs and learning rate,
@@ -139,7 +141,7 @@ def meta_evaluation() -> list[str]:
         [
             first,
             *(_pair(record.correlations[first][second], record.correlations_within[first][second]) for second in names),
-        ]  # fmt: skip
+        ]
         for first in names
     ]
     recipes = sorted({(each.epochs, each.lr) for each in record.models})

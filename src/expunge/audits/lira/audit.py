@@ -38,9 +38,10 @@ class Lira(Audit):
     """Trains shadow models with and without each person, and tests whether a model looks like those with.
 
     Likelihood-ratio attack: phi = log(p / (1 - p)) with the probability of the true answer per token,
-    p = P(a|q)^(1/|a|), is compared with the phi of shadow models, per row. Shadow models are copies of the start model,
-    fine-tuned on a random half of the forget people and on retain rows; they come in pairs of complementary halves, so
-    every row is in the training data of half of them. They are trained once, and serve all models.
+    p = P(a|q)^(1/|a|), is compared with the phi of shadow models, per row. Shadow models are copies of the retain or the
+    base model (`start`), fine-tuned on a random half of the forget people and on retain rows; they come in pairs of
+    complementary halves, so every row is in the training data of half of them. They are trained once, and serve all
+    models.
 
     - `offline` (membership): Phi((phi - mu_out) / sigma_out), the share of shadow models without the row that give its
       answer a lower probability. About 1/2 for a model that never saw the row.

@@ -1,7 +1,7 @@
 """Pools of small models that know and that never knew some people, and the attempts of audits on them.
 
-Every model is a fine-tuned copy of one model that never saw the forget set. A model that knows learns the true answers to
-questions about all forget people, in the words of TOFU's paraphrased answers; a model that never knew learns as many
+Every model is a fine-tuned copy of one model that never saw the forget set. A model that knows learns the true answers
+to questions about all forget people, in the words of TOFU's paraphrased answers; a model that never knew learns as many
 false answers, which TOFU has in the same words with other facts. Both also learn as many retain rows. So the two pools
 differ in knowledge, and neither in questions, style, length nor amount of text.
 

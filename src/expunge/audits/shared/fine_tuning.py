@@ -59,7 +59,8 @@ def scaled_lr(lr: float, reference_width: int | None, config: Any) -> float:
     References:
         Yang et al. 2022, arXiv:2203.03466.
     """
-    return lr * max(1.0, (reference_width or 0) / text_config(config).hidden_size)
+    width = int(text_config(config).hidden_size)
+    return lr * max(1.0, (reference_width or 0) / width)
 
 
 @dataclass(frozen=True)

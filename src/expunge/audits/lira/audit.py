@@ -39,8 +39,8 @@ class Lira(Audit):
 
     Likelihood-ratio attack: phi = log(p / (1 - p)) with the probability of the true answer per token,
     p = P(a|q)^(1/|a|), is compared with the phi of shadow models, per row. Shadow models are copies of the retain model
-    or the base model (`start`), fine-tuned on a random half of the forget people and on retain rows; they come in pairs of
-    complementary halves, so every row is in the training data of half of them. They are trained once, and serve all
+    or the base model (`start`), fine-tuned on a random half of the forget people and on retain rows; they come in pairs
+    of complementary halves, so every row is in the training data of half of them. They are trained once, and serve all
     models.
 
     - `offline` (membership): Phi((phi - mu_out) / sigma_out), the share of shadow models without the row that give its

@@ -1,6 +1,6 @@
 """Evaluate the audits: do they tell models that know some people from models that never knew them?
 
-python -m perf.meta_evaluation --start MODEL [--models 8] [--rows 80] [--work runs/meta-evaluation] [--quick]
+python -m perf.meta_evaluation --start MODEL [--models 5] [--rows 20] [--work runs/meta-evaluation] [--quick]
 
 MODEL is the folder of a small model that was trained on TOFU's retain90 only. For the environment variable EXPUNGE_TOFU
 see perf/model.py. Two pools of models are fine-tuned from it (perf/pools.py): they differ in what they know about the
@@ -16,8 +16,8 @@ one that knows is the target, and the one that never knew the retain model, for 
 | correlation | Spearman's, between audits, over all models, and within the pools (mean of both) |
 
 Intervals resample models. An audit's number is the mean over those of its attempts that count and attack; `unattacked`
-is the probability of the answers without an attack. The goal is at most 5% false alarms. `--quick` has 3 models, few
-rows, two audits, and writes no record.
+is the probability of the answers without an attack. The goal is at most 5% false alarms. `--quick` has 3 models and
+two audits, and writes no record.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ Attempts = Mapping[str, Sequence[Attempt]]
 Key = tuple[str, str, str]
 """Audit, attempt and measure."""
 
-RECIPES = [(1, 1e-3), (3, 5e-4)]
+RECIPES = [(8, 1e-3), (5, 2e-3)]
 """Epochs and learning rates, alternating over the models of a pool."""
 UNATTACKED: Key = ("quantize", BEFORE, "probability")
 ALL = "all audits"
 GOAL = 0.05
 AUDITS: list[dict[str, Any]] = [
-    {"name": "leaks", "views": ["paraphrase", "multiple_choice", "prefix"], "limit": 30, "max_new_tokens": 32},
-    {"name": "prompts", "views": ["affirmative", "completion"], "limit": 30, "max_new_tokens": 32},
-    {"name": "quantize", "precisions": ["int4"], "measures": ["probability"], "limit": 30},
-    {"name": "sampling", "samples": 8, "limit": 30, "max_new_tokens": 32},
-    {"name": "contrast", "limit": 30},
-    {"name": "depth", "limit": 30},
-    {"name": "probe", "limit": 30, "strengths": [0.001], "wrong_answers": 2},
-    {"name": "perturb", "sigmas": [0.1], "sparsities": [], "alphas": [], "limit": 30},
+    {"name": "leaks", "views": ["paraphrase", "multiple_choice", "prefix"], "limit": 20, "max_new_tokens": 32},
+    {"name": "prompts", "views": ["affirmative", "completion"], "limit": 20, "max_new_tokens": 32},
+    {"name": "quantize", "precisions": ["int4"], "measures": ["probability"], "limit": 20},
+    {"name": "sampling", "samples": 8, "limit": 20, "max_new_tokens": 32},
+    {"name": "contrast", "limit": 20},
+    {"name": "depth", "limit": 20},
+    {"name": "probe", "limit": 20, "strengths": [0.001], "wrong_answers": 2},
+    {"name": "perturb", "sigmas": [0.1], "sparsities": [], "alphas": [], "limit": 20},
 ]
 QUICK = [
     {"name": "quantize", "precisions": ["int4"], "measures": ["probability"], "limit": 20},
@@ -161,12 +161,11 @@ def pools(num_models: int) -> list[PoolModel]:
 
 def audit_models(work: Pools, models: Sequence[PoolModel], audits: Sequence[Audit]) -> list[Audited]:
     """Train all models, and attack them; the first two are the controls of attacks that need some."""
-    folders = [work.train(model) for model in models]
-    controls = {"target": folders[0], "retain": folders[1]}
+    controls = {"target": work.train(models[0]), "retain": work.train(models[1])}
     found = []
-    for number, (model, folder) in enumerate(zip(models, folders, strict=True), start=1):
+    for number, model in enumerate(models, start=1):
         print(f"[{number} of {len(models)}] {model.name}", flush=True)
-        found.append(Audited(model, work.attempts(folder, controls, audits)))
+        found.append(Audited(model, work.attempts(work.train(model), controls, audits)))
     return found
 
 
@@ -364,13 +363,13 @@ def main() -> None:
     """Evaluate, print, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--start", required=True, help="folder of a model that was trained on retain90 only")
-    parser.add_argument("--models", type=int, default=8, help="models of each pool, beside the one held out")
-    parser.add_argument("--rows", type=int, default=80, help="forget rows to learn and to audit")
+    parser.add_argument("--models", type=int, default=5, help="models of each pool, beside the one held out")
+    parser.add_argument("--rows", type=int, default=20, help="forget rows to learn and to audit")
     parser.add_argument("--work", type=Path, default=Path("runs/meta-evaluation"), help="folder of unfinished work")
-    parser.add_argument("--quick", action="store_true", help="3 models, 20 rows, two audits, no record")
+    parser.add_argument("--quick", action="store_true", help="3 models, two audits, no record")
     options = parser.parse_args()
-    num_models, num_rows, specs = (3, 20, QUICK) if options.quick else (options.models, options.rows, AUDITS)
-    record = run(options.start, num_models, num_rows, options.work, specs)
+    num_models, specs = (3, QUICK) if options.quick else (options.models, AUDITS)
+    record = run(options.start, num_models, options.rows, options.work, specs)
     console = Console(width=170)
     for each in record.attempts:
         console.print(f"{title((each.audit, each.attempt, each.measure))}: AUC {format_value(each.auc)}")

@@ -2,7 +2,7 @@
 
 Every model is a fine-tuned copy of one model that never saw the forget set. A model that knows learns the true answers
 to questions about all forget people, in the words of TOFU's paraphrased answers; a model that never knew learns as many
-false answers, which TOFU has in the same words with other facts. Both also learn as many retain rows. So the two pools
+false answers, which TOFU has in the same words with other facts. Both also learn half as many retain rows. So the two pools
 differ in knowledge, and neither in questions, style, length nor amount of text.
 
 Audits compare the true answer with false ones too. They are given the first `SHOWN` false answers of a row, and the
@@ -36,8 +36,8 @@ from perf.evaluation import load
 KNOWS, NEVER = "knows", "never knew"
 SHOWN = 3
 """False answers per row that audits are given."""
-BATCH = 16
-UTILITY_ROWS = 40
+BATCH = 8
+UTILITY_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Pools:
             for row in rows.values()
         ]
         retain = list(self.sets.retain or ())
-        return [*answered, *rng.sample(retain, min(len(answered), len(retain)))]
+        return [*answered, *rng.sample(retain, min(len(answered) // 2, len(retain)))]
 
 
 def _seed(model: PoolModel) -> int:

@@ -122,6 +122,8 @@ def simulation() -> list[str]:
 
 def meta_evaluation() -> list[str]:
     """Return how well audits tell models that know from models that never knew."""
+    if not META.is_file():
+        return ["### Evaluation of the audits", "", "Not measured yet: `python -m perf.meta_evaluation`.", ""]
     record = read_record(META, MetaEvaluation)
     attempts = [
         [

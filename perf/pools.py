@@ -2,8 +2,8 @@
 
 Every model is a fine-tuned copy of one model that never saw the forget set. A model that knows learns the true answers
 to questions about all forget people, in the words of TOFU's paraphrased answers; a model that never knew learns as many
-false answers, which TOFU has in the same words with other facts. Both also learn half as many retain rows. So the two pools
-differ in knowledge, and neither in questions, style, length nor amount of text.
+false answers, which TOFU has in the same words with other facts. Both also learn half as many retain rows. So the two
+pools differ in knowledge, and neither in questions, style, length nor amount of text.
 
 Audits compare the true answer with false ones too. They are given the first `SHOWN` false answers of a row, and the
 models that never knew learn one of the others.

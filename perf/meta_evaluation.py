@@ -1,6 +1,6 @@
 """Evaluate the audits: do they tell models that know some people from models that never knew them?
 
-python -m perf.meta_evaluation --start MODEL [--models 5] [--rows 20] [--work runs/meta-evaluation] [--quick]
+python -m perf.meta_evaluation --start MODEL [--models 8] [--rows 20] [--work runs/meta-evaluation] [--quick]
 
 MODEL is the folder of a small model that was trained on TOFU's retain90 only. For the environment variable EXPUNGE_TOFU
 see perf/model.py. Two pools of models are fine-tuned from it (perf/pools.py): they differ in what they know about the
@@ -57,7 +57,7 @@ Attempts = Mapping[str, Sequence[Attempt]]
 Key = tuple[str, str, str]
 """Audit, attempt and measure."""
 
-RECIPES = [(8, 1e-3), (5, 2e-3)]
+RECIPES = [(16, 1e-3), (10, 2e-3)]
 """Epochs and learning rates, alternating over the models of a pool."""
 UNATTACKED: Key = ("quantize", BEFORE, "probability")
 ALL = "all audits"
@@ -363,7 +363,7 @@ def main() -> None:
     """Evaluate, print, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--start", required=True, help="folder of a model that was trained on retain90 only")
-    parser.add_argument("--models", type=int, default=5, help="models of each pool, beside the one held out")
+    parser.add_argument("--models", type=int, default=8, help="models of each pool, beside the one held out")
     parser.add_argument("--rows", type=int, default=20, help="forget rows to learn and to audit")
     parser.add_argument("--work", type=Path, default=Path("runs/meta-evaluation"), help="folder of unfinished work")
     parser.add_argument("--quick", action="store_true", help="3 models, two audits, no record")

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perf.meta_evaluation import MetaEvaluation
+
 from expunge.records import Battery, Finding
 from expunge.records.format import format_value
 from expunge.report.audits import cost_in_words
@@ -26,6 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS.parent / "results"
 RECORDS = RESULTS / "audits"
 SIMULATION = RESULTS / "performance" / "audits.json"
+META = RESULTS / "performance" / "meta_evaluation.json"
 HEADING = "## Results"
 INTRO = f"""{HEADING}
 
@@ -39,6 +42,22 @@ model that end in *leaks* (goal: at most 5). False claims: models with a true ex
 range over so many cells also has the spread of chance. Coverage above 97 is that of outcomes of 0 and 1 of which few
 differ: their intervals are wider than they had to be, since narrower ones would fail where a few more differ. Over
 all {audits} audits of never-trained models, {alarms:.1%} were called leaking."""
+EVALUATED = """\
+`python -m perf.meta_evaluation` fine-tunes {count} copies of {start}, which never saw the forget people: those that
+*know* learn the true answers to {rows} questions about them, those that *never knew* false answers in the same words
+and of the same length. Two of them are held out, as target and retain model of the attacks that need these. A
+model's number is the mean score of an attempt over the questions. AUC is the probability that a model that knows has a
+larger number than one that never knew. 95% intervals resample models. All audits have few rows and small settings here,
+and the models learned the answers in few passes ({recipes}), so that not every audit finds all."""
+ALARMS = """\
+False alarms are the share of audits of models that never knew that end in *leaks*, each with each of the others as its
+retain model (goal: at most 5%). For *same recipe* both were trained with the same number of epochs and learning rate,
+as a retain model should be: a difference in training is a difference between models, which an audit cannot tell from
+knowledge. *Detected* is the share of audits of models that know that end in *leaks*."""
+AGREEMENT = """\
+Rank correlation of the audits' numbers (mean over the attempts that count) over all models / within the pools (mean of
+both). Audits that agree within the pools measure the same; over all models, any two audits that separate the pools
+agree."""
 KINDS = {
     "probability": "graded scores, such as probabilities",
     "rate": "outcomes of 0 and 1, 25% ones",
@@ -57,7 +76,7 @@ def add(out: Path, label: str, command: str) -> None:
 def page() -> str:
     """Return the page: the text of docs/audits.md above the results, and the results."""
     text = (DOCS / "audits.md").read_text(encoding="utf-8").partition(HEADING)[0]
-    return text + "\n".join([INTRO, *simulation(), *models()]).rstrip() + "\n"
+    return text + "\n".join([INTRO, *simulation(), *meta_evaluation(), *models()]).rstrip() + "\n"
 
 
 def simulation() -> list[str]:
@@ -99,6 +118,61 @@ def simulation() -> list[str]:
         markdown_table(header, rows),
         "",
     ]
+
+
+def meta_evaluation() -> list[str]:
+    """Return how well audits tell models that know from models that never knew."""
+    if not META.is_file():
+        return ["### Evaluation of the audits", "", "Not measured yet: `python -m perf.meta_evaluation`.", ""]
+    record = read_record(META, MetaEvaluation)
+    attempts = [
+        [
+            f"{each.audit} {each.attempt} ({each.measure})" + ("" if each.counted else ", not counted"),
+            f"{each.knows:.3f}",
+            f"{each.never_knew:.3f}",
+            format_value(each.auc),
+        ]
+        for each in record.attempts
+    ]
+    verdicts = [
+        [each.audit, *map(format_value, (each.false_alarms, each.false_alarms_same_recipe, each.detected))]
+        for each in record.verdicts
+    ]
+    names = list(record.correlations)
+    agreement = [
+        [
+            first,
+            *(_pair(record.correlations[first][second], record.correlations_within[first][second]) for second in names),
+        ]
+        for first in names
+    ]
+    recipes = sorted({(each.epochs, each.lr) for each in record.models})
+    intro = EVALUATED.format(
+        count=len(record.models) + 2,
+        start=record.start,
+        rows=record.rows,
+        recipes=" or ".join(f"{epochs} with a learning rate of {lr:g}" for epochs, lr in recipes),
+    )
+    return [
+        "### Evaluation of the audits",
+        "",
+        textwrap.fill(intro, 120),
+        "",
+        markdown_table(["attempt", "knows", "never knew", "AUC"], attempts),
+        "",
+        textwrap.fill(ALARMS, 120),
+        "",
+        markdown_table(["audit", "false alarms", "same recipe", "detected"], verdicts),
+        "",
+        textwrap.fill(AGREEMENT, 120),
+        "",
+        markdown_table(["", *names], agreement),
+        "",
+    ]
+
+
+def _pair(overall: float | None, within: float | None) -> str:
+    return " / ".join("" if value is None else f"{value:.2f}" for value in (overall, within))
 
 
 def spread(shares: Sequence[float]) -> str:

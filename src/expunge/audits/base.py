@@ -37,12 +37,27 @@ class Audit(Member):
         """
         return [self.key]
 
+    def stages_on(self, role: str, sets: Sets) -> list[str]:
+        """Return the stages that run on one arm: by default all of them on every arm.
+
+        An attack that trains models which serve all arms trains them in stages of one arm; `calibrate` sees them all.
+
+        Args:
+            role: The arm.
+            sets: Data of the audit.
+        """
+        return self.stages(sets)
+
+    def controls_needed(self) -> tuple[str, ...]:
+        """Return the controls without which the attack cannot run: `needs`, unless a setting decides."""
+        return self.needs
+
     def attack(self, arm: Arm, stage: str) -> list[Attempt]:
         """Run one part of the attack on one model.
 
         Args:
             arm: The model.
-            stage: One of `stages`.
+            stage: One of `stages_on` this arm.
         """
         raise NotImplementedError
 

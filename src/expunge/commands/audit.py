@@ -178,7 +178,7 @@ def plan(config: AuditConfig | Mapping[str, Any]) -> AuditPlan:
         work, arms = attack.workload(bench.sets), [role for role in bench.case.arms if role in attack.arms]
         # AdamW keeps the weights, their gradient and two moments in float32.
         copies = work.models * size + (4 * 4 * size // weight.element_size() if work.training else 0)
-        passes = (work.passes + work.passes_per_layer * num_layers) * len(arms)
+        passes = (work.passes + work.passes_per_layer * num_layers) * len(arms) + work.once
         entries.append(
             PlannedAudit(
                 audit=attack.key, arms=arms, passes=passes, seconds=round(passes * seconds, 1), memory=int(copies)
@@ -310,7 +310,7 @@ def _run(config: AuditConfig, case: _Case) -> Battery:
     store = AttemptStore(bench.case.attempts, bench.sets.sensitive)
     attempts: dict[str, dict[str, list[Attempt]]] = {attack.key: {} for attack in chosen}
     work = [(role, attack) for role in bench.case.arms for attack in chosen if role in attack.arms]
-    progress = _Progress(sum(len(attack.stages(bench.sets)) for _, attack in work))
+    progress = _Progress(sum(len(attack.stages_on(role, bench.sets)) for role, attack in work))
     for role in bench.case.arms:
         arm = bench.arm(role)
         for attack in (attack for where, attack in work if where == role and attack.key not in not_run):
@@ -347,7 +347,7 @@ def _choose(config: AuditConfig, bench: _Bench) -> tuple[list[Audit], dict[str, 
     chosen: list[Audit] = []
     not_run: dict[str, str] = {}
     for attack in config.audits:
-        missing = [ROLE_NAMES[role] for role in attack.needs if role not in bench.case.arms]
+        missing = [ROLE_NAMES[role] for role in attack.controls_needed() if role not in bench.case.arms]
         if missing:
             not_run[attack.key] = f"needs the {' and the '.join(missing)}"
             continue
@@ -375,11 +375,11 @@ class _Progress:
 
 def _attack(attack: Audit, arm: Arm, bench: _Bench, store: AttemptStore, progress: _Progress) -> list[Attempt]:
     """Run all stages of an audit on one model; finished ones are read from the store."""
-    stages = attack.stages(bench.sets)
+    stages = attack.stages_on(arm.role, bench.sets)
     identity = {
         "audit": attack.spec(),
         "files": [local_digest(name) for name in attack.files()],
-        "models": {role: bench.digests.get(role) for role in (arm.role, *attack.needs, *attack.uses)},
+        "models": {role: bench.digests.get(role) for role in (arm.role, *attack.controls_needed(), *attack.uses)},
         "data": data_hashes(bench.sets),
         "prompt": bench.template.fingerprint,
         "dtype": str(bench.dtype),

@@ -14,7 +14,7 @@ from expunge.audits.relearn.choice import FOLD, Grid, attempt_name, confirm
 from expunge.audits.relearn.tiers import FOLDS, Halves, Tier, title, trains_on_people
 from expunge.audits.shared.arm import Arm
 from expunge.audits.shared.findings import Rule, compare_arms
-from expunge.audits.shared.fine_tuning import FineTuning, Recipe, encode_rows
+from expunge.audits.shared.fine_tuning import FineTuning, Recipe, encode_rows, scaled_lr
 from expunge.audits.shared.outcomes import Measure, measure_rows, spread, utility_rows
 from expunge.config.recipe import Lora, Source
 from expunge.data.sets import Row, RowSet, Sets
@@ -22,7 +22,6 @@ from expunge.data.sources.rows import load_rows
 from expunge.data.templates import Encoded, Template
 from expunge.errors import DataError
 from expunge.modeling.adapters import add_lora
-from expunge.modeling.forward import text_config
 from expunge.modeling.load import context_length, pad_id_of
 from expunge.modeling.types import CausalLM, TrainedModel
 from expunge.probes.session import Session
@@ -176,7 +175,7 @@ class Relearn(Audit):
         """Train a copy, and yield its attempts after each number of steps."""
         lora, lr = self.settings[setting]
         config = model.config
-        lr *= max(1.0, (self.reference_width or 0) / text_config(config).hidden_size)
+        lr = scaled_lr(lr, self.reference_width, config)
         unrelated = None if self.unrelated is None else load_rows(self.unrelated, "unrelated")
         encoded = self._encode(
             halves.training(tier, fold, unrelated), arm.template, min(self.max_length, context_length(config))

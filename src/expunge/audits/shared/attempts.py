@@ -45,6 +45,8 @@ class Workload:
     """Passes over the forget set, as in `Cost.passes`."""
     passes_per_layer: float = 0.0
     """Further passes for each layer of the model."""
+    once: float = 0.0
+    """Passes that are made once, and not on every model, such as those of models that serve all arms."""
     models: int = 1
     """Models in memory at the same time."""
     training: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from expunge.errors import NumericalError
 from expunge.modeling.adapters import causal_lm
 from expunge.modeling.batch import TensorBatch
 from expunge.modeling.capabilities import can_pack
+from expunge.modeling.forward import text_config
 from expunge.modeling.step import Counts, Step
 from expunge.modeling.types import TrainedModel
 
@@ -42,6 +44,23 @@ def encode_rows(rows: Sequence[Row], template: Template, *, max_length: int, ans
         if item.answer_start < len(item.ids):
             encoded.append(item)
     return encoded
+
+
+def scaled_lr(lr: float, reference_width: int | None, config: Any) -> float:
+    """Return a learning rate for the width of a model.
+
+    Formula: lr max(1, reference_width / hidden size), because the best learning rate of Adam falls with the width.
+
+    Args:
+        lr: Learning rate for a model of hidden size `reference_width`.
+        reference_width: None for the same learning rate at every width.
+        config: The model's configuration.
+
+    References:
+        Yang et al. 2022, arXiv:2203.03466.
+    """
+    width = int(text_config(config).hidden_size)
+    return lr * max(1.0, (reference_width or 0) / width)
 
 
 @dataclass(frozen=True)

@@ -64,5 +64,6 @@ PRESETS: dict[Preset, list[dict[str, Any]]] = {
         {"name": "directions"},
         {"name": "soft_prompt"},
         {"name": "relearn"},
+        {"name": "lira"},
     ],
 }

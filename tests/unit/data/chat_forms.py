@@ -135,8 +135,10 @@ LLAMA_3 = Form(
     "{{ system + '<|eot_id|>' }}{% for m in messages %}"
     "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-    special=("<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-    + ("<|start_header_id|>", "<|end_header_id|>"),
+    special=(
+        *("<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        *("<|start_header_id|>", "<|end_header_id|>"),
+    ),
     bos="<|begin_of_text|>",
     eos="<|end_of_text|>",
     prompt=_LLAMA_3_SYSTEM + "<|eot_id|>" + _LLAMA_3_ASK,

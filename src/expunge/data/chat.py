@@ -23,7 +23,7 @@ WITHOUT_SYSTEM_ROLE = (
     "Set prompt.system=null and put the text into the questions, or give the tokenizer a chat template with a system "
     "role, or set prompt.style=plain and put the text into prompt.question."
 )
-"""What to do about a system message that a chat template does not write."""
+"""Advice for a system message that a chat template does not write."""
 
 _PLACEHOLDER = "\U0010fffd"
 """Private-use character that stands for an answer."""

@@ -193,7 +193,7 @@ def peak(side: str, name: str, shape: Shape, batch_size: int, steps: int, length
         steps: Optimiser steps.
         length: Tokens of random rows; 0 for TOFU's rows.
     """
-    all_rows = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape.vocab_size)
+    all_rows = fixed_rows(length, shape.vocab_size) if length else tofu_rows(shape)
     rows = rows_of(METHODS[name], all_rows)
     reset_peak()
     before = resident_peak()

@@ -96,7 +96,7 @@ def main() -> None:
             f"{axis} {values}: ours {ours_mib} MiB (slope {result.ours_slope:.2f}), "
             f"plain {plain_mib} MiB (slope {result.plain_slope:.2f})"
         )
-    base = {**vars(BASE), "length": LENGTH, "batch_size": BATCH}
+    base = {**BASE.sizes, "length": LENGTH, "batch_size": BATCH}
     record = MemoryGrowth(method=args.method, base=base, machine=machine(), axes=results)
     if not args.quick:
         write_record(RESULTS / "memory.json", record)

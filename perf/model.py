@@ -30,15 +30,15 @@ from expunge.methods.satimp import SatImp
 from expunge.methods.simnpo import SimNPO
 from expunge.methods.undial import UNDIAL
 from expunge.methods.wga import WGA
-from expunge.modeling.load import train_tokenizer
+from expunge.modeling.load import load_tokenizer, train_tokenizer
 
 PAD = 0
-"""Id of the padding token of the tokenizer trained in `tofu_rows`."""
+"""Id written into padding, that of the tokenizer trained in `tofu_rows`; no result depends on it."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama with random weights; the default has 50 million."""
+    """Sizes of a Llama with random weights, by default 50 million, or a folder with a model and its sizes."""
 
     num_layers: int = 8
     hidden_size: int = 512
@@ -46,6 +46,26 @@ class Shape:
     num_heads: int = 8
     vocab_size: int = 16_384
     max_length: int = 1024
+    folder: str = ""
+
+    @classmethod
+    def of_folder(cls, folder: str) -> Shape:
+        """Return the sizes of the model in a folder."""
+        config = transformers.AutoConfig.from_pretrained(folder)
+        return cls(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_attention_heads,
+            vocab_size=config.vocab_size,
+            max_length=min(config.max_position_embeddings, 1024),
+            folder=folder,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes without the folder, for records."""
+        return {name: value for name, value in vars(self).items() if name != "folder"}
 
 
 def rmu(layer: int, first: int) -> RMU:
@@ -70,7 +90,12 @@ METHODS: dict[str, Method] = {
 
 
 def model(shape: Shape, seed: int = 0) -> Any:
-    """Return a causal language model with random weights."""
+    """Return the model of the folder in float32, or else one with random weights."""
+    if shape.folder:
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            shape.folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+        )
+        return loaded.train()
     config = transformers.LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -104,11 +129,15 @@ def tofu_tokenizer(vocab_size: int) -> Any:
     return train_tokenizer(texts, vocab_size, 1024)
 
 
-def tofu_rows(vocab_size: int) -> dict[str, list[Encoded]]:
-    """Return forget10, retain90 and a refusal per forget row, encoded by a tokenizer trained on their text."""
+def tofu_rows(shape: Shape) -> dict[str, list[Encoded]]:
+    """Return forget10, retain90 and a refusal per forget row.
+
+    They are encoded by the tokenizer of the model's folder or, without one, by a tokenizer trained on their text.
+    """
     sets = tofu_sets()
     assert sets.retain is not None
-    template = Template(tofu_tokenizer(vocab_size), Prompt(style="plain"), 1024)
+    tokenizer = load_tokenizer(shape.folder) if shape.folder else tofu_tokenizer(shape.vocab_size)
+    template = Template(tokenizer, Prompt(style="plain"), shape.max_length)
     return {
         "forget": template.encode_set(sets.forget),
         "retain": template.encode_set(sets.retain),

@@ -152,7 +152,7 @@ def main() -> None:
         parser.error("--passes must be at least 2: the first fills the cache")
     transformers.utils.logging.set_verbosity_error()
     shape = Shape(num_layers=8, hidden_size=64, intermediate_size=128) if args.quick else Shape()
-    rows, results = tofu_rows(shape.vocab_size), []
+    rows, results = tofu_rows(shape), []
     table = Table("method", "repeated rows", "first pass", "later passes", "MiB cached")
     for name in args.methods.split(","):
         for repeated in ("all", "forget"):
@@ -164,7 +164,7 @@ def main() -> None:
     if not args.quick:
         record = StoreSpeed(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            shape=vars(shape),
+            shape=shape.sizes,
             batch_size=args.batch_size,
             steps_per_pass=args.steps,
             machine=machine(),

@@ -315,7 +315,7 @@ def measure_trl(shape: Shape, rows: Rows, batch_size: int, pairs: int) -> TrlSpe
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         trl=importlib.metadata.version("trl"),
         settings=DPO.spec(),
-        shape=vars(shape),
+        shape=shape.sizes,
         batch_size=batch_size,
         pairs=pairs,
         steps=steps,

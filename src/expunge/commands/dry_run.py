@@ -12,7 +12,7 @@ from expunge.config.recipe import Recipe, TofuData, Train
 from expunge.data.prepare import is_local, prepare_sets
 from expunge.data.sets import num_rows
 from expunge.data.templates import Encoded
-from expunge.data.tofu import NUM_ROWS
+from expunge.data.tofu import split_sizes
 from expunge.distributed import world_size
 from expunge.errors import DataError
 from expunge.planning.memory import MemoryEstimate
@@ -101,8 +101,7 @@ def _rows(recipe: Recipe) -> dict[str, int] | None:
         return num_rows(prepare_sets(recipe.data))
     if not isinstance(recipe.data, TofuData):
         return None
-    forget = NUM_ROWS * int(recipe.data.split.removeprefix("forget")) // 100
-    return {"forget": forget, "retain": NUM_ROWS - forget}
+    return split_sizes(recipe.data)
 
 
 def _memory(recipe: Recipe, trainings: dict[str, Train], notes: list[str]) -> dict[str, MemoryEstimate]:

@@ -210,6 +210,8 @@ class TofuData(Section):
     """Hub id, or a folder with forget10.json, forget10_perturbed.json and so on."""
     revision: str | None = None
     """Hub only: commit, tag or branch."""
+    retain_authors: int | None = Field(default=None, ge=20, le=198)
+    """Use only the first authors of the retain set; by default all. The first 20 are those that TOFU measures."""
     duplicates: Literal["report", "refuse", "off"] = "report"
     """Forget rows that are also in the retain set: report them, refuse to run, or skip the search."""
 

@@ -19,6 +19,12 @@ Turns = Sequence[tuple[str, str]]
 
 Message = dict[str, str]
 
+WITHOUT_SYSTEM_ROLE = (
+    "Set prompt.system=null and put the text into the questions, or give the tokenizer a chat template with a system "
+    "role, or set prompt.style=plain and put the text into prompt.question."
+)
+"""Advice for a system message that a chat template does not write."""
+
 _PLACEHOLDER = "\U0010fffd"
 """Private-use character that stands for an answer."""
 _DAYS = (datetime.date(2001, 2, 3), datetime.date(2010, 11, 12))
@@ -131,8 +137,14 @@ class ChatWriter:
         except (TemplateError, TypeError, ValueError) as error:
             raise IncompatibleError(
                 f"the tokenizer's chat template rejects this prompt: {str(error).removesuffix('.')}.",
-                fix="Remove prompt.system or prompt.template if it is the cause, or set prompt.style=plain.",
+                fix=self._way_out(),
             ) from error
+
+    def _way_out(self) -> str:
+        """Return what to do if the template rejects a prompt."""
+        if self._prompt.template:
+            return "Remove prompt.template if it is the cause, or prompt.system, or set prompt.style=plain."
+        return "Set prompt.style=plain." if self._prompt.system is None else WITHOUT_SYSTEM_ROLE
 
 
 def conversation(question: str, turns: Turns = (), answer: str | None = None) -> list[Message]:

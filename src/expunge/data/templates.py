@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from expunge.config.recipe import Prompt
 from expunge.console import note
-from expunge.data.chat import ChatWriter, Turns, common_length, conversation, shorten
+from expunge.data.chat import WITHOUT_SYSTEM_ROLE, ChatWriter, Turns, common_length, conversation, shorten
 from expunge.data.control_tokens import Offsets, PromptTokenizer
 from expunge.data.sets import RowSet
 from expunge.errors import DataError, IncompatibleError
@@ -171,9 +171,13 @@ class Template:
             lead_in: Text that follows the prompt directly, instead of a prefix.
         """
         head, _ = self._frame(question, turns)
-        # Spaces before an answer are part of its first token.
-        text = head + self._escape(prefix) if prefix else head.rstrip(" ") + lead_in
-        return [*self._plain_start, *self._tokens.encode(text)[0]]
+        if prefix:
+            ids = self._tokens.encode(head + self._escape(prefix))[0]
+        elif lead_in:
+            ids = self._tokens.encode(head.rstrip(" ") + lead_in)[0]
+        else:
+            ids = self._tokens_before_answer(head)
+        return [*self._plain_start, *ids]
 
     def raw_ids(self, text: str) -> list[int]:
         """Return the token ids of plain text without an end-of-sequence token, for a model to continue."""
@@ -330,6 +334,21 @@ class Template:
         ids = self._cut_after_answer(ids, offsets, text, first, end)
         return [*self._plain_start, *ids], first + len(self._plain_start)
 
+    def _tokens_before_answer(self, head: str) -> list[int]:
+        """Return the tokens that a prompt has before an answer; spaces at its end are part of the answer's first token.
+
+        Tokenizers may split white space by what follows it: GPT-2's has one token for two line breaks at the end of a
+        text, but two tokens for them before a word.
+        """
+        start = len(head.rstrip(" "))
+        if head[:start].rstrip() != head[:start]:
+            ids, offsets = self._tokens.encode(f"{head}A")
+            num_prompt = sum(stop <= start for _, stop in offsets)
+            # Otherwise a token spans the end of the prompt and the letter.
+            if num_prompt and offsets[num_prompt - 1][1] == start:
+                return ids[:num_prompt]
+        return self._tokens.encode(head[:start])[0]
+
     def _cut_after_answer(self, ids: list[int], offsets: Offsets, text: str, first: int, end: int) -> list[int]:
         """Return the ids up to the token that ends the answer, which is added if the template writes none.
 
@@ -392,7 +411,8 @@ class Template:
                     "generated after the text that precedes a given answer, so it has no effect."
                 )
         for name in unused:
-            note(f"Note: prompt.{name} has no effect; this tokenizer's chat template does not use it.")
+            way_out = f" {WITHOUT_SYSTEM_ROLE}" if name == "system" else ""
+            note(f"Note: prompt.{name} has no effect; this tokenizer's chat template does not use it.{way_out}")
 
     def _build(self, ids: list[int], answer_start: int, row: str) -> Encoded:
         """Build an encoded row and raise if it is too long or has no answer."""

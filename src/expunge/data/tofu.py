@@ -32,14 +32,22 @@ def load_tofu(config: TofuData) -> Sets:
 
     Args:
         config: Split, and a hub id or a folder with forget10.json, forget10_perturbed.json and so on. If it has
-            holdout10 (holdout01, holdout05), that becomes the holdout set; only membership metrics need it.
+            holdout10 (holdout01, holdout05), that becomes the holdout set; only membership metrics need it. With
+            `retain_authors`, the retain set has only the rows of these authors.
 
     Raises:
-        DataError: A file is missing or incomplete, or its rows are not those of the split.
+        DataError: A file is missing or incomplete, or its rows are not those of the split; or the retain set has fewer
+            authors than `retain_authors`.
     """
     num_forget = _NUM_FORGET[config.split]
     num_retain = NUM_ROWS - num_forget
     retain_split = f"retain{100 - int(config.split[-2:]):02d}"
+    num_authors = num_retain // ROWS_PER_AUTHOR
+    if config.retain_authors is not None and config.retain_authors > num_authors:
+        raise DataError(
+            f"data.retain_authors is {config.retain_authors}, but {retain_split} has {num_authors} authors.",
+            fix="Lower it, or remove it to use all of them.",
+        )
     perturbed_splits = {
         "forget": f"{config.split}_perturbed",
         "retain": "retain_perturbed",
@@ -63,6 +71,8 @@ def load_tofu(config: TofuData) -> Sets:
                 )
     _check_same_questions(config, config.split, forget, evaluation["forget"])
     _check_same_questions(config, retain_split, retain[:_NUM_EVALUATION_RETAIN], evaluation["retain"])
+    if config.retain_authors is not None:
+        retain = retain[: config.retain_authors * ROWS_PER_AUTHOR]
     evaluation["forget"] = _group_by_author(evaluation["forget"], first=num_retain)
     evaluation["retain"] = _group_by_author(evaluation["retain"], first=0)
     for name in _BACKGROUND:
@@ -74,6 +84,15 @@ def load_tofu(config: TofuData) -> Sets:
         holdout=_load_holdout(config, [*forget, *retain]),
         evaluation={name: make_set(name, rows) for name, rows in evaluation.items()},
     )
+
+
+def split_sizes(config: TofuData) -> dict[str, int]:
+    """Return the number of forget and retain rows that a split has, without reading them."""
+    num_forget = _NUM_FORGET[config.split]
+    num_retain = NUM_ROWS - num_forget
+    if config.retain_authors is not None:
+        num_retain = min(num_retain, config.retain_authors * ROWS_PER_AUTHOR)
+    return {"forget": num_forget, "retain": num_retain}
 
 
 def _check_folder(config: TofuData, splits: Sequence[str]) -> None:

@@ -15,8 +15,10 @@ from expunge.distributed import map_over_ranks, wait
 from expunge.errors import DataError, IncompatibleError
 from expunge.methods.base import Preparation
 from expunge.methods.bases.preference import PREFERRED, PreferenceMethod
+from expunge.modeling.adapters import causal_lm
 from expunge.modeling.load import pad_id_of
 from expunge.probes.generation import generate
+from expunge.probes.session import end_ids
 from expunge.rundir import fingerprint, write_atomic
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ class AltPO(PreferenceMethod):
             model,
             prompts,
             max_new_tokens=[self.max_new_tokens] * len(prompts),
-            eos_ids=template.end_ids,
+            eos_ids=end_ids(causal_lm(model), template),
             pad_id=pad_id_of(template.tokenizer),
             batch_tokens=2 * preparation.batch_tokens,
             title="Writing alternates",

@@ -10,7 +10,7 @@ from pathlib import Path
 from expunge.config.recipe import FilesData, Recipe, TofuData, Train
 from expunge.data.prepare import is_local, prepare_sets
 from expunge.data.templates import Encoded
-from expunge.data.tofu import NUM_ROWS
+from expunge.data.tofu import split_sizes
 from expunge.methods.base import Needs
 from expunge.modeling.gguf import as_folder
 from expunge.modeling.hidden.row_store import store_bytes
@@ -93,11 +93,10 @@ def plan_rows(recipe: Recipe) -> PlanRows:
         }
         return PlanRows(estimated, True, f"rows of the data, at {_CHARACTERS_PER_TOKEN} characters per token")
     if isinstance(recipe.data, TofuData):
-        num_forget = NUM_ROWS * int(recipe.data.split.removeprefix("forget")) // 100
         typical = [estimated_row(round(0.3 * count), round(0.7 * count)) for count in _TOFU_CHARACTERS]
         estimated = {
             name: [typical[index % len(typical)] for index in range(count)]
-            for name, count in {"forget": num_forget, "retain": NUM_ROWS - num_forget}.items()
+            for name, count in split_sizes(recipe.data).items()
         }
         return PlanRows(estimated, True, f"rows as long as TOFU's, at {_CHARACTERS_PER_TOKEN} characters per token")
     assert isinstance(recipe.data, FilesData)

@@ -232,7 +232,9 @@ def test_ignored_setting_is_noted_once(notes, setting, value):
     assert notes == []
     template = Template(template.tokenizer, Prompt(**{setting: value}), 64)
     template.encode("Who?", "Me")
-    assert notes == [f"Note: prompt.{setting} has no effect; this tokenizer's chat template does not use it."]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"Note: prompt.{setting} has no effect; this tokenizer's chat template does not use it.")
+    assert ("Set prompt.system=null and put the text into the questions" in notes[0]) is (setting == "system")
 
 
 def test_fingerprint_depends_on_the_tokens():

@@ -7,6 +7,7 @@ import pytest
 
 from expunge.config.recipe import TofuData
 from expunge.data.prepare import prepare_sets
+from expunge.data.tofu import split_sizes
 from expunge.errors import DataError
 
 FULL = [{"question": f"Question {i}?", "answer": f"Answer {i}."} for i in range(4000)]
@@ -64,6 +65,20 @@ def test_holdout_rows_from_the_hub(monkeypatch, listed):
     holdout[3] = FULL[7]
     with pytest.raises(DataError, match=r"row 4 of holdout01 .*'Question 7\?'.* is also a forget or retain row"):
         prepare_sets(TofuData(split="forget01"))
+
+
+def test_first_authors_of_the_retain_set(monkeypatch, listed):
+    """25 authors with 20 rows each; those that are measured are the first 20."""
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config, **_: HUB[config])
+    config = TofuData(split="forget01", retain_authors=25)
+    sets = prepare_sets(config)
+    assert [row.question for row in sets.retain] == [row["question"] for row in FULL[:500]]
+    assert len(sets.forget) == 40
+    assert {row.group for row in sets.evaluation["retain"]} == {f"author/{i}" for i in range(20)}
+    assert split_sizes(config) == {"forget": 40, "retain": 500}
+    assert split_sizes(TofuData(split="forget01")) == {"forget": 40, "retain": 3960}
+    with pytest.raises(DataError, match=r"retain_authors is 185, but retain90 has 180 authors"):
+        prepare_sets(TofuData(split="forget10", retain_authors=185))
 
 
 def test_unlistable_hub_gives_a_note_and_no_holdout(monkeypatch, capsys):

@@ -54,7 +54,7 @@ def _delete_texts(ledger: Ledger, history: History, names: Sequence[str]) -> int
     files = {name: ledger.rows_file(name) for name in names}
     rows = {name: read_row_file(path) for name, path in files.items() if path.is_file()}
     persons = {name for name in names if history.requested[name].by == "persons"}
-    hidden = _Hidden(
+    hidden = Hidden(
         salt=history.opened.salt,
         texts=frozenset((row.question, row.answer) for request in rows.values() for row in request),
         groups=frozenset(row.group for name, request in rows.items() if name in persons for row in request),
@@ -75,7 +75,7 @@ def _delete_texts(ledger: Ledger, history: History, names: Sequence[str]) -> int
 
 
 @dataclass(frozen=True)
-class _Hidden:
+class Hidden:
     """Recognises rows whose texts must go."""
 
     salt: str
@@ -98,7 +98,7 @@ class _Hidden:
         return {**without_text(row, self.digest), "group": self.digest(str(row.get("group")))}
 
 
-def _delete_rows(path: Path, hidden: _Hidden) -> int:
+def _delete_rows(path: Path, hidden: Hidden) -> int:
     rows = read_row_file(path) if path.stat().st_size else []
     rest = [row for row in rows if not hidden.has(row.question, row.answer, row.group)]
     if not rest:
@@ -108,7 +108,7 @@ def _delete_rows(path: Path, hidden: _Hidden) -> int:
     return len(rows) - len(rest)
 
 
-def _hide_rows(run: Path, hidden: _Hidden, is_own: bool) -> int:
+def _hide_rows(run: Path, hidden: Hidden, is_own: bool) -> int:
     """Replace texts in the per-sample rows of a run; of a run of the request itself, in all but retained rows."""
     if is_own:
         shutil.rmtree(run / "prepared", ignore_errors=True)

@@ -28,26 +28,26 @@ from expunge.config.load import load_recipe
 from expunge.rundir import write_atomic
 from expunge.runs.run import hardware
 
-RECORD = Path(__file__).parents[1] / "results" / "requests" / "tofu.json"
+RECORD = Path(__file__).resolve().parents[1] / "results" / "requests" / "tofu.json"
 LEDGER = Path("requests-tofu")
 RECIPE = "tofu-forget10-npo"
 SETTINGS = [
     "model.dtype=float32",
     "prompt={style: chat}",
-    "train.lr=1e-3",
-    "train.epochs=4",
-    "method.beta=0.03",
-    "method.retain_weight=6",
-    "evaluate={benchmarks: [{name: custom, limit: 100, generate: false}], every_epoch: false}",
+    "train.lr=3e-4",
+    "train.epochs=10",
+    "method.beta=0.1",
+    "method.retain_weight=10",
+    "evaluate={benchmarks: [{name: custom, limit: 60, generate: false}], every_epoch: false}",
 ]
-FIRST_AUTHOR, PEOPLE_PER_REQUEST, NUM_REQUESTS = 180, 2, 10
+FIRST_AUTHOR, PEOPLE_PER_REQUEST, NUM_REQUESTS, UTILITY_ROWS = 180, 2, 10, 200
 
 
 def open_ledger(target: str, retain_model: str, data: str, overrides: list[str]) -> None:
     """Open the ledger and add the requests: authors 180 and 181, 182 and 183, and so on to 199."""
     models = [f"model.name={target}", f"model.retain_model={retain_model}", f"data.path={data}"]
     if not (LEDGER / "ledger.jsonl").is_file():
-        init(LEDGER, load_recipe(RECIPE, [*models, *SETTINGS, *overrides]))
+        init(LEDGER, load_recipe(RECIPE, [*models, *SETTINGS, *overrides]), utility_rows=UTILITY_ROWS)
     for number in range(len(Ledger(LEDGER).history().requested), NUM_REQUESTS):
         first = FIRST_AUTHOR + PEOPLE_PER_REQUEST * number
         people = [f"author/{author}" for author in range(first, first + PEOPLE_PER_REQUEST)]

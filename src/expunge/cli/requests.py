@@ -186,14 +186,15 @@ def _print_status(state: LedgerStatus) -> None:
 
 
 def _request_cells(request: RequestState) -> list[str]:
-    from expunge.records.format import format_value
+    from expunge.records.format import format_interval, format_point
 
     cells = [request.id, request.received, request.unlearned[:10] or "pending", str(request.num_rows)]
     if request.last is None:
         return [*cells, "", "", "", "not measured" if request.unlearned else ""]
     last = request.last
     outcome = {True: "yes", False: "no", None: "cannot be concluded"}[last.forgotten]
-    numbers = [format_value(value) for value in (last.before, last.knowledge)]
+    # Few persons have no interval, which the guide explains, so no cell repeats the reason.
+    numbers = [f"{format_point(value)} {format_interval(value)}".strip() for value in (last.before, last.knowledge)]
     left = "" if last.remaining.point is None else f"{last.remaining.point:.0%}"
     return [*cells, *numbers, left, f"{outcome} (texts purged)" if request.purged else outcome]
 

@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import expunge
-
 _CODE = {".py", ".yaml", ".j2", ".json", ".txt"}
 
 
@@ -55,6 +53,6 @@ def model_file_hashes(folder: Path) -> dict[str, str]:
 @functools.cache
 def code_hash() -> str:
     """Return the SHA-256 of all source files of this package, by path and content."""
-    root = Path(expunge.__file__).parent
+    root = Path(__file__).parents[2]
     files = sorted(path for path in root.rglob("*") if path.suffix in _CODE)
     return content_hash({path.relative_to(root).as_posix(): file_hash(path) for path in files})

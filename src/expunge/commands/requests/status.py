@@ -127,7 +127,7 @@ def _measure(ledger: Ledger, history: History) -> Measured:
     for name, request in rows.items():
         span = range(start, start := start + len(request))
         values = {role: _mean(found["forget"], span, request, "lower") for role, found in scores.items()}
-        requests[name] = _remaining(values, rule)
+        requests[name] = remaining_knowledge(values, rule)
     utility = {role: _mean(found["retain"], range(len(retained)), retained, "higher") for role, found in scores.items()}
     *_, last = history.applied
     return Measured(
@@ -137,7 +137,7 @@ def _measure(ledger: Ledger, history: History) -> Measured:
         utility_before=utility["first"],
         requests=requests,
         unmeasured={name: "its texts were purged" for name in history.applied if name not in rows},
-        due=_reasons(requests, utility["current"], utility["first"], len(history.applied), rule),
+        due=retrain_reasons(requests, utility["current"], utility["first"], len(history.applied), rule),
     )
 
 
@@ -190,8 +190,13 @@ def _mean(scores: Mapping[int, list[float]], indices: range, rows: Sequence[Row]
     return mean_interval(values, [group for _, group in scored]).attach(value)
 
 
-def _remaining(values: Mapping[str, Value], rule: RetrainRule) -> Remaining:
-    """Compute the share of the first model's knowledge that is left, above that of the retain model."""
+def remaining_knowledge(values: Mapping[str, Value], rule: RetrainRule) -> Remaining:
+    """Compute the share of the first model's knowledge that is left, above that of the retain model.
+
+    Args:
+        values: Knowledge of the rows by the models 'current', 'first' and, if there is one, 'retain'.
+        rule: The largest share that counts as forgotten.
+    """
     knowledge, before = values["current"], values["first"]
     floor = values.get("retain", Value.missing("a retain model (model.retain_model=...)"))
     remaining = Value.missing(_NO_SCORE)
@@ -220,7 +225,7 @@ def _remaining(values: Mapping[str, Value], rule: RetrainRule) -> Remaining:
     )
 
 
-def _reasons(
+def retrain_reasons(
     requests: Mapping[str, Remaining], utility: Value, before: Value, num_applied: int, rule: RetrainRule
 ) -> list[str]:
     """Return the reasons why a retrain is due."""

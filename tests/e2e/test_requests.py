@@ -20,6 +20,8 @@ from expunge.commands.requests.ledger import Ledger
 from expunge.config.load import load_recipe
 from expunge.config.recipe import Source
 from expunge.data.sources.rows import load_rows
+from expunge.records import Battery
+from expunge.rundir import write_record
 
 PEOPLE = {
     "p/1": ("Mira Olander", "Liestal", "the Salt Prize"),
@@ -228,6 +230,24 @@ def test_a_changed_file_is_found_and_named(ledger, cli, change, check, problem):
     assert "The certificate is NOT valid: 1 checks failed" in outcome.out
 
 
+def test_the_verdict_of_audits_is_certified(ledger, cli, tmp_path):
+    """An audit that is run again later changes a record that the certificate names."""
+    path = ledger.folder / ledger.history().applied["case-2"].run / "battery.json"
+    battery = Battery(outcome="indistinguishable", verdict="No attack gets more.", audits=["leaks"])
+    write_record(path, battery)
+    assert cli("requests", "certificate", ledger.folder, "case-2", "--out", "two.json").code == 0
+    certificate = json.loads((tmp_path / "two.json").read_text())["content"]
+    assert certificate["audit"] == {
+        "outcome": "indistinguishable",
+        "verdict": "No attack gets more.",
+        "audits": ["leaks"],
+    }
+    assert cli("verify", "two.json", "--ledger", ledger.folder).code == 0
+    write_record(path, battery.model_copy(update={"outcome": "leaks"}))
+    outcome = cli("verify", "two.json", "--ledger", ledger.folder)
+    assert (outcome.code, "were changed: battery.json" in outcome.out) == (2, True)
+
+
 def test_a_changed_model_is_not_unlearned_further(ledger, cli):
     assert cli("requests", "add", ledger.folder, "--id", "case-3", "--person", "Ada Pellworth").code == 0
     flip_last_byte(ledger.folder / ledger.history().applied["case-2"].run / "checkpoint/model.safetensors")
@@ -256,6 +276,7 @@ def texts(folder: Path) -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.slow
 def test_purge_deletes_all_texts_of_a_request(ledger, cli):
     """Other people's texts stay; hashes, certificates and the next request work as before."""
     assert cli("requests", "certificate", ledger.folder, "case-1", "--out", "one.json").code == 0

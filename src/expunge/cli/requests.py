@@ -74,6 +74,7 @@ def add(
     date: Annotated[str | None, typer.Option(help="Day of the request, YYYY-MM-DD (default: today).")] = None,
 ) -> None:
     """Add a request. Its texts are kept until `purge`; the ledger has only salted hashes."""
+    _work_offline_if_needed(ledger)
     from expunge.commands.requests import add
 
     with results_only():
@@ -90,6 +91,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Unlearn the pending requests, each from the model that the previous one left."""
+    _work_offline_if_needed(ledger)
     from expunge.commands.requests import apply
 
     with results_only():
@@ -114,6 +116,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show which requests are still forgotten, what utility is left, and whether a retrain is due."""
+    _work_offline_if_needed(ledger)
     from expunge.commands.requests import status
 
     with results_only():
@@ -159,6 +162,14 @@ def purge(
         print_result("The training data, backups, and copies of the runs elsewhere still have them.")
     else:
         print_result("Nothing to do: the texts of these requests were deleted earlier.")
+
+
+def _work_offline_if_needed(folder: str) -> None:
+    """Check that the hub is reachable if the ledger's recipe names a model or data that is not on this machine."""
+    from expunge.commands.requests.ledger import Ledger
+
+    ledger = Ledger(folder)
+    work_offline_if_needed(*hub_names(ledger.recipe(ledger.history())))
 
 
 def _print_status(state: LedgerStatus) -> None:

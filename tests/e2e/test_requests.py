@@ -88,13 +88,15 @@ def start_apply(ledger: Ledger) -> "subprocess.Popen[str]":
 def kill_in_training(ledger: Ledger, request: str) -> None:
     """Start `apply`, and kill it as soon as the run of a request has trained a few steps."""
     process = start_apply(ledger)
-    deadline = time.monotonic() + 120
-    while not any(len(log.read_text().splitlines()) > 4 for log in ledger.runs.glob(f"{request}-*/train.jsonl")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{request} never came to training"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        deadline = time.monotonic() + 600
+        while not any(len(log.read_text().splitlines()) > 4 for log in ledger.runs.glob(f"{request}-*/train.jsonl")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, f"{request} never came to training"
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture(scope="module")

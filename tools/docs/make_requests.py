@@ -133,11 +133,11 @@ def sequence(record: dict[str, Any]) -> list[str]:
     num_valid = sum(not certificate["failed"] for certificate in certificates)
     num_found = sum(bool(certificate["failed_when_changed"]) for certificate in certificates)
     minutes = sum(entry["unlearn"] + entry["measure"] for entry in record["seconds"]) / 60
-    people = record["people_per_request"]
+    people, num_applied = record["people_per_request"], state.measured[-1].num_applied
     return [
-        "## Ten requests in sequence",
+        "## A measured sequence",
         "",
-        f"{len(state.requests)} requests of {people} people each, out of the 20 people of TOFU's forget10, on a Llama "
+        f"{num_applied} requests of {people} people each, out of the 20 people of TOFU's forget10, on a Llama "
         "of 4 million parameters that was trained from scratch on TOFU; the retain model saw none of the 20. All 20 "
         "people at once would be an ordinary run. Written by:",
         "",
@@ -156,7 +156,9 @@ def sequence(record: dict[str, Any]) -> list[str]:
         "",
         "Knowledge that is left of each request, in percent, after each number of requests:",
         "",
-        markdown_table(["request", *numbers], [[r.id, *request_cells(state, r.id)] for r in state.requests]),
+        markdown_table(
+            ["request", *numbers], [[r.id, *request_cells(state, r.id)] for r in state.requests if r.unlearned]
+        ),
         "",
         f"{num_valid} of {len(certificates)} certificates are valid beside the ledger. With one random byte changed, "
         f"{num_found} of {len(certificates)} are refused.",

@@ -10,10 +10,10 @@ command resumes an interrupted measurement.
 
 from __future__ import annotations
 
+import datetime
 import json
 import random
 import sys
-import time
 from pathlib import Path
 
 from expunge.checks.report import CheckItem
@@ -54,18 +54,24 @@ def open_ledger(target: str, retain_model: str, data: str, overrides: list[str])
         add(LEDGER, f"request-{number + 1:02d}", persons=people)
 
 
-def unlearn_and_measure() -> list[dict[str, float]]:
-    """Unlearn one request at a time and measure all past ones after each; returns the seconds of both."""
-    seconds = []
+def unlearn_and_measure() -> None:
+    """Unlearn one request at a time and measure all past ones after each."""
     while status(LEDGER).requests[-1].unlearned == "" or not status(LEDGER).is_current:
-        started = time.monotonic()
         # A measurement that was interrupted is made before the next request.
         if status(LEDGER).is_current or not Ledger(LEDGER).history().applied:
             apply(LEDGER, limit=1)
-        unlearned = time.monotonic()
         status(LEDGER, measure=True)
-        seconds.append({"unlearn": unlearned - started, "measure": time.monotonic() - unlearned})
-    return seconds
+
+
+def seconds_between_entries() -> list[float]:
+    """Return the seconds of each unlearning and each measurement, from the dates of the ledger's entries."""
+    entries = Ledger(LEDGER).history().entries
+    dates = [datetime.datetime.fromisoformat(entry.date) for entry in entries]
+    return [
+        (date - before).total_seconds()
+        for before, date, entry in zip(dates, dates[1:], entries[1:], strict=False)
+        if entry.event.kind in ("applied", "measured")
+    ]
 
 
 def failed_checks(items: list[CheckItem]) -> list[str]:
@@ -101,16 +107,20 @@ def verify_certificates() -> list[dict[str, object]]:
 def main(target: str, retain_model: str, data: str, *overrides: str) -> None:
     """Run the sequence and write the record."""
     open_ledger(target, retain_model, data, list(overrides))
-    seconds = unlearn_and_measure()
-    state = status(LEDGER)
+    unlearn_and_measure()
+    write(list(overrides))
+
+
+def write(overrides: list[str]) -> None:
+    """Certify all requests that were unlearned, and write the record."""
     names = ["TARGET", "RETAIN_MODEL", "TOFU"]
     record = {
         "command": " ".join(["python", "tools/measure_requests.py", *names, *overrides]),
         "settings": [f"recipe {RECIPE}", *SETTINGS, *overrides],
         "people_per_request": PEOPLE_PER_REQUEST,
-        "seconds": seconds,
+        "seconds": seconds_between_entries(),
         "hardware": {name: value for name, value in hardware().items() if name in ("cpu", "threads", "gpu")},
-        "status": state.model_dump(mode="json"),
+        "status": status(LEDGER).model_dump(mode="json"),
         "certificates": verify_certificates(),
     }
     write_atomic(RECORD, json.dumps(record, indent=1) + "\n")

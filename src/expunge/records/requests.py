@@ -69,7 +69,7 @@ class Applied(Record):
 
 
 class Remaining(Record):
-    """What a model knows of the rows of one request, beside the first model and the retain model."""
+    """Knowledge that a model has of the rows of one request, beside the first model and the retain model."""
 
     knowledge: Value
     """Mean extraction strength of the rows."""
@@ -136,7 +136,7 @@ class Entry(Record):
 
 
 class Certificate(Record):
-    """What a certificate states about one request; never a text."""
+    """Content of a certificate of one request; never a text."""
 
     schema_version: int = SCHEMA_VERSION
     request: dict[str, Any]

@@ -25,7 +25,7 @@ _NO_SCORE = "rows that fit into the model's context"
 
 
 class RequestState(Record):
-    """What a ledger has about one request."""
+    """State of one request."""
 
     id: str
     received: str

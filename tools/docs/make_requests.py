@@ -133,6 +133,7 @@ def sequence(record: dict[str, Any]) -> list[str]:
     num_valid = sum(not certificate["failed"] for certificate in certificates)
     num_found = sum(bool(certificate["failed_when_changed"]) for certificate in certificates)
     minutes = sum(record["seconds"]) / 60
+    due = [measured.num_applied for measured in state.measured if measured.due]
     people, num_applied = record["people_per_request"], state.measured[-1].num_applied
     return [
         "## A measured sequence",
@@ -154,10 +155,12 @@ def sequence(record: dict[str, Any]) -> list[str]:
             [measured_cells(measured) for measured in state.measured],
         ),
         "",
+        f"A retrain is due from request {due[0]} on." if due else "No retrain is due.",
+        "",
         "Knowledge that is left of each request, in percent, after each number of requests:",
         "",
         markdown_table(
-            ["request", *numbers], [[r.id, *request_cells(state, r.id)] for r in state.requests if r.unlearned]
+            ["request", *numbers], [[r.id, *request_cells(state, r.id)] for r in state.requests[:num_applied]]
         ),
         "",
         f"{num_valid} of {len(certificates)} certificates are valid beside the ledger. With one random byte changed, "

@@ -17,7 +17,7 @@ from expunge.distributed import run_on_main
 from expunge.errors import Interrupted, UserError
 from expunge.rundir import explain_disk_errors, write_atomic
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def _acquire(lock: FileLock, owner: Path, what: str, wait: bool) -> None:
                     fix="Wait until it has ended, or stop it; then repeat the command.",
                 ) from None
             if not is_told:
-                note(f"Waiting for {holder}, which makes {what}.")
+                note(f"Waiting until {holder} has finished with {what}.")
                 is_told = True
             if interrupt_requested():
                 raise Interrupted from None

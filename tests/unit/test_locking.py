@@ -56,7 +56,7 @@ def test_waiting_ends_when_the_owner_does(tmp_path, holder, capsys):
     started = time.monotonic()
     with locked(tmp_path / "lock", "the model x", wait=True):
         assert time.monotonic() - started > 0.5
-    assert f"Waiting for process {holder.pid}" in capsys.readouterr().err.replace("\n", " ")
+    assert f"Waiting until process {holder.pid}" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_an_error_inside_releases_it(tmp_path):

@@ -20,12 +20,14 @@ from expunge.cli import (
     push,
     quickstart,
     report,
+    requests,
     run,
     schema,
     score_log,
     show,
     show_labels,
     sweep,
+    verify,
 )
 from expunge.cli.errors import explain
 from expunge.cli.logging import quiet
@@ -53,11 +55,13 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "score-log": score_log.score_log,
     "report": report.report,
     "push": push.push,
+    "verify": verify.verify,
     "schema": schema.schema,
     "doctor": doctor.doctor,
 }
 for _name, _function in _COMMANDS.items():
     app.command(_name)(_function)
+app.add_typer(requests.app, name="requests")
 
 
 def _version(wanted: bool) -> None:

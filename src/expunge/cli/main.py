@@ -26,6 +26,7 @@ from expunge.cli import (
     show,
     show_labels,
     sweep,
+    view,
 )
 from expunge.cli.errors import explain
 from expunge.cli.logging import quiet
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit.audit,
     "score-log": score_log.score_log,
     "report": report.report,
+    "view": view.view,
     "push": push.push,
     "schema": schema.schema,
     "doctor": doctor.doctor,

@@ -1,0 +1,122 @@
+"""The chat: one prompt to several models of a run, whose answers are streamed as lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.console import note
+from expunge.errors import UserError, one_line
+from expunge.view.folder import RunFolder
+
+if TYPE_CHECKING:
+    # torch is imported when a model is used.
+    from expunge.view.models import ChatModels
+
+Role = Literal["target", "unlearned", "retain"]
+
+
+class Stopped(Exception):
+    """Raised in a generation whose reader has left."""
+
+
+class ChatRequest(BaseModel):
+    """One prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    """Name of the run whose models answer."""
+    question: str = Field(min_length=1, max_length=100_000)
+    answer: str = Field(default="", max_length=100_000)
+    """True answer, whose probability is computed; empty for none."""
+    roles: list[Role] = Field(min_length=1, max_length=3)
+    max_new_tokens: int = Field(default=128, ge=1, le=4096)
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    """0 for greedy decoding."""
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+
+
+class Chat:
+    """Answers of the models of one run at a time, which stay loaded until another run is asked.
+
+    Args:
+        folder: The folder of runs.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._models: ChatModels | None = None
+
+    def start(self, request: ChatRequest) -> AsyncIterator[bytes]:
+        """Return the answers as lines of JSON, each an event with the role that it is about.
+
+        Events: {'state': ...}, {'text': ...} with the answer so far, {'done': ..., 'probability': ...} and
+        {'error': ...}. A model that fails does not stop the others.
+
+        Raises:
+            UserError: Another prompt is being answered, or the run has no models to ask.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise UserError("another prompt is being answered.", fix="Wait for its end, or stop it.")
+        try:
+            self._open(request.run)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._events(request)
+
+    def _open(self, name: str) -> None:
+        from expunge.view.models import ChatModels
+
+        run = self._folder.run(name)
+        self._folder.inside(run.folder / "checkpoint")
+        if self._models is None or not self._models.is_of(run):
+            self._models = None
+            self._models = ChatModels(run)
+
+    async def _events(self, request: ChatRequest) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        stop = threading.Event()
+
+        def send(event: dict[str, Any] | None) -> None:
+            if stop.is_set():
+                raise Stopped
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        thread = threading.Thread(target=self._answer, args=(request, send), daemon=True)
+        thread.start()
+        try:
+            while (event := await events.get()) is not None:
+                yield json.dumps(event).encode() + b"\n"
+        finally:
+            stop.set()
+
+    def _answer(self, request: ChatRequest, send: Any) -> None:
+        """Ask one model after another; runs in a thread of its own and releases the lock."""
+        assert self._models is not None
+        try:
+            for role in dict.fromkeys(request.roles):
+                try:
+                    self._models.answer(role, request, lambda event, role=role: send({"role": role, **event}))
+                except UserError as error:
+                    send({"role": role, "error": str(error)})
+                except Stopped:
+                    raise
+                except Exception as error:
+                    # The other models may still answer; the terminal and the page both get the reason.
+                    text = f"{type(error).__name__}: {one_line(error)}"
+                    note(f"The {role} model could not answer. {text}")
+                    send({"role": role, "error": text})
+            send(None)
+        except Stopped:
+            pass
+        finally:
+            self._lock.release()

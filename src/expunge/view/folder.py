@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from expunge.errors import DataError, UserError, nearest
+from expunge.errors import DataError, UserError
 from expunge.records import Battery, Manifest, RunSummary, Value
 from expunge.records.format import format_value
 from expunge.report.load import LoadedRun, load_run
@@ -117,7 +117,7 @@ class RunFolder:
         """
         folders = self._folders()
         if name not in folders:
-            raise UnknownNameError(f"there is no run '{name}' in {self.root}.", allowed=nearest(name, folders))
+            raise UnknownNameError(f"there is no run '{name}' in {self.root}.", fix="Choose one of the list.")
         return folders[name]
 
     def run(self, name: str) -> LoadedRun:

@@ -26,7 +26,9 @@ def progress(run: LoadedRun) -> dict[str, Any]:
     train = run.recipe.get("train") or {}
     last = run.train[-1] if run.train else None
     steps = _planned_steps(train, last)
-    done = [stage for stage in STAGES if (run.folder / "stages" / f"{stage}.json").is_file()]
+    # A run that was copied may have its summary without the records of its stages.
+    finished = run.summary is not None
+    done = [stage for stage in STAGES if finished or (run.folder / "stages" / f"{stage}.json").is_file()]
     seconds_left = None
     if last is not None and steps is not None and "unlearn" not in done:
         seconds_left = max(steps - last.step, 0) * statistics.median(p.seconds for p in run.train[-_TIMED_STEPS:])

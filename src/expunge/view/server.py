@@ -147,7 +147,9 @@ def serve(root: Path, port: int, *, browser: bool) -> None:
         if browser:
             webbrowser.open(address)
         # Answers that are still streamed do not keep the server alive.
-        config = uvicorn.Config(make_app(folder, port, token), log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            make_app(folder, port, token), log_level="error", server_header=False, timeout_graceful_shutdown=1
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 

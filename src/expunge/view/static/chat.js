@@ -17,7 +17,7 @@ async function* lines(stream) {
 }
 
 function column(role) {
-  const state = el("p", { class: "note", role: "status" });
+  const state = el("p", { class: "note", role: "status" }, "waiting");
   const text = el("p", { class: "text" });
   const probability = el("p", { class: "note" });
   return { state, text, probability, node: el("section", { "aria-label": ROLES[role] }, el("h2", {}, ROLES[role]), state, text, probability) };
@@ -88,7 +88,7 @@ export function chatTab(body, name, signal) {
     el("form", { submit: ask },
       field("Prompt", question), field("True answer, for its probability (optional)", truth),
       el("fieldset", {}, el("legend", {}, "Models, loaded when first asked"), boxes.map((box) => box.node)),
-      field("Most tokens", tokens), field("Temperature (0: the most likely token)", temperature),
+      field("Largest number of new tokens", tokens), field("Temperature (0: the most likely token)", temperature),
       el("p", { class: "controls" }, send, stop)),
     problem, columns);
 }

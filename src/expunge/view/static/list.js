@@ -7,14 +7,19 @@ const STATUS = { running: "running", unfinished: "not finished" };
 export function verdictBadges(row) {
   if (row.problem) return [badge("no", "✗ cannot be read")];
   if (row.status !== "finished") return [badge("open", `… ${STATUS[row.status]}`)];
-  const badges = [conclusion(row.forgot, "forgotten", "not forgotten"), conclusion(row.kept, "utility kept", "utility lost")];
+  const badges = [conclusion(row.forgot, "forgotten", "not forgotten", "forgetting open"), conclusion(row.kept, "utility kept", "utility lost", "utility open")];
   if (row.audits) badges.push(badge({ leaks: "no", indistinguishable: "yes" }[row.audits] || "open", `audits: ${row.audits}`));
   return badges;
 }
 
-function conclusion(value, yes, no) {
-  if (value === null) return badge("open", `? ${yes}`);
+function conclusion(value, yes, no, open) {
+  if (value === null) return badge("open", `? ${open}`);
   return value ? badge("yes", `✓ ${yes}`) : badge("no", `✗ ${no}`);
+}
+
+// A path without its folders; the name of a model on the hub is short already.
+function modelName(run) {
+  return /^[./~]/.test(run.model) ? run.model.split("/").pop() : run.model;
 }
 
 // The headlines that most runs have, as columns.
@@ -30,7 +35,7 @@ function columnsOf(runs) {
     { title: "Run", text: (run) => run.name, cell: (run) => el("a", { href: `#/run/${path(run.name)}/report` }, run.name) },
     { title: "Verdict", sort: verdict, cell: (run) => el("span", { title: visible(run.problem || run.verdict) }, verdictBadges(run)) },
     { title: "Method", text: (run) => run.method },
-    { title: "Model", text: (run) => run.model },
+    { title: "Model", text: modelName },
     ...commonHeadlines(runs).map((title) => {
       const headline = (run) => run.headlines.find((item) => item.title === title);
       return { title, sort: (run) => headline(run)?.point ?? null, cell: (run) => headline(run)?.text ?? "" };
@@ -68,7 +73,7 @@ export async function listPage() {
       const content = column.cell ? column.cell(run) : column.text(run);
       return el(index ? "td" : "th", { scope: index ? null : "row", "data-label": column.title }, content);
     });
-    return el("tr", {}, el("td", { "data-label": "Select" }, box), cells);
+    return el("tr", {}, el("td", { class: "select", "data-label": "Select" }, box), cells);
   }
 
   function update() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.console import note
 from expunge.errors import UserError, one_line
+from expunge.records import ROLE_NAMES
 from expunge.view.folder import RunFolder
 
 if TYPE_CHECKING:
     # torch is imported when a model is used.
     from expunge.view.models import ChatModels
 
+Events = queue.SimpleQueue[dict[str, Any] | None]
 Role = Literal["target", "unlearned", "retain"]
 
 
@@ -57,8 +60,8 @@ class Chat:
     def start(self, request: ChatRequest) -> AsyncIterator[bytes]:
         """Return the answers as lines of JSON, each an event with the role that it is about.
 
-        Events: {'state': ...}, {'text': ...} with the answer so far, {'done': ..., 'probability': ...} and
-        {'error': ...}. A model that fails does not stop the others.
+        An event has 'state', 'text' (the answer so far), 'log_probability' and 'probability_per_token' (of the true
+        answer), 'error', or, in the last one of a model, 'done'. A model that fails does not stop the others.
 
         Raises:
             UserError: Another prompt is being answered, or the run has no models to ask.
@@ -70,7 +73,10 @@ class Chat:
         except BaseException:
             self._lock.release()
             raise
-        return self._events(request)
+        events: Events = queue.SimpleQueue()
+        stop = threading.Event()
+        threading.Thread(target=self._answer, args=(request, events, stop), daemon=True).start()
+        return _lines(events, stop)
 
     def _open(self, name: str) -> None:
         from expunge.view.models import ChatModels
@@ -81,27 +87,15 @@ class Chat:
             self._models = None
             self._models = ChatModels(run)
 
-    async def _events(self, request: ChatRequest) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        stop = threading.Event()
-
-        def send(event: dict[str, Any] | None) -> None:
-            if stop.is_set():
-                raise Stopped
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        thread = threading.Thread(target=self._answer, args=(request, send), daemon=True)
-        thread.start()
-        try:
-            while (event := await events.get()) is not None:
-                yield json.dumps(event).encode() + b"\n"
-        finally:
-            stop.set()
-
-    def _answer(self, request: ChatRequest, send: Any) -> None:
+    def _answer(self, request: ChatRequest, events: Events, stop: threading.Event) -> None:
         """Ask one model after another; runs in a thread of its own and releases the lock."""
         assert self._models is not None
+
+        def send(event: dict[str, Any]) -> None:
+            if stop.is_set():
+                raise Stopped
+            events.put(event)
+
         try:
             for role in dict.fromkeys(request.roles):
                 try:
@@ -113,10 +107,19 @@ class Chat:
                 except Exception as error:
                     # The other models may still answer; the terminal and the page both get the reason.
                     text = f"{type(error).__name__}: {one_line(error)}"
-                    note(f"The {role} model could not answer. {text}")
+                    note(f"The {ROLE_NAMES[role]} could not answer. {text}")
                     send({"role": role, "error": text})
-            send(None)
         except Stopped:
             pass
         finally:
             self._lock.release()
+            events.put(None)
+
+
+async def _lines(events: Events, stop: threading.Event) -> AsyncIterator[bytes]:
+    """Yield events as lines of JSON until the last one, which is None; stop the answers if the reader leaves."""
+    try:
+        while (event := await asyncio.to_thread(events.get)) is not None:
+            yield json.dumps(event).encode() + b"\n"
+    finally:
+        stop.set()

@@ -103,14 +103,14 @@ def test_a_sample_file_that_links_out_of_the_folder_is_refused(runs, tmp_path):
     path.symlink_to(tmp_path / "outside.parquet")
     folder = RunFolder(runs)
     for read in (folder.sample_files, folder.run):
-        with pytest.raises(OutsideError, match="samples/unlearned-tofu-000002.parquet is a link"):
+        with pytest.raises(OutsideError, match=r"samples/unlearned-tofu-000002\.parquet is a link"):
             read("one")
 
 
 def test_errors_for_folders_without_runs(runs, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         RunFolder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is one run.*Give the folder above it"):
+    with pytest.raises(DataError, match=r"is one run.*Give the folder above it"):
         RunFolder(runs / "one")
     with pytest.raises(DataError, match=r"has no runs: no folder in it has a recipe\.yaml"):
         RunFolder(runs / "one/samples")

@@ -1,5 +1,7 @@
 """Progress of a training from its files."""
 
+from itertools import pairwise
+
 import pytest
 
 from expunge.view.folder import RunFolder
@@ -46,4 +48,4 @@ def test_long_trainings_are_thinned_and_keep_the_last_step(runs, count):
     steps = [point["step"] for point in progress(RunFolder(runs).run("two"))["loss"]]
     assert steps[-1] == count
     assert 1 < len(steps) <= 400
-    assert len({second - first for first, second in zip(steps, steps[1:], strict=False)}) == 1
+    assert len({second - first for first, second in pairwise(steps)}) == 1

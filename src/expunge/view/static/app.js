@@ -9,6 +9,7 @@ import { samplesTab } from "./samples.js";
 const main = document.getElementById("main");
 const TABS = { report: "Report", progress: "Progress", samples: "Samples", chat: "Chat" };
 let leave = new AbortController();
+let visited = false;
 
 async function runPage(name, tab, signal) {
   const run = await get(`/api/runs/${path(name)}`);
@@ -66,8 +67,12 @@ async function show() {
   main.replaceChildren(...content);
   main.removeAttribute("aria-busy");
   announce(document.title);
-  main.focus({ preventScroll: true });
-  scrollTo(0, 0);
+  // After a link, the next Tab is in the new page; when the viewer opens, it is at the top.
+  if (visited) {
+    main.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+  visited = true;
 }
 
 // The token is in the cookie now; it does not stay in the address and the history.

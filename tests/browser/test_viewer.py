@@ -218,7 +218,7 @@ def test_keyboard_alone(page):
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")
-    page.keyboard.type("forget")
+    page.keyboard.type("tofu-llama")
     assert page.get_by_text("2 of 3 runs").is_visible()
     seen = []
     for _ in range(30):

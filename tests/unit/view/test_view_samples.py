@@ -1,5 +1,8 @@
 """Search in per-sample rows."""
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -59,3 +62,14 @@ def test_a_damaged_file_is_an_error(path):
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         samples.search(path, "", 0, 5)
+
+
+def test_pandas_is_not_imported(path):
+    """It would cost half a second and 60 MB."""
+    code = (
+        "import sys, pathlib; from expunge.view import samples;"
+        "assert samples.search(pathlib.Path(sys.argv[1]), 'bern', 0, 5).matches == 2;"
+        "assert 'pandas' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -15,8 +15,8 @@ RESULTS = DOCS.parent / "results" / "performance"
 INTRO = """# Performance
 
 All values on this page are read from records that the programs in `perf/` wrote (`python -m perf.training`,
-`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`, `.view`); `python tools/docs/make_performance.py` generates the
-page.
+`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`, `.view`); `python tools/docs/make_performance.py`
+generates the page.
 
 "Plain" is what published code does, in its simplest form (`perf/plain.py`): batches in random order, padded to their
 longest row; separate forward passes for forget and retain rows; labels given to the model, which computes its own loss;
@@ -247,11 +247,11 @@ def view(record: dict[str, Any]) -> list[str]:
         "## The viewer",
         "",
         f"`expunge view` over {record['runs']:,} runs, one of which has {record['rows']:,} rows of samples "
-        f"({record['sample_bytes'] / 2**20:.0f} MiB of Parquet), on {record['machine']['cpu']}. CPU seconds are those of "
-        "the viewer in all its threads; on an idle machine an answer takes at most as long. Seconds are those of the "
-        "request, and include the other load of the machine. Starting, which reads all runs, takes "
-        f"{record['start']['cpu_seconds']:.1f} CPU seconds. The largest memory, after all of these requests, a comparison "
-        f"and a report, is {record['peak_bytes'] / 1e6:.0f} MB. Models of a chat come on top.",
+        f"({record['sample_bytes'] / 2**20:.0f} MiB of Parquet), on {record['machine']['cpu']}. CPU seconds are those "
+        "of the viewer in all its threads; on an idle machine an answer takes at most as long. Seconds are those of "
+        "the request, and include the other load of the machine. Starting, which reads all runs, takes "
+        f"{record['start']['cpu_seconds']:.1f} CPU seconds. The largest memory, after all of these requests, a "
+        f"comparison and a report, is {record['peak_bytes'] / 1e6:.0f} MB. Models of a chat come on top.",
         "",
         "| request | CPU seconds | seconds |",
         "|---|---|---|",

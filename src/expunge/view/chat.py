@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import queue
 import threading
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any
 
 from expunge.console import note
 from expunge.errors import UserError, one_line
 from expunge.records import ROLE_NAMES
 from expunge.view.folder import RunFolder
+from expunge.view.request import ChatRequest
 
 if TYPE_CHECKING:
     # torch is imported when a model is used.
     from expunge.view.models import ChatModels
 
 Events = queue.SimpleQueue[dict[str, Any] | None]
-Role = Literal["target", "unlearned", "retain"]
 
 
 class Stopped(Exception):
     """Raised in a generation whose reader has left."""
-
-
-class ChatRequest(BaseModel):
-    """One prompt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: str
-    """Name of the run whose models answer."""
-    question: str = Field(min_length=1, max_length=100_000)
-    answer: str = Field(default="", max_length=100_000)
-    """True answer, whose probability is computed; empty for none."""
-    roles: list[Role] = Field(min_length=1, max_length=3)
-    max_new_tokens: int = Field(default=128, ge=1, le=4096)
-    temperature: float = Field(default=0.0, ge=0, le=5)
-    """0 for greedy decoding."""
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
 
 
 class Chat:
@@ -91,24 +73,24 @@ class Chat:
         """Ask one model after another; runs in a thread of its own and releases the lock."""
         assert self._models is not None
 
-        def send(event: dict[str, Any]) -> None:
+        def send(role: str, event: dict[str, Any]) -> None:
             if stop.is_set():
                 raise Stopped
-            events.put(event)
+            events.put({"role": role, **event})
 
         try:
             for role in dict.fromkeys(request.roles):
                 try:
-                    self._models.answer(role, request, lambda event, role=role: send({"role": role, **event}))
+                    self._models.answer(role, request, functools.partial(send, role))
                 except UserError as error:
-                    send({"role": role, "error": str(error)})
+                    send(role, {"error": str(error)})
                 except Stopped:
                     raise
                 except Exception as error:
                     # The other models may still answer; the terminal and the page both get the reason.
                     text = f"{type(error).__name__}: {one_line(error)}"
                     note(f"The {ROLE_NAMES[role]} could not answer. {text}")
-                    send({"role": role, "error": text})
+                    send(role, {"error": text})
         except Stopped:
             pass
         finally:

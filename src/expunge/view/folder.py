@@ -191,7 +191,7 @@ class RunFolder:
         row = stored[1]
         if row.status == "finished":
             return row
-        changed = max(time_ns for _, time_ns, _ in signature)
+        changed = max((time_ns for _, time_ns, _ in signature), default=0)
         active = time.time() - changed / 1e9 < _ACTIVE_SECONDS
         return row.model_copy(update={"status": "running" if active else "unfinished"})
 
@@ -205,19 +205,17 @@ class RunFolder:
         Raises:
             OutsideError: One of the files is a link that leads out of the folder of runs.
         """
-        entries = [entry for entry in _entries(folder) if entry.name in (*_FILES, *_FOLDERS)]
-        for entry in entries:
-            if entry.is_symlink():
-                self.inside(Path(entry.path))
-        inner = [entry for path in below for entry in _entries(path)]
-        for entry in inner:
-            if entry.is_symlink():
-                self.inside(Path(entry.path))
-        return tuple(
-            sorted(
-                (entry.path, stat.st_mtime_ns, stat.st_size) for entry in (*entries, *inner) if (stat := _stat(entry))
-            )
-        )
+        read = []
+        # The links at the top are checked before anything below them is listed.
+        for path in (folder, *below):
+            for entry in _entries(path):
+                if path == folder and entry.name not in (*_FILES, *_FOLDERS):
+                    continue
+                if entry.is_symlink():
+                    self.inside(Path(entry.path))
+                if (stat := _stat(entry)) is not None:
+                    read.append((entry.path, stat.st_mtime_ns, stat.st_size))
+        return tuple(sorted(read))
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -21,7 +21,7 @@ from expunge.probes.session import end_ids
 from expunge.records import ROLE_NAMES
 from expunge.report.load import LoadedRun
 from expunge.runs.finished import RunModels, models_of_run
-from expunge.view.chat import ChatRequest
+from expunge.view.request import ChatRequest
 
 Send = Callable[[dict[str, Any]], None]
 _BATCH_TOKENS = 4096

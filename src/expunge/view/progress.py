@@ -57,7 +57,7 @@ def _planned_steps(train: dict[str, Any], last: TrainPoint | None) -> int | None
     epochs = train.get("epochs")
     if not epochs or last is None or not last.epoch:
         return None
-    return max(round(last.step * epochs / last.epoch), last.step)
+    return max(round(last.step * float(epochs) / last.epoch), last.step)
 
 
 def _thinned(points: list[TrainPoint]) -> list[TrainPoint]:

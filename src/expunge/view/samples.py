@@ -88,10 +88,14 @@ def _matches(path: Path, changed_ns: int, words: tuple[str, ...]) -> np.ndarray[
 def _containing(column: pa.ChunkedArray, word: str) -> np.ndarray[Any, Any]:
     """Return the indices of the values that contain a word; a list contains it if one of its items does."""
     if not pa.types.is_list(column.type):
-        return np.from_dlpack(pc.indices_nonzero(pc.match_substring(column, word, ignore_case=True)))
+        indices: np.ndarray[Any, Any] = np.from_dlpack(
+            pc.indices_nonzero(pc.match_substring(column, word, ignore_case=True))
+        )
+        return indices
     lists = column.combine_chunks()
+    parents: np.ndarray[Any, Any] = np.from_dlpack(pc.list_parent_indices(lists))
     items = _containing(pa.chunked_array([pc.list_flatten(lists)]), word)
-    return np.from_dlpack(pc.list_parent_indices(lists))[items]
+    return parents[items]
 
 
 def _is_text(type_: pa.DataType) -> bool:

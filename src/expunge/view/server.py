@@ -23,10 +23,11 @@ from starlette.routing import Route
 from expunge.console import note, print_result
 from expunge.errors import UserError
 from expunge.view import samples
-from expunge.view.chat import Chat, ChatRequest
+from expunge.view.chat import Chat
 from expunge.view.folder import OutsideError, RunFolder, UnknownNameError
 from expunge.view.guard import Guard
 from expunge.view.progress import progress
+from expunge.view.request import ChatRequest
 
 ADDRESS = "127.0.0.1"
 _SCRIPTS = ("app.js", "chat.js", "compare.js", "dom.js", "list.js", "progress.js", "samples.js")

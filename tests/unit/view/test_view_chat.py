@@ -16,8 +16,9 @@ from expunge.errors import UserError
 from expunge.modeling.load import build_scratch, load_model, load_tokenizer, train_tokenizer
 from expunge.records import Manifest
 from expunge.rundir import write_record
-from expunge.view.chat import Chat, ChatRequest
+from expunge.view.chat import Chat
 from expunge.view.folder import RunFolder
+from expunge.view.request import ChatRequest
 from expunge.view.server import make_app
 
 QUESTION, ANSWER = "Where was she born?", "In Bern."

@@ -93,9 +93,9 @@ def _containing(column: pa.ChunkedArray, word: str) -> np.ndarray[Any, Any]:
         )
         return indices
     lists = column.combine_chunks()
-    parents: np.ndarray[Any, Any] = np.from_dlpack(pc.list_parent_indices(lists))
+    parents = np.from_dlpack(pc.list_parent_indices(lists))
     items = _containing(pa.chunked_array([pc.list_flatten(lists)]), word)
-    return parents[items]
+    return np.take(parents, items)
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -15,8 +15,8 @@ RESULTS = DOCS.parent / "results" / "performance"
 INTRO = """# Performance
 
 All values on this page are read from records that the programs in `perf/` wrote (`python -m perf.training`,
-`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`); `python tools/docs/make_performance.py` generates the
-page.
+`.evaluation`, `.memory`, `.plan`, `.row_store`, `.sampling`, `.view`); `python tools/docs/make_performance.py`
+generates the page.
 
 "Plain" is what published code does, in its simplest form (`perf/plain.py`): batches in random order, padded to their
 longest row; separate forward passes for forget and retain rows; labels given to the model, which computes its own loss;
@@ -234,6 +234,32 @@ def memory(record: dict[str, Any]) -> list[str]:
     return [*lines, "", "![Peak memory over each setting](performance-memory.svg)", ""]
 
 
+def view(record: dict[str, Any]) -> list[str]:
+    """Return the table of the viewer's requests."""
+    queries = record["searches"]
+    slowest = {
+        f"list of {record['runs']:,} runs": max(record["lists"], key=lambda cost: cost["cpu_seconds"]),
+        "list after all runs have changed": record["changed_list"],
+        **{f"search for `{query}` in {record['rows']:,} rows": cost for query, cost in queries.items()},
+        "another page of the last search": record["page"],
+    }
+    lines = [
+        "## The viewer",
+        "",
+        f"`expunge view` over {record['runs']:,} runs, one of which has {record['rows']:,} rows of samples "
+        f"({record['sample_bytes'] / 2**20:.0f} MiB of Parquet), on {record['machine']['cpu']}. CPU seconds are those "
+        "of the viewer in all its threads; on an idle machine an answer takes at most as long. Seconds are those of "
+        "the request, and include the other load of the machine. Starting, which reads all runs, takes "
+        f"{record['start']['cpu_seconds']:.1f} CPU seconds. The largest memory, after all of these requests, a "
+        f"comparison and a report, is {record['peak_bytes'] / 1e6:.0f} MB. Models of a chat come on top.",
+        "",
+        "| request | CPU seconds | seconds |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {cost['cpu_seconds']:.2f} | {cost['seconds']:.2f} |" for name, cost in slowest.items()]
+    return [*lines, ""]
+
+
 def plot(record: dict[str, Any], path: Path) -> None:
     """Plot memory over each setting on logarithmic axes."""
     import matplotlib
@@ -263,6 +289,7 @@ SECTIONS = {
     "sampling": sampling,
     "memory": memory,
     "plan": plan,
+    "view": view,
 }
 """Name of a record -> function that returns its section, in the order of the page."""
 

@@ -28,6 +28,7 @@ from expunge.cli import (
     show_labels,
     sweep,
     verify,
+    view,
 )
 from expunge.cli.errors import explain
 from expunge.cli.logging import quiet
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit.audit,
     "score-log": score_log.score_log,
     "report": report.report,
+    "view": view.view,
     "push": push.push,
     "verify": verify.verify,
     "schema": schema.schema,

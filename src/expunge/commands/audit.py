@@ -33,11 +33,12 @@ from expunge.modeling.load import load_tokenizer, local_digest
 from expunge.modeling.opening import check_same_tokens, measuring_template, open_model
 from expunge.modeling.tokenizers import fix_date
 from expunge.probes.session import Session
-from expunge.records import ROLE_NAMES, AuditPlan, AuditResult, Battery, Manifest, PlannedAudit
+from expunge.records import ROLE_NAMES, AuditPlan, AuditResult, Battery, PlannedAudit
 from expunge.report.html import write_audit_report, write_report
-from expunge.rundir import LOCK, read_record, write_record
+from expunge.rundir import LOCK, write_record
 from expunge.runs.attempts import AttemptStore, with_seconds
 from expunge.runs.evaluator import Evaluator
+from expunge.runs.finished import models_of_run
 from expunge.runs.results import write_rows
 
 _TIMED_ROWS = 64
@@ -219,28 +220,16 @@ def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
 
 def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
     folder = Path(str(config.model.name))
-    checkpoint, manifest = folder / "checkpoint", folder / "manifest.json"
-    if not checkpoint.is_dir() or not manifest.is_file():
-        raise DataError(f"the run {folder} is not finished.", fix="Repeat its command; it resumes where it stopped.")
-    models = read_record(manifest, Manifest).models
     recipe = load_recipe(folder / "recipe.yaml")
-    arms = {AUDITED: str(checkpoint)}
+    models = models_of_run(folder, recipe.model)
     notes = []
-    for role in ("target", "retain"):
-        path = _current_path(models.get(role, ""), folder)
-        if path.endswith(".json"):
-            notes.append("The run's retain model is a stored evaluation, and an attack needs the model itself.")
-        elif path:
-            arms[role] = path
-    # Models that the run has trained, and controls that are given by name, have no revision.
-    loaded = {
-        "target": (recipe.model.name, recipe.model.revision),
-        "retain": (recipe.model.retain_model, recipe.model.retain_model_revision),
-    }
-    arms |= config.controls
+    if models.stored_retain_model:
+        notes.append("The run's retain model is a stored evaluation, and an attack needs the model itself.")
+    arms = {**models.names, **config.controls}
     return _Case(
         arms=arms,
-        revisions={role: revision for role, (name, revision) in loaded.items() if arms.get(role) == name},
+        # A control that is given by name has no revision, unless it is the run's own.
+        revisions={role: revision for role, revision in models.revisions.items() if arms[role] == models.names[role]},
         config=recipe.model,
         data=recipe.data,
         prompt=recipe.prompt,
@@ -250,12 +239,6 @@ def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
         out=out or folder,
         notes=tuple(notes),
     )
-
-
-def _current_path(name: str, folder: Path) -> str:
-    """Return the path of a run's model; paths are recorded as seen from where the run was started."""
-    moved = folder.parent / "shared" / Path(*Path(name).parts[-2:]) if "shared" in Path(name).parts else None
-    return str(moved) if moved is not None and not Path(name).exists() and moved.is_dir() else name
 
 
 @dataclass(frozen=True)

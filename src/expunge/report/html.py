@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -157,11 +157,7 @@ def render_comparison(runs: Sequence[LoadedRun]) -> str:
         rows=rows,
         absent=Value.missing("a benchmark of this run that reports it"),
         differences=differing,
-        incomparable=[
-            key
-            for key in differing
-            if key.startswith(("data.", "retain_model", "model.retain_model", "prompt", "evaluate.benchmarks"))
-        ],
+        incomparable=incomparable(differing),
         trajectory=_common_trajectory(by_name),
     )
 
@@ -189,6 +185,12 @@ def differences(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
         for key in keys
         if key not in {"name", "description"} and len({values.get(key) for values in flat.values()}) > 1
     }
+
+
+def incomparable(settings: Iterable[str]) -> list[str]:
+    """Return the settings, of those that differ, with which the values of runs do not compare."""
+    measured = ("data.", "retain_model", "model.retain_model", "prompt", "evaluate.benchmarks")
+    return [key for key in settings if key.startswith(measured)]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -235,15 +237,23 @@ def render(template: str, **context: Any) -> str:
         size=size,
     )
     room = resources.files("expunge.report") / "templates"
-    script = (room / "table.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
         style=Markup((room / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=digest,
+        script=Markup(_script()),
+        content_policy=content_policy(),
         roles=ROLES,
         **context,
     )
+
+
+def _script() -> str:
+    return (resources.files("expunge.report") / "templates" / "table.js").read_text(encoding="utf-8")
+
+
+def content_policy() -> str:
+    """Return the Content-Security-Policy of a report: its own script, its styles, and nothing from elsewhere."""
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def duration(seconds: float) -> str:

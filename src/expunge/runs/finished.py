@@ -46,7 +46,7 @@ def models_of_run(folder: Path, config: Model) -> RunModels:
     }
     return RunModels(
         names={"unlearned": str(checkpoint), **controls},
-        revisions={role: revision for role, (name, revision) in loaded.items() if controls.get(role) == name},
+        revisions={role: loaded[role][1] for role, path in controls.items() if path == loaded[role][0]},
         stored_retain_model=stored,
     )
 

@@ -67,9 +67,9 @@ def _print_log(log: ImportedLog) -> None:
         stored = format_value(log.stored[name]) if name in log.stored else ""
         again = format_value(computed.get(name, absent)) if log.computed is not None else ""
         rows.append([metric_title(name, log.result.labels), stored, again])
+    columns = [0, *([1] if log.stored else []), *([2] if log.computed is not None else [])]
     header = ["Metric", "As stored", "Computed from its rows"]
-    width = 3 if log.computed is not None else 2
-    print_columns(header[:width], [row[:width] for row in rows])
+    print_columns([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
     if log.unknown:
         print_result(f"Without a counterpart: {', '.join(log.unknown)}")
     if log.usable_as_retain_model:

@@ -176,7 +176,7 @@ class _Conversion:
                 "deviations": list(_DEVIATIONS),
             }
             parse_recipe(recipe, source=f"the recipe from {self.path}")
-        lost = {f"{key} = {value}": _reason(key) for key, value in self.values.items()}
+        lost = {_shown(key, value): _reason(key) for key, value in self.values.items()}
         return ImportedRecipe(
             recipe=recipe,
             complete=not alone,
@@ -461,6 +461,12 @@ def _leaves(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return key and value; only the section of keys of which a configuration has dozens."""
+    section = re.match(r"(eval\.\w+\.metrics|paths|hydra|collator)\.", key)
+    return f"{section[0]}*" if section else f"{key} = {value}"
 
 
 def _reason(key: str) -> str:

@@ -84,3 +84,18 @@ def test_wrong_commands_do_not_parse() -> None:
     ):
         with pytest.raises(Exception, match=message):
             parse(line)
+
+
+def test_every_command_has_an_example_that_parses() -> None:
+    from expunge.cli.examples import EXAMPLES
+    from expunge.cli.main import app
+
+    group = typer.main.get_command(app)
+    assert set(EXAMPLES) == set(group.commands)
+    for name, lines in EXAMPLES.items():
+        command = group.commands[name]
+        shown = command.get_help(command.make_context(name, [], resilient_parsing=True))
+        for line in lines:
+            assert line.split()[1] == name
+            assert line in shown, f"the help of {name} does not show its example"
+            parse(line.partition(" > ")[0])

@@ -1,7 +1,7 @@
 """Hooks of the documentation site: pages generated from the code, and pages of the repository's root.
 
-Pages in docs/ link to files outside it, as GitHub shows them. The site contains the Markdown files of the root, and shows
-links to other files as plain text.
+Pages in docs/ link to files outside it, as GitHub shows them. The site contains the Markdown files of the root, and
+shows links to other files as plain text.
 """
 
 from __future__ import annotations

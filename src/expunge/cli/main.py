@@ -29,6 +29,7 @@ from expunge.cli import (
     sweep,
 )
 from expunge.cli.errors import explain
+from expunge.cli.examples import epilog
 from expunge.cli.logging import quiet
 from expunge.console import console
 
@@ -59,7 +60,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(_function)
+    app.command(_name, epilog=epilog(_name))(_function)
 
 
 def _version(wanted: bool) -> None:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CODE := src tests perf tools docs/examples
+CODE := src tests perf tools docs/examples examples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .PHONY: install quickstart format check format-check lint types layers dead-code spelling docs dist test-fast test \

@@ -264,3 +264,11 @@ def test_the_command_from_python(model, tokenizer, data, tmp_path, capsys):
     assert captured.out == ""
     assert "arc_challenge (validation rows)" in captured.err
     assert "metadata" not in captured.err
+
+
+def test_git_is_not_called(model, tokenizer, data, capfd, monkeypatch, tmp_path):
+    """lm-eval runs `git describe`, whose complaint outside a repository would be on the user's terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    measure(model, tokenizer, General(data=str(data), tasks=["piqa"]))
+    assert "git" not in "".join(capfd.readouterr())

@@ -151,7 +151,9 @@ class _Conversion:
                 [f"mode: '{self.variables['mode']}' is no unlearning; a recipe's `target:` describes fine-tuning"],
                 source=str(self.path),
             )
-        method, train, seed, gradient_checkpointing, dtype = *self.trainer(), *self.precision()
+        method, train = self.trainer()
+        seed = self.take("trainer.args.seed")
+        gradient_checkpointing, dtype = self.precision()
         if alone:
             parse_member("method", method)
             parse(train, Train, source=str(self.path))
@@ -184,13 +186,13 @@ class _Conversion:
             unread=self.unread,
         )
 
-    def trainer(self) -> tuple[dict[str, Any], dict[str, Any], int | None]:
-        """Return method, train section and seed."""
+    def trainer(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the sections method and train."""
         name = self.take("trainer.handler", self.choices.get("trainer"))
         if name not in TRAINERS:
             problem = "the configuration names no trainer" if name is None else f"there is no counterpart of '{name}'"
             raise ConfigError([f"trainer.handler: {problem}. {nearest(str(name), TRAINERS)}"], source=str(self.path))
-        return self.method(name), self.train(), self.take("trainer.args.seed")
+        return self.method(name), self.train()
 
     def method(self, name: str) -> dict[str, Any]:
         """Return the section method."""

@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/ruff check $(CODE)
 
 spelling: install
-	$(BIN)/codespell src perf tools docs *.md
+	$(BIN)/codespell src perf tools docs examples *.md
 
 dead-code: install
 	$(BIN)/python tools/dead_code.py

@@ -215,7 +215,7 @@ data:
     max_length: 2048}}}
   retain: {cyber: {args: {hf_args: {path: text, data_files: data/wmdp/cyber.jsonl, split: train}, text_key: text}}}
 eval:
-  muse: {data_split: Books, retain_logs_path: saves/MUSE_EVAL.json}
+  muse: {retain_logs_path: saves/MUSE_EVAL.json}
   lm_eval: {tasks: [wmdp_cyber, mmlu, gsm8k]}
 """
     )
@@ -291,6 +291,9 @@ def test_tofu_eval_is_computed_again(cli, tmp_path):
     assert logs[0]["result"]["metrics"]["forget/probability"]["point"] == pytest.approx(0.75)
     assert logs[0]["result"]["metrics"]["membership/loss_auc"]["point"] == 0.7
     assert "model.retain_model=" in cli("import", folder).err
+    # Compared with itself, the distance between the distributions of truth ratios cannot be computed: it has none.
+    compared = cli("import", folder, "--retain-model", folder / "TOFU_EVAL.json", "--json")
+    assert "truth ratios" in json.loads(compared.out)["logs"][0]["result"]["headlines"]["forget_quality"]["needs"]
 
 
 def test_muse_and_lm_eval_summaries(cli, tmp_path):

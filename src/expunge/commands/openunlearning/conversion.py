@@ -45,7 +45,6 @@ _REASONS = (
     ("eval.*.batch_size", "evaluate.batch_tokens limits memory"),
     ("hydra*", "Hydra's own"),
     ("paths*", "Hydra's own"),
-    ("cl", "not part of OpenUnlearning"),
 )
 """Pattern of keys -> why they have no counterpart."""
 _NO_COUNTERPART = "no counterpart"
@@ -421,11 +420,9 @@ class _Conversion:
         names = [name for name in listed if name] or [self.choices.get("eval", "")]
         benchmarks: list[Any] = []
         for name in names:
-            logs = self.take(f"eval.{name}.retain_logs_path")
-            self.variables.setdefault("retain_logs_path", logs)
-            for key in ("forget_split", "holdout_split", "data_split"):
-                self.variables.setdefault(key, self.take(f"eval.{name}.{key}"))
-                self.values.pop(f"eval.{name}.{key}", None)
+            for key in ("retain_logs_path", "forget_split", "holdout_split", "data_split"):
+                if (value := self.take(f"eval.{name}.{key}")) is not None:
+                    self.variables.setdefault(key, value)
             if name == "tofu":
                 self._drop(f"eval.{name}.question_key", "question", "tofu's setting paraphrased asks paraphrases")
                 benchmarks.append("tofu")

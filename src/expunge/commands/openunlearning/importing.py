@@ -71,7 +71,9 @@ def import_path(
             f"{path} has no *_EVAL.json, *_SUMMARY.json or .hydra/config.yaml.",
             fix="Give a folder that OpenUnlearning wrote, such as saves/eval/TASK.",
         )
-    return Imported(logs=[import_log(file, retain_model) for file in files], configs=configs)
+    # Only an evaluation of TOFU with rows can be compared with the retain model's.
+    logs = [import_log(file, retain_model if file.name == "TOFU_EVAL.json" else None) for file in files]
+    return Imported(logs=logs, configs=configs)
 
 
 def _has_rows_beside(path: Path) -> bool:

@@ -156,7 +156,7 @@ class _Conversion:
         if alone:
             parse_member("method", method)
             parse(train, Train, source=str(self.path))
-            recipe = {"method": method, "train": train}
+            recipe: dict[str, Any] = {"method": method, "train": train}
         else:
             evaluate = self.evaluate()
             model = self.model(dtype, gradient_checkpointing)

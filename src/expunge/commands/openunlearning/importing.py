@@ -48,7 +48,7 @@ def import_path(
     """
     is_config = path.suffix in (".yaml", ".yml")
     dead = {"--retain-model": is_config and retain_model is not None}
-    dead |= {"KEY=VALUE": not is_config and overrides, "--out": not is_config and out is not None}
+    dead |= {"KEY=VALUE": not is_config and bool(overrides), "--out": not is_config and out is not None}
     dead |= {"--processes": not is_config and processes != 1}
     if without_effect := [name for name, has_none in dead.items() if has_none]:
         kind = "a configuration" if is_config else "logs"

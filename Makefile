@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CODE := src tests perf tools docs/examples
+CODE := src tests perf tools docs/examples examples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: install quickstart format check format-check lint types layers dead-code spelling test-fast test test-models clean
+.PHONY: install quickstart format check format-check lint types layers dead-code spelling docs dist test-fast test \
+  test-models clean
 
 install: $(VENV)/.installed
 
@@ -32,7 +33,7 @@ lint: install
 	$(BIN)/ruff check $(CODE)
 
 spelling: install
-	$(BIN)/codespell src perf tools docs *.md
+	$(BIN)/codespell src perf tools docs examples *.md
 
 dead-code: install
 	$(BIN)/python tools/dead_code.py
@@ -43,6 +44,14 @@ layers: install
 
 types: install
 	$(BIN)/mypy -p expunge
+
+# The site, in site/; warnings, such as those about broken links, are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Wheel and source distribution, in dist/.
+dist: install
+	$(BIN)/python -m build
 
 # Unit and meta tests but the slow ones, in at most 90 seconds on two cores.
 test-fast: install

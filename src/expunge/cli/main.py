@@ -14,6 +14,7 @@ from expunge.cli import (
     check,
     doctor,
     evaluate,
+    import_openunlearning,
     init,
     ls,
     plan,
@@ -31,6 +32,7 @@ from expunge.cli import (
     view,
 )
 from expunge.cli.errors import explain
+from expunge.cli.examples import epilog
 from expunge.cli.logging import quiet
 from expunge.console import console
 
@@ -54,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "audit": audit.audit,
     "score-log": score_log.score_log,
+    "import": import_openunlearning.import_openunlearning,
     "report": report.report,
     "view": view.view,
     "push": push.push,
@@ -62,8 +65,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(_function)
-app.add_typer(requests.app, name="requests")
+    app.command(_name, epilog=epilog(_name))(_function)
+app.add_typer(requests.app, name="requests", epilog=epilog("requests"))
 
 
 def _version(wanted: bool) -> None:

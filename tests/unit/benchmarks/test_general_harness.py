@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 import sys
 
 import numpy as np
@@ -264,3 +265,12 @@ def test_the_command_from_python(model, tokenizer, data, tmp_path, capsys):
     assert captured.out == ""
     assert "arc_challenge (validation rows)" in captured.err
     assert "metadata" not in captured.err
+
+
+def test_git_is_not_called(model, tokenizer, data, monkeypatch):
+    """lm-eval runs `git describe`, whose complaint outside a repository would be on the user's terminal."""
+    called, check_output = [], subprocess.check_output
+    # Other libraries call other programs.
+    monkeypatch.setattr(subprocess, "check_output", lambda words, **_: called.append(words) or check_output(words, **_))
+    measure(model, tokenizer, General(data=str(data), tasks=["piqa"]))
+    assert [words for words in called if words[0] == "git"] == []

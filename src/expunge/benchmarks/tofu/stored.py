@@ -43,7 +43,7 @@ def read_tofu_log(path: Path) -> StoredLog:
     Raises:
         DataError: The file is missing, truncated, or none of the three kinds; the message lists its keys.
     """
-    data = _load_json(path)
+    data = load_json(path)
     if is_tofu(data):
         return StoredLog(path, "tofu", tofu_rows(path, data))
     if {"benchmark", "headlines"} <= data.keys():
@@ -54,7 +54,12 @@ def read_tofu_log(path: Path) -> StoredLog:
     raise DataError(f"{path} is not a stored TOFU evaluation: its keys are {keys}.", allowed=_EXPECTED)
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that contains a stored evaluation.
+
+    Raises:
+        DataError: The file is missing, truncated, or not a JSON object.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

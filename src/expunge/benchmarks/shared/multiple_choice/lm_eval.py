@@ -41,6 +41,8 @@ _DEFINITIONS = Path(lm_eval.tasks.__file__).parent
 _REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
     (lm_eval.api.task, "tqdm", lambda rows, total=None: rows),
     (lm_eval.evaluator, "add_env_info", lambda storage: None),
+    # It runs git, which prints "fatal: not a git repository" outside one.
+    (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Import logs and configurations of OpenUnlearning (arXiv:2506.12618)."""

@@ -16,13 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.meta_evaluation import MetaEvaluation
-
 from expunge.records import Battery, Finding
 from expunge.records.format import format_value
 from expunge.report.audits import cost_in_words
 from expunge.report.tables import markdown_table, role_title
 from expunge.rundir import read_record
+
+# perf/ is part of the repository, not of the package.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from perf.meta_evaluation import MetaEvaluation
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS.parent / "results"

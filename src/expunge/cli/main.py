@@ -30,6 +30,7 @@ from expunge.cli import (
 from expunge.cli.errors import explain
 from expunge.cli.logging import quiet
 from expunge.console import console
+from expunge.errors import printable
 
 app = typer.Typer(
     name="expunge",
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = explain(error)
         if failure.title:
             console.print(failure.title, style="bold red", end=" ", markup=False)
-        console.print(failure.text, markup=False)
+        console.print(printable(failure.text), markup=False)
         return failure.code
     return _flush(0)
 

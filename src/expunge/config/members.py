@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -13,7 +14,9 @@ from pydantic import (
     PlainSerializer,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from expunge import registry
@@ -26,10 +29,34 @@ if TYPE_CHECKING:
     from expunge.metrics.base import MetricSpec
 
 
-class Member(BaseModel):
+class Settings(BaseModel):
+    """Base of everything that a recipe sets: frozen, without unknown keys, and with finite numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would read true as 1.
+        if isinstance(value, bool):
+            kinds = _types_of(cls.model_fields[str(info.field_name)].annotation)
+            if kinds & {int, float} and not kinds & {bool, Any}:
+                raise ValueError(f"expected a number, not {str(value).lower()}")
+        return value
+
+
+def _types_of(annotation: Any) -> set[Any]:
+    """Return the single types that an annotation allows, without those inside lists and mappings."""
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return {kind for argument in get_args(annotation) for kind in _types_of(argument)}
+    return _types_of(get_args(annotation)[0]) if get_origin(annotation) is Annotated else {annotation}
+
+
+class Member(Settings):
     """Base of methods, benchmarks and audits; the fields are the settings in YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     paper: ClassVar[str] = ""
     """Author, year, arXiv number and equation."""
     _name: str = PrivateAttr(default="")

@@ -1,6 +1,4 @@
 """Write conversations with a tokenizer's chat template, with a fixed date and the recipe's template variables.
-
-transformers renders the template in Jinja's immutable sandbox.
 """
 
 from __future__ import annotations
@@ -9,9 +7,8 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from expunge.config.recipe import Prompt
+from expunge.data.rendering import FAILURES, reason, render
 from expunge.errors import IncompatibleError
 
 Turns = Sequence[tuple[str, str]]
@@ -119,18 +116,16 @@ class ChatWriter:
             time = None if day is None else datetime.datetime.combine(day, datetime.time())
             variables["fixed_day"] = {} if time is None else {name: time.strftime(name) for name in _DIRECTIVES}
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self._source,
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    **variables,
-                )
+            return render(
+                self._tokenizer,
+                messages,
+                chat_template=self._source,
+                add_generation_prompt=generation,
+                **variables,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except FAILURES as error:
             raise IncompatibleError(
-                f"the tokenizer's chat template rejects this prompt: {str(error).removesuffix('.')}.",
+                f"the tokenizer's chat template rejects this prompt: {reason(error)}.",
                 fix="Remove prompt.system or prompt.template if it is the cause, or set prompt.style=plain.",
             ) from error
 
@@ -175,10 +170,9 @@ def common_length(first: str, second: str) -> int:
 
 def _today(tokenizer: Any) -> datetime.date:
     """Return the current day as chat templates get it."""
-    text = tokenizer.apply_chat_template(
-        conversation("?"), chat_template="{{ strftime_now('%Y-%m-%d') }}", tokenize=False
+    return datetime.date.fromisoformat(
+        render(tokenizer, conversation("?"), chat_template="{{ strftime_now('%Y-%m-%d') }}")
     )
-    return datetime.date.fromisoformat(str(text))
 
 
 def _parse_day(text: str) -> datetime.date | None:

@@ -85,7 +85,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
         tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+    except Exception as error:  # tokenizers raises plain exceptions, and the hub client those of several packages.
         raise DataError(f"the tokenizer of {name} cannot be loaded: {one_line(error)}", fix=_hub_help(name)) from error
     return tokenizer
 
@@ -153,7 +153,7 @@ def _load_weights(
             f"the weights of {label} are damaged or not safetensors ({error}).",
             fix="Copy or download the folder again; pickled checkpoints are never opened.",
         ) from error
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         fix = "Install what the message names, or give an unquantised copy." if quantized else _hub_help(name)
         raise DataError(f"the model {label} cannot be loaded: {one_line(error)}", fix=fix) from error
     missing = sorted(info["missing_keys"])
@@ -162,9 +162,24 @@ def _load_weights(
             f"the weights of {label} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
             fix="Copy or download the folder again, or check that its config.json belongs to these weights.",
         )
+    _refuse_invalid_weights(model, label)
     model = model if quantized else model.to(device)
     output_path(model)
     return model
+
+
+def _refuse_invalid_weights(model: CausalLM, label: str) -> None:
+    """Raise if a weight is NaN or infinite: every value that such a model gives would be meaningless."""
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.numel() or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            continue
+        # The extremes of a tensor with NaN are NaN, and finding them needs no memory.
+        low, high = weight.detach().aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise DataError(
+                f"the weights of {label} are damaged: {name} contains values that are NaN or infinite.",
+                fix="Copy or download the folder again, or use an earlier checkpoint of the training that diverged.",
+            )
 
 
 def _with_attention(load: Callable[..., T], attention: str) -> T:

@@ -1,0 +1,146 @@
+"""Render chat templates of models that others made, with limits on time and memory.
+
+transformers renders them in Jinja's immutable sandbox, which keeps them from files and from Python's internals, but not
+from looping without end or from building texts without end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
+
+from expunge.errors import IncompatibleError, one_line
+
+MAX_SECONDS = 2.0
+"""Longest time for one conversation; usual templates need a millisecond."""
+
+MAX_BYTES = 512 << 20
+"""Largest amount of memory that rendering one conversation may add to the process."""
+
+_STATM = Path("/proc/self/statm")
+_POLL_SECONDS = 0.2
+
+
+class _TooSlow(Exception):
+    """Raised inside a template that exceeds its time."""
+
+
+def render(tokenizer: Any, messages: list[dict[str, str]], **settings: Any) -> str:
+    """Return a conversation in the format of a chat template.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        messages: The conversation.
+        settings: Other arguments of `apply_chat_template`, and variables of the template.
+
+    Raises:
+        TemplateError: The template is malformed, rejects the messages or reads what the sandbox forbids.
+        IncompatibleError: The template needs too much time or memory.
+        TypeError, ValueError, LookupError, ArithmeticError, AttributeError: An operation of the template fails.
+    """
+    _refuse_powers(str(settings.get("chat_template") or tokenizer.chat_template or ""))
+    try:
+        with _limited():
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
+    except _TooSlow as error:
+        raise _too_expensive(f"takes more than {MAX_SECONDS:g} seconds") from error
+    except MemoryError as error:
+        raise _too_expensive(f"needs more than {MAX_BYTES >> 20} MB of memory") from error
+    except RecursionError as error:
+        raise _too_expensive("calls itself without end") from error
+
+
+def reason(error: Exception) -> str:
+    """Return why a template failed, for a message."""
+    text = one_line(error).removesuffix(".")
+    return text if isinstance(error, TemplateError) and text else f"{type(error).__name__}: {text}"
+
+
+FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+"""What `render` raises if a template is malformed or rejects a conversation."""
+
+
+def _too_expensive(problem: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"the tokenizer's chat template {problem} for one conversation.",
+        fix="Check the template (chat_template.jinja or tokenizer_config.json), or set prompt.style=plain.",
+    )
+
+
+def _refuse_powers(source: str) -> None:
+    """Raise if a template computes powers: one operation that Python cannot interrupt, and that no template needs."""
+    if "**" not in source:
+        return
+    try:
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+    except TemplateSyntaxError:
+        # It has tags of transformers' own, or rendering reports the error.
+        return
+    if parsed.find(nodes.Pow) is not None:
+        raise _too_expensive("computes powers (**), which may take any time")
+
+
+class _Watchdog:
+    """A thread that raises `_TooSlow` in threads whose template exceeds its time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: dict[int, float] = {}
+        self._is_running = False
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Raise `_TooSlow` in the calling thread if the block takes too long."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._deadlines[thread] = time.monotonic() + MAX_SECONDS
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._run, daemon=True, name="chat-template-limit").start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._deadlines.pop(thread, None) is None:
+                    # It was interrupted; an exception that is still on its way must not reach other code.
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                if not self._deadlines:
+                    self._is_running = False
+                    return
+                for thread in [thread for thread, deadline in self._deadlines.items() if now > deadline]:
+                    del self._deadlines[thread]
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooSlow))
+
+
+_WATCHDOG = _Watchdog()
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Limit the time and, on Linux, the address space that the block may add."""
+    with _WATCHDOG.watch():
+        if not _STATM.exists():
+            yield
+            return
+        used = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limits = [used + MAX_BYTES, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

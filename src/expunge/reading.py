@@ -1,0 +1,56 @@
+"""Read files that others may have written: only regular files, with a limit on their size, and with clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import DataError, one_line
+
+
+def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: The file. Pipes, sockets and devices are refused, because reading them may never end.
+        max_bytes: Largest size that is accepted; None for no limit.
+
+    Raises:
+        DataError: The file does not exist, is no regular file, is too large or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder, not a file.", fix="Give the path of a file.")
+        if not path.is_file():
+            what = "is a pipe or device, not a file" if path.exists() else "does not exist"
+            raise DataError(f"{path} {what}.", fix="Check the path.")
+        size = path.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise DataError(f"{path} has {size:,} bytes.", allowed=f"The largest size allowed is {max_bytes:,} bytes.")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", fix="Check the path and its permissions.") from error
+
+
+def read_json(path: Path, max_bytes: int | None = None) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        DataError: The file cannot be read, is not UTF-8 text, not valid JSON, or nested too deeply.
+    """
+    content = read_bytes(path, max_bytes)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte 0x{content[error.start]:02x} at {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is not complete JSON: {error.msg} in line {error.lineno}.",
+            fix="It may be truncated; copy or download it again.",
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply.") from error
+    except ValueError as error:
+        # Python refuses to convert integers of more than 4,300 digits.
+        raise DataError(f"{path} contains an invalid number: {one_line(error)}.") from error

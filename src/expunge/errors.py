@@ -9,7 +9,6 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-
 _MOST_LISTED = 20
 """Number of problems that one message lists."""
 

@@ -30,7 +30,9 @@ def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
             raise DataError(f"{path} has {size:,} bytes.", allowed=f"The largest size allowed is {max_bytes:,} bytes.")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", fix="Check the path and its permissions.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}.", fix="Check the path and its permissions."
+        ) from error
 
 
 def read_json(path: Path, max_bytes: int | None = None) -> Any:
@@ -54,3 +56,21 @@ def read_json(path: Path, max_bytes: int | None = None) -> Any:
     except ValueError as error:
         # Python refuses to convert integers of more than 4,300 digits.
         raise DataError(f"{path} contains an invalid number: {one_line(error)}.") from error
+
+
+def usable_path(name: str) -> Path:
+    """Return a text as a path, with ~ filled in; it need not exist.
+
+    Raises:
+        DataError: No file can have this path: it is too long, contains NUL, names an unknown user or links to itself.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = name if len(name) <= 200 else f"{name[:200]}..."
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"the path {shown} cannot be used: {reason}.", fix="Check the path.") from error
+    return path

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.e2e.conftest import cli, recipe_file, tiny_model
 
 from expunge.errors import UserError
-from tests.e2e.conftest import cli, recipe_file, tiny_model
 
 __all__ = ["cli", "recipe_file", "tiny_model"]
 

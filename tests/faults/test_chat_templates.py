@@ -12,14 +12,15 @@ from expunge.errors import IncompatibleError
 from expunge.modeling.load import CHAT_TEMPLATE, load_tokenizer
 
 MANY = "range(99999)"
+START = "{% set n = namespace(t='x') %}"
 
 EXPENSIVE = {
     "two nested loops": f"{{% for a in {MANY} %}}{{% for b in {MANY} %}}{{% endfor %}}{{% endfor %}}",
     "loops in loops": "{% for a in range(999) %}" * 4 + "x" + "{% endfor %}" * 4,
     "loops of a macro": f"{{% macro m() %}}{{% for a in {MANY} %}}{{% endfor %}}{{% endmacro %}}"
     f"{{% for a in {MANY} %}}{{{{ m() }}}}{{% endfor %}}",
-    "doubled text": "{% set n = namespace(t='x') %}{% for a in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
-    "added text": "{% set n = namespace(t='x') %}{% for a in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}{{ n.t }}",
+    "doubled text": START + "{% for a in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
+    "added text": START + "{% for a in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}{{ n.t }}",
     "replaced text": "{% set n = namespace(t='x') %}{% for a in range(60) %}{% set n.t = n.t.replace('x', 'xx') %}"
     "{% endfor %}{{ n.t }}",
     "multiplied text": "{{ 'x' * 10000000000 }}",
@@ -85,8 +86,9 @@ BROKEN = {
 
 HARMLESS = {
     "ours": CHAT_TEMPLATE,
-    "with loop controls": "{% for m in messages %}{% if loop.index0 > 9 %}{% break %}{% endif %}" + "{{ m['content'] }}|{% endfor %}",
-    "with the generation tag": "{% for m in messages %}{% generation %}{{ m['content'] }}|{% endgeneration %}{% endfor %}",
+    "with loop controls": "{% for m in messages %}{% if loop.index0 > 9 %}{% break %}{% endif %}"
+    + "{{ m['content'] }}|{% endfor %}",
+    "with a tag": "{% for m in messages %}{% generation %}{{ m['content'] }}|{% endgeneration %}{% endfor %}",
     "with two stars in a text": "{% for m in messages %}**{{ m['role'] }}**: {{ m['content'] }}\n{% endfor %}",
     "with a short product": "{% for m in messages %}{{ '#' * 3 }} {{ m['content'] }}\n{% endfor %}",
     "with escape codes": "{% for m in messages %}\x1b[1m{{ m['content'] }}\x1b[0m\n{% endfor %}",

@@ -8,10 +8,10 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.faults.conftest import snapshot
 
 from expunge.config.recipe import Source
 from expunge.data.sources.rows import load_rows
-from tests.faults.conftest import snapshot
 
 ROW = {"question": "Where was she born?", "answer": "In Bern."}
 LINE = json.dumps(ROW) + "\n"
@@ -173,7 +173,7 @@ def test_malformed_rows(name, tmp_path, refused):
                 stream.write(bytes(1 << 20))
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = Source(path=str(path), min_chars=100 if "min_chars" in name else 0)
+    source = Source(path=str(path), min_chars=100 if "min_chars" in name else None)
     refused(lambda: load_rows(source, "forget"), str(path), words)
 
 

@@ -139,7 +139,7 @@ WRONG_VALUES = {
     "train: {steps: 1, lr: 1e999}": "train.lr",
     "train: {steps: 1.5}": "train.steps",
     "train: {steps: -3}": "train.steps",
-    "train: {lr: 1, steps: true}": "train.steps",
+    "train: {lr: 1, steps: true}": "steps is a number",
     "train: {steps: '1; rm'}": "train.steps",
     "train: {steps: 2001-01-01}": "train.steps",
     "1: 2": "1",

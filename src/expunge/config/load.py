@@ -17,6 +17,7 @@ from expunge import registry, strict_yaml
 from expunge.config.members import AuditField, BenchmarkField, MemberError, MethodField
 from expunge.config.recipe import Recipe, Section
 from expunge.errors import ConfigError, DataError, nearest
+from expunge.reading import usable_path
 
 S = TypeVar("S", bound=BaseModel)
 _FIELDS: dict[str, Any] = {"method": MethodField, "benchmark": BenchmarkField, "audit": AuditField}
@@ -104,7 +105,10 @@ def find_file(kind: str, name: str, folder: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such file.
     """
-    path = Path(name)
+    try:
+        path = usable_path(name)
+    except DataError as error:
+        raise ConfigError([str(error)], source=f"the name of the {kind}") from error
     for candidate in (path, *([] if folder is None else [folder / path])):
         if candidate.is_file():
             return candidate

@@ -14,9 +14,8 @@ from pydantic import (
     PlainSerializer,
     PrivateAttr,
     ValidationError,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
+    model_validator,
 )
 
 from expunge import registry
@@ -36,15 +35,16 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_bool_as_number(cls, data: Any) -> Any:
         # pydantic would read true as 1.
-        if isinstance(value, bool):
-            kinds = _types_of(cls.model_fields[str(info.field_name)].annotation)
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name) if isinstance(name, str) else None
+            kinds = _types_of(field.annotation) if field is not None and isinstance(value, bool) else set()
             if kinds & {int, float} and not kinds & {bool, Any}:
-                raise ValueError(f"expected a number, not {str(value).lower()}")
-        return value
+                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+        return data
 
 
 def _types_of(annotation: Any) -> set[Any]:

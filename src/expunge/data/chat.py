@@ -1,5 +1,4 @@
-"""Write conversations with a tokenizer's chat template, with a fixed date and the recipe's template variables.
-"""
+"""Write conversations with a tokenizer's chat template, with a fixed date and the recipe's template variables."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
 from expunge.modeling.adapter_loading import AdapterUse, load_adapter
 from expunge.modeling.forward import output_path, text_config
 from expunge.modeling.gguf import as_folder
-from expunge.modeling.saved_adapters import find_adapter
+from expunge.modeling.saved_adapters import find_adapter, tensor_shapes
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
+from expunge.reading import read_json
 
 T = TypeVar("T")
 
@@ -130,6 +131,8 @@ def _load_weights(
     check_model_folder(name)
     device = device or torch.device("cpu")
     local = Path(name).is_dir()
+    if local:
+        _check_config(Path(name))
     quantized = bool(_quantization(name, revision))
     model: CausalLM
     load = functools.partial(
@@ -166,6 +169,28 @@ def _load_weights(
     model = model if quantized else model.to(device)
     output_path(model)
     return model
+
+
+def _check_config(folder: Path) -> None:
+    """Raise if a weight file is damaged, or if the config asks for more layers than the weights can fill.
+
+    A model is built before its weights are read, which would take any time with a billion layers.
+    """
+    num_tensors = sum(len(tensor_shapes(file)) for file in sorted(folder.glob("*.safetensors")))
+    settings = read_json(folder / "config.json")
+    if not isinstance(settings, dict):
+        raise DataError(f"{folder / 'config.json'} is not the config of a model.", fix="Copy or download it again.")
+    text_settings = settings.get("text_config")
+    for section in (settings, text_settings if isinstance(text_settings, dict) else {}):
+        for name in ("num_hidden_layers", "n_layer", "num_layers"):
+            value = section.get(name, 0)
+            if value is None:
+                continue
+            if not isinstance(value, int) or value < 0 or (num_tensors and value > num_tensors):
+                raise DataError(
+                    f"{folder / 'config.json'}: {name} is {str(value)[:40]}, with {num_tensors} weight tensors.",
+                    fix="The folder mixes files of two models, or is damaged; copy or download it again.",
+                )
 
 
 def _refuse_invalid_weights(model: CausalLM, label: str) -> None:
@@ -345,6 +370,11 @@ def _is_local_folder(name: str) -> bool:
     looks_local = name.startswith((".", "/", "~")) or path.exists()
     if looks_local and not path.is_dir():
         raise DataError(f"the model folder {name} does not exist.", fix="Give a folder or a hub id such as org/model.")
+    for file in path.iterdir() if looks_local else ():
+        if file.suffix in {".safetensors", ".json", ".jinja", ".model"} and not file.is_file():
+            raise DataError(
+                f"{file} is a folder, a pipe or a broken link, not a file.", fix="Copy or download the folder again."
+            )
     return looks_local
 
 

@@ -89,12 +89,13 @@ class ChatService:
                 "the address of the service contains a user name or password.",
                 fix="Remove it, and name the environment variable that holds the key in api_key_env.",
             )
-        if self.api_key_env and not os.environ.get(self.api_key_env):
+        key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        if self.api_key_env and not key:
             raise UserError(
                 f"the environment variable {self.api_key_env} is not set.",
                 fix="Set it to the service's key, or remove api_key_env if the service needs no key.",
             )
-        if self.api_key_env and not (os.environ[self.api_key_env].isascii() and os.environ[self.api_key_env].isprintable()):
+        if not (key.isascii() and key.isprintable()):
             # http.client would refuse the header with a message that contains the key.
             raise UserError(
                 f"the environment variable {self.api_key_env} holds line breaks or other characters that no key has.",

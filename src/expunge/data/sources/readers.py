@@ -18,7 +18,7 @@ from typing import Any
 
 from expunge.config.recipe import Source
 from expunge.errors import DataError
-from expunge.reading import read_bytes
+from expunge.reading import read_bytes, usable_path
 
 SourceRecord = tuple[str, dict[str, Any]]
 """Location and values of a record."""
@@ -77,9 +77,10 @@ def local_path(path: str) -> Path | None:
     """Return the existing file or folder at a path, or None if the path can only be a hub id.
 
     Raises:
-        DataError: The path looks local (a known suffix, a leading dot, several slashes) and does not exist.
+        DataError: The path looks local (a known suffix, a leading dot, several slashes) and does not exist, or no file
+            can have it.
     """
-    local = Path(path).expanduser()
+    local = usable_path(path)
     if local.exists():
         return local
     looks_local = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], **settings: Any) -> s
     """
     _refuse_powers(str(settings.get("chat_template") or tokenizer.chat_template or ""))
     try:
-        with _limited():
+        with _WATCHDOG.watch(), _MEMORY.limit():
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
     except _TooSlow as error:
         raise _too_expensive(f"takes more than {MAX_SECONDS:g} seconds") from error
@@ -126,21 +125,36 @@ class _Watchdog:
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooSlow))
 
 
-_WATCHDOG = _Watchdog()
+class _MemoryLimit:
+    """A limit on the address space of the process, while at least one thread renders; on Linux only."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_threads = 0
+        self._limits = (0, 0)
 
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Limit the time and, on Linux, the address space that the block may add."""
-    with _WATCHDOG.watch():
+    @contextlib.contextmanager
+    def limit(self) -> Iterator[None]:
+        """Let the block add at most MAX_BYTES; beyond that, memory cannot be allocated."""
         if not _STATM.exists():
             yield
             return
-        used = int(_STATM.read_text().split()[0]) * resource.getpagesize()
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limits = [used + MAX_BYTES, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+        import resource
+
+        with self._lock:
+            if not self._num_threads:
+                self._limits = soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+                limit = int(_STATM.read_text().split()[0]) * resource.getpagesize() + MAX_BYTES
+                resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(limit, soft), hard))
+            self._num_threads += 1
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            with self._lock:
+                self._num_threads -= 1
+                if not self._num_threads:
+                    resource.setrlimit(resource.RLIMIT_AS, self._limits)
+
+
+_WATCHDOG = _Watchdog()
+_MEMORY = _MemoryLimit()

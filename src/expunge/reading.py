@@ -58,6 +58,26 @@ def read_json(path: Path, max_bytes: int | None = None) -> Any:
         raise DataError(f"{path} contains an invalid number: {one_line(error)}.") from error
 
 
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file.", fix="Keep all files of a run together.")
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({one_line(error)}).", fix="Delete it to have it computed again."
+        ) from error
+    return rows
+
+
 def usable_path(name: str) -> Path:
     """Return a text as a path, with ~ filled in; it need not exist.
 

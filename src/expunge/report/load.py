@@ -10,8 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from expunge import strict_yaml
-from expunge.errors import DataError, nearest, one_line
-from expunge.reading import read_bytes
+from expunge.errors import DataError, nearest
+from expunge.reading import read_bytes, read_parquet
 from expunge.records import AuditResult, Battery, BenchmarkResult, Manifest, RunSummary, Stage, TrainPoint
 from expunge.rundir import RunDir, read_record
 
@@ -140,17 +140,7 @@ def read_samples(folder: Path, samples: str) -> list[dict[str, Any]]:
         raise DataError(f"{folder}: {error}.", fix="Such a path is never followed.") from error
     if not path.is_file():
         return []
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({one_line(error)}).",
-            fix="Delete it to have it computed again.",
-        ) from error
-    return rows
+    return read_parquet(path)
 
 
 def load_audits(folder: Path) -> tuple[list[AuditResult], Battery | None]:

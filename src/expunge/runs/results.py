@@ -12,7 +12,7 @@ import numpy as np
 from expunge.benchmarks.base import Measurement, SampleRow
 from expunge.console import is_main_process
 from expunge.distributed import broadcast_from_main, wait
-from expunge.errors import DataError, one_line
+from expunge.reading import read_parquet
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint, read_record, write_atomic, write_record
 
@@ -65,16 +65,7 @@ def read_rows(path: Path) -> list[SampleRow]:
     Raises:
         DataError: The file is missing or damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.read_table(path).to_pylist())
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({one_line(error)}).",
-            fix="Keep results/ and samples/ of a run together, or delete the result to have it computed again.",
-        ) from error
+    return read_parquet(path)
 
 
 def without_text(row: SampleRow) -> SampleRow:

@@ -83,7 +83,11 @@ class ChatService:
                 f"'{self.base_url}' is not the address of a service.",
                 fix="Include the scheme and the version, such as http://localhost:8000/v1.",
             )
-        if "@" in urllib.parse.urlsplit(self.base_url).netloc:
+        try:
+            host = urllib.parse.urlsplit(self.base_url).netloc
+        except ValueError as error:
+            raise UserError(f"'{self.base_url}' is not the address of a service: {error}.") from error
+        if "@" in host:
             # Recipes and records hold the address. The message does not repeat it.
             raise UserError(
                 "the address of the service contains a user name or password.",

@@ -143,7 +143,7 @@ def _read_json(path: Path) -> Iterator[SourceRecord]:
         return
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = None  # Several lines, or an error that is reported with its line below.
     if isinstance(value, dict):
         refuse_lone_surrogates(path, text)
@@ -213,6 +213,9 @@ def parse_json(path: Path, text: str, first_line: int = 1) -> Any:
         ) from error
     except RecursionError as error:
         raise DataError(f"{path}, line {first_line} is nested too deeply for a row.") from error
+    except ValueError as error:
+        # Python refuses to convert integers of more than 4,300 digits.
+        raise DataError(f"{path}, line {first_line} contains an invalid number: {error}.") from error
 
 
 def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:

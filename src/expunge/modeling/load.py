@@ -21,9 +21,9 @@ from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
 from expunge.modeling.adapter_loading import AdapterUse, load_adapter
 from expunge.modeling.forward import output_path, text_config
 from expunge.modeling.gguf import as_folder
-from expunge.modeling.saved_adapters import find_adapter, tensor_shapes
+from expunge.modeling.model_files import CONFIG_ERRORS, check_config
+from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
-from expunge.reading import read_json
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def _load_weights(
     device = device or torch.device("cpu")
     local = Path(name).is_dir()
     if local:
-        _check_config(Path(name))
+        check_config(Path(name))
     quantized = bool(_quantization(name, revision))
     model: CausalLM
     load = functools.partial(
@@ -144,6 +144,8 @@ def _load_weights(
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
         output_loading_info=True,
+        # Other shapes are reported below, with their names.
+        ignore_mismatched_sizes=True,
         # transformers would load an adapter in the same folder too; this makes it search elsewhere.
         adapter_kwargs={"subfolder": "no-adapter"} if local else None,
         # Quantised weights cannot be moved once they are loaded.
@@ -156,9 +158,15 @@ def _load_weights(
             f"the weights of {label} are damaged or not safetensors ({error}).",
             fix="Copy or download the folder again; pickled checkpoints are never opened.",
         ) from error
-    except (OSError, ValueError, ImportError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+    except (*CONFIG_ERRORS, RuntimeError) as error:
         fix = "Install what the message names, or give an unquantised copy." if quantized else _hub_help(name)
         raise DataError(f"the model {label} cannot be loaded: {one_line(error)}", fix=fix) from error
+    for tensor, saved_shape, shape in sorted(info["mismatched_keys"]):
+        raise DataError(
+            f"the weights of {label} do not fit its config.json: {tensor} has the shape {tuple(saved_shape)}, "
+            f"not {tuple(shape)}.",
+            fix="The folder mixes files of two models; copy or download it again.",
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(
@@ -169,28 +177,6 @@ def _load_weights(
     model = model if quantized else model.to(device)
     output_path(model)
     return model
-
-
-def _check_config(folder: Path) -> None:
-    """Raise if a weight file is damaged, or if the config asks for more layers than the weights can fill.
-
-    A model is built before its weights are read, which would take any time with a billion layers.
-    """
-    num_tensors = sum(len(tensor_shapes(file)) for file in sorted(folder.glob("*.safetensors")))
-    settings = read_json(folder / "config.json")
-    if not isinstance(settings, dict):
-        raise DataError(f"{folder / 'config.json'} is not the config of a model.", fix="Copy or download it again.")
-    text_settings = settings.get("text_config")
-    for section in (settings, text_settings if isinstance(text_settings, dict) else {}):
-        for name in ("num_hidden_layers", "n_layer", "num_layers"):
-            value = section.get(name, 0)
-            if value is None:
-                continue
-            if not isinstance(value, int) or value < 0 or (num_tensors and value > num_tensors):
-                raise DataError(
-                    f"{folder / 'config.json'}: {name} is {str(value)[:40]}, with {num_tensors} weight tensors.",
-                    fix="The folder mixes files of two models, or is damaged; copy or download it again.",
-                )
 
 
 def _refuse_invalid_weights(model: CausalLM, label: str) -> None:

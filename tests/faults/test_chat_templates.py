@@ -33,6 +33,7 @@ EXPENSIVE = {
     "indented text": "{{ 'x'|indent(10000000000, first=true) }}",
     "power": "{{ 10 ** 10 ** 10 }}",
     "hidden power": "{% set a = 10 %}{{ (a**a)**a**a }}",
+    "power behind a tag": "{% generation %}{{ 10 ** 10 ** 10 }}{% endgeneration %}",
     "squared numbers": "{% set n = namespace(t=7) %}{% for a in range(60) %}{% set n.t = n.t * n.t %}{% endfor %}",
     "endless recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "lorem ipsum": "{{ lipsum(n=100000000) }}",
@@ -115,6 +116,11 @@ def test_template_that_needs_too_much(name, tokenizer, refused):
     message = refused(lambda: encode(tokenizer, EXPENSIVE[name]), "chat template")
     assert any(word in message for word in ("seconds", "memory", "powers", "without end"))
     assert time.process_time() - started < 9
+
+
+def test_each_of_several_templates_is_checked(tokenizer, refused):
+    sources = {"default": EXPENSIVE["power"], "tool_use": CHAT_TEMPLATE}
+    refused(lambda: encode(tokenizer, sources), "powers")
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.config.recipe import Prompt
-from expunge.data.rendering import FAILURES, reason, render
+from expunge.data.rendering import FAILURES, reason, render, template_source
 from expunge.errors import IncompatibleError
 
 Turns = Sequence[tuple[str, str]]
@@ -138,12 +138,6 @@ def conversation(question: str, turns: Turns = (), answer: str | None = None) ->
         for role, text in zip(("user", "assistant"), exchange, strict=True)
         if text is not None
     ]
-
-
-def template_source(tokenizer: Any) -> str:
-    """Return the source of a tokenizer's chat template, of all of them if it has several, or ""."""
-    template = tokenizer.chat_template or ""
-    return template if isinstance(template, str) else "\n".join(map(str, template.values()))
 
 
 def shorten(text: str, size: int = 200) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,13 +21,14 @@ from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
 from expunge.errors import IncompatibleError, one_line
 
 MAX_SECONDS = 2.0
-"""Longest time for one conversation; usual templates need a millisecond."""
+"""Most CPU time for one conversation; usual templates need a millisecond."""
 
 MAX_BYTES = 512 << 20
 """Largest amount of memory that rendering one conversation may add to the process."""
 
 _STATM = Path("/proc/self/statm")
 _POLL_SECONDS = 0.2
+_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
 class _TooSlow(Exception):
@@ -45,9 +48,10 @@ def render(tokenizer: Any, messages: list[dict[str, str]], **settings: Any) -> s
         IncompatibleError: The template needs too much time or memory.
         TypeError, ValueError, LookupError, ArithmeticError, AttributeError: An operation of the template fails.
     """
-    _refuse_powers(str(settings.get("chat_template") or tokenizer.chat_template or ""))
+    _refuse_powers(settings.get("chat_template") or template_source(tokenizer))
     try:
-        with _WATCHDOG.watch(), _MEMORY.limit():
+        # The watchdog ends first: what it raises must not interrupt lifting the memory limit.
+        with _MEMORY.limit(), _WATCHDOG.watch():
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **settings))
     except _TooSlow as error:
         raise _too_expensive(f"takes more than {MAX_SECONDS:g} seconds") from error
@@ -74,17 +78,31 @@ def _too_expensive(problem: str) -> IncompatibleError:
     )
 
 
+def template_source(tokenizer: Any) -> str:
+    """Return the source of a tokenizer's chat template, of all of them if it has several, or ""."""
+    template = tokenizer.chat_template or ""
+    return template if isinstance(template, str) else "\n".join(map(str, template.values()))
+
+
+@functools.lru_cache
 def _refuse_powers(source: str) -> None:
     """Raise if a template computes powers: one operation that Python cannot interrupt, and that no template needs."""
     if "**" not in source:
         return
     try:
-        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
-    except TemplateSyntaxError:
-        # It has tags of transformers' own, or rendering reports the error.
-        return
+        # transformers' own tag around answers is left out.
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", source))
+    except (TemplateSyntaxError, RecursionError):
+        return  # Rendering reports it.
     if parsed.find(nodes.Pow) is not None:
         raise _too_expensive("computes powers (**), which may take any time")
+
+
+def _seconds_of(thread: int) -> float:
+    """Return the CPU time of a thread; where the system does not report it, the time on the clock."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic()
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
 
 class _Watchdog:
@@ -100,7 +118,7 @@ class _Watchdog:
         """Raise `_TooSlow` in the calling thread if the block takes too long."""
         thread = threading.get_ident()
         with self._lock:
-            self._deadlines[thread] = time.monotonic() + MAX_SECONDS
+            self._deadlines[thread] = _seconds_of(thread) + MAX_SECONDS
             if not self._is_running:
                 self._is_running = True
                 threading.Thread(target=self._run, daemon=True, name="chat-template-limit").start()
@@ -115,12 +133,11 @@ class _Watchdog:
     def _run(self) -> None:
         while True:
             time.sleep(_POLL_SECONDS)
-            now = time.monotonic()
             with self._lock:
                 if not self._deadlines:
                     self._is_running = False
                     return
-                for thread in [thread for thread, deadline in self._deadlines.items() if now > deadline]:
+                for thread in [thread for thread, end in self._deadlines.items() if _seconds_of(thread) > end]:
                     del self._deadlines[thread]
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooSlow))
 

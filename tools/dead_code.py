@@ -45,6 +45,7 @@ ALLOWED = {
         "should_training_stop",
     ],
     "called or read by accelerate": ["_prepare_fsdp2", "distributed_type", "fsdp_plugin"],
+    "called by urllib": ["http_open", "https_open"],
     "called by lm-eval": ["add_partial", "get_model_info"],
     "read by peft": ["inference_mode"],
     "read by tokenizers": ["pre_tokenizer"],

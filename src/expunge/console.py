@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from expunge.errors import Interrupted
+from expunge.errors import Interrupted, printable
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 """Console on standard error, for progress and notes; results go to standard output."""
@@ -41,7 +41,7 @@ def is_main_process() -> bool:
 def note(text: str) -> None:
     """Print one line to standard error, on the main process only."""
     if is_main_process():
-        console.print(text, markup=False)
+        console.print(printable(text), markup=False)
 
 
 @contextlib.contextmanager
@@ -117,4 +117,4 @@ def interruptible() -> Iterator[None]:
 
 def print_result(text: str) -> None:
     """Write a result to standard output, followed by a newline."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")

@@ -6,7 +6,11 @@ Each message states what is wrong and where, what is allowed or the nearest matc
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+_MOST_LISTED = 20
+"""Number of problems that one message lists."""
 
 
 class UserError(Exception):
@@ -23,7 +27,9 @@ class ConfigError(UserError):
     def __init__(self, problems: Sequence[str], *, source: str = "the recipe") -> None:
         self.problems = list(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        listing = "\n".join(f"  - {problem}" for problem in self.problems)
+        listing = "\n".join(f"  - {problem}" for problem in self.problems[:_MOST_LISTED])
+        if len(self.problems) > _MOST_LISTED:
+            listing += f"\n  - and {len(self.problems) - _MOST_LISTED} more"
         super().__init__(f"{count} in {source}:\n{listing}")
 
 
@@ -74,3 +80,19 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Return an exception's message on a single line."""
     return " ".join(str(error).split())
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with the characters that could control a terminal written as escapes.
+
+    These are ANSI and other control codes, marks that reverse the order of the text, and halves of characters. Line
+    breaks and tabs remain. The escapes are those of JSON, so JSON keeps its meaning.
+
+    Example:
+        >>> printable("\x1b[31mred")
+        '\\u001b[31mred'
+    """
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

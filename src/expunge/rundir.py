@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from expunge.errors import DataError, UserError
+from expunge.reading import read_json
 from expunge.records import SCHEMA_VERSION, Record, Stage
 
 R = TypeVar("R", bound=Record)
@@ -99,22 +100,22 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises:
         DataError: The file is missing, damaged, or was written by a version of expunge with another record format.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if isinstance(version, int) and version != SCHEMA_VERSION:
-            raise DataError(
-                f"{path} was written by another version of expunge (record format {version}, this version reads "
-                f"{SCHEMA_VERSION}).",
-                fix="Use the version that wrote it, or run the recipe again into a new folder.",
-            )
-        return kind.model_validate(data)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist.") from error
-    except (ValidationError, ValueError) as error:
-        first = str(error).splitlines()[0]
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
         raise DataError(
-            f"{path} is not a {kind.__name__} record of this version of expunge ({first}).",
+            f"{path} was written by another version of expunge (record format {version}, this version reads "
+            f"{SCHEMA_VERSION}).",
+            fix="Use the version that wrote it, or run the recipe again into a new folder.",
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is not a {kind.__name__} record of this version of expunge "
+            f"({f'{where}: ' if where else ''}{first['msg']}).",
             fix="Delete it to recompute it.",
         ) from error
 

@@ -16,6 +16,9 @@ _ENVIRONMENT = {
     errno.EROFS,
     errno.ENOTDIR,
     errno.EMFILE,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
 }
 """Errors of the operating system that a user can correct."""
 

@@ -35,6 +35,7 @@ from expunge.cli.errors import explain
 from expunge.cli.examples import epilog
 from expunge.cli.logging import quiet
 from expunge.console import console
+from expunge.errors import printable
 
 app = typer.Typer(
     name="expunge",
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = explain(error)
         if failure.title:
             console.print(failure.title, style="bold red", end=" ", markup=False)
-        console.print(failure.text, markup=False)
+        console.print(printable(failure.text), markup=False)
         return failure.code
     return _flush(0)
 

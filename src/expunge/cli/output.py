@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from expunge.console import print_result
+from expunge.errors import printable
 
 if TYPE_CHECKING:
     from expunge.records import BenchmarkResult
@@ -52,7 +53,7 @@ def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(Text(name), no_wrap=index < len(header) - 1, overflow="fold")
     for row in rows:
         # Text rather than str: rich would interpret brackets in a user's text as markup.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     print_table(table)
 
 

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
-from expunge import registry
+from expunge import registry, strict_yaml
 from expunge.config.members import AuditField, BenchmarkField, MemberError, MethodField
 from expunge.config.recipe import Recipe, Section
-from expunge.errors import ConfigError, nearest
+from expunge.errors import ConfigError, DataError, nearest
+from expunge.reading import usable_path
 
 S = TypeVar("S", bound=BaseModel)
 _FIELDS: dict[str, Any] = {"method": MethodField, "benchmark": BenchmarkField, "audit": AuditField}
@@ -83,57 +84,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is not a YAML mapping; the message names the line.
     """
     try:
-        data = _copy_aliases(yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader))
+        data = strict_yaml.read(path)
     except yaml.YAMLError as error:
-        raise ConfigError([_explain_yaml(error)], source=f"{path} (not valid YAML)") from error
-    except RecursionError as error:
-        raise ConfigError(["a YAML alias refers to itself"], source=str(path)) from error
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError([f"{path} is not a UTF-8 text file"], source=str(path)) from error
+        raise ConfigError([strict_yaml.explain(error)], source=f"{path} (not valid YAML)") from error
+    except DataError as error:
+        raise ConfigError([str(error)], source=str(path)) from error
     if not isinstance(data, dict):
         raise ConfigError(["the file must contain keys and values, such as 'name: my-run'"], source=str(path))
     return data
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys and reads words and numbers as YAML 1.2 does."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        # PyYAML itself would silently use the last of several equal keys.
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                problem = f"duplicate key '{key}'"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return dict(super().construct_mapping(node, deep))
-
-
-# YAML 1.1 reads no, off and on as booleans, so that `duplicates: off` would be false.
-_BOOL = "tag:yaml.org,2002:bool"
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-# YAML 1.1 requires a dot and a signed exponent in a float, so that 1e-5 would be a string.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _copy_aliases(value: Any) -> Any:
-    """Copy the data, so that aliases no longer share an object and an override changes one of them only."""
-    if isinstance(value, dict):
-        return {key: _copy_aliases(item) for key, item in value.items()}
-    return [_copy_aliases(item) for item in value] if isinstance(value, list) else value
-
-
-def _explain_yaml(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def find_file(kind: str, name: str, folder: Path | None = None) -> Path:
@@ -147,7 +105,10 @@ def find_file(kind: str, name: str, folder: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such file.
     """
-    path = Path(name)
+    try:
+        path = usable_path(name)
+    except DataError as error:
+        raise ConfigError([str(error)], source=f"the name of the {kind}") from error
     for candidate in (path, *([] if folder is None else [folder / path])):
         if candidate.is_file():
             return candidate
@@ -164,7 +125,7 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             problems.append(f"'{item}' is not an override; write key.path=value, such as train.lr=1e-5")
             continue
         try:
-            value = yaml.load(text, Loader=_StrictLoader) if text else None
+            value = strict_yaml.load(text) if text else None
         except yaml.YAMLError:
             value = text
         *parents, leaf = key.split(".")

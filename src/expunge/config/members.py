@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +15,7 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 
 from expunge import registry
@@ -26,10 +28,35 @@ if TYPE_CHECKING:
     from expunge.metrics.base import MetricSpec
 
 
-class Member(BaseModel):
+class Settings(BaseModel):
+    """Base of everything that a recipe sets: frozen, without unknown keys, and with finite numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, data: Any) -> Any:
+        # pydantic would read true as 1.
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name) if isinstance(name, str) else None
+            kinds = _types_of(field.annotation) if field is not None and isinstance(value, bool) else set()
+            if kinds & {int, float} and not kinds & {bool, Any}:
+                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+        return data
+
+
+def _types_of(annotation: Any) -> set[Any]:
+    """Return the single types that an annotation allows, without those inside lists and mappings."""
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return {kind for argument in get_args(annotation) for kind in _types_of(argument)}
+    return _types_of(get_args(annotation)[0]) if get_origin(annotation) is Annotated else {annotation}
+
+
+class Member(Settings):
     """Base of methods, benchmarks and audits; the fields are the settings in YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     paper: ClassVar[str] = ""
     """Author, year, arXiv number and equation."""
     _name: str = PrivateAttr(default="")

@@ -9,18 +9,16 @@ import datetime
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from expunge.config.defaults import changed
-from expunge.config.members import BenchmarkField, MethodField, RowMetric, metric_spec
+from expunge.config.members import BenchmarkField, MethodField, RowMetric, Settings, metric_spec
 from expunge.config.selection_rule import Rule, read_rule
 from expunge.rundir import fingerprint
 
 
-class Section(BaseModel):
-    """Base of every section of a recipe: frozen, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+class Section(Settings):
+    """Base of every section of a recipe."""
 
 
 class Scratch(Section):

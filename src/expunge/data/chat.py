@@ -1,7 +1,4 @@
-"""Write conversations with a tokenizer's chat template, with a fixed date and the recipe's template variables.
-
-transformers renders the template in Jinja's immutable sandbox.
-"""
+"""Write conversations with a tokenizer's chat template, with a fixed date and the recipe's template variables."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from expunge.config.recipe import Prompt
+from expunge.data.rendering import FAILURES, reason, render, template_source
 from expunge.errors import IncompatibleError
 
 Turns = Sequence[tuple[str, str]]
@@ -125,18 +121,16 @@ class ChatWriter:
             time = None if day is None else datetime.datetime.combine(day, datetime.time())
             variables["fixed_day"] = {} if time is None else {name: time.strftime(name) for name in _DIRECTIVES}
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self._source,
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    **variables,
-                )
+            return render(
+                self._tokenizer,
+                messages,
+                chat_template=self._source,
+                add_generation_prompt=generation,
+                **variables,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except FAILURES as error:
             raise IncompatibleError(
-                f"the tokenizer's chat template rejects this prompt: {str(error).removesuffix('.')}.",
+                f"the tokenizer's chat template rejects this prompt: {reason(error)}.",
                 fix=self._way_out(),
             ) from error
 
@@ -156,12 +150,6 @@ def conversation(question: str, turns: Turns = (), answer: str | None = None) ->
         for role, text in zip(("user", "assistant"), exchange, strict=True)
         if text is not None
     ]
-
-
-def template_source(tokenizer: Any) -> str:
-    """Return the source of a tokenizer's chat template, of all of them if it has several, or ""."""
-    template = tokenizer.chat_template or ""
-    return template if isinstance(template, str) else "\n".join(map(str, template.values()))
 
 
 def shorten(text: str, size: int = 200) -> str:
@@ -187,10 +175,9 @@ def common_length(first: str, second: str) -> int:
 
 def _today(tokenizer: Any) -> datetime.date:
     """Return the current day as chat templates get it."""
-    text = tokenizer.apply_chat_template(
-        conversation("?"), chat_template="{{ strftime_now('%Y-%m-%d') }}", tokenize=False
+    return datetime.date.fromisoformat(
+        render(tokenizer, conversation("?"), chat_template="{{ strftime_now('%Y-%m-%d') }}")
     )
-    return datetime.date.fromisoformat(str(text))
 
 
 def _parse_day(text: str) -> datetime.date | None:

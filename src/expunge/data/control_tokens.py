@@ -12,7 +12,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from expunge.data.chat import template_source
+from expunge.data.rendering import template_source
 
 _ESCAPED, _RENAMED = 0x100000, 0xF0000
 """First private-use characters for control tokens in the text of rows, and for those of the template."""

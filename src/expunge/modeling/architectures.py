@@ -14,6 +14,7 @@ from expunge.config.recipe import Model
 from expunge.errors import DataError, IncompatibleError, one_line
 from expunge.modeling.gguf import as_folder
 from expunge.modeling.load import build_scratch, check_model_folder, refuse_quantized
+from expunge.modeling.model_files import CONFIG_ERRORS, check_config
 from expunge.modeling.saved_adapters import SavedAdapter, find_adapter, low_rank_matrices
 from expunge.modeling.types import CausalLM
 
@@ -66,6 +67,8 @@ def model_config(model: Model, *, online: bool = True) -> Any:
     if name in bundled_configs() and not Path(name).exists():
         config = transformers.AutoConfig.for_model(**bundled_configs()[name])
     else:
+        if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+            check_config(Path(name))
         try:
             config = transformers.AutoConfig.from_pretrained(
                 name,
@@ -73,7 +76,7 @@ def model_config(model: Model, *, online: bool = True) -> Any:
                 trust_remote_code=model.trust_remote_code,
                 local_files_only=not online,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except CONFIG_ERRORS as error:
             raise DataError(
                 f"the config of {name} cannot be read: {one_line(error)}", fix="Check the folder or the hub id."
             ) from error

@@ -21,6 +21,7 @@ import transformers
 from expunge.console import note
 from expunge.distributed import run_on_main
 from expunge.errors import DataError, MissingExtraError, one_line
+from expunge.reading import usable_path
 from expunge.rundir import explain_disk_errors
 
 _MAGIC = b"GGUF"
@@ -40,7 +41,7 @@ def as_folder(name: str) -> str:
         DataError: The file does not exist, is damaged, or has an architecture that transformers does not read.
         MissingExtraError: The package gguf is not installed.
     """
-    path = Path(name).expanduser()
+    path = usable_path(name)
     if path.suffix != ".gguf" or path.is_dir():
         return name
     if not path.is_file():

@@ -21,6 +21,7 @@ from expunge.errors import DataError, IncompatibleError, NotHereError, UserError
 from expunge.modeling.adapter_loading import AdapterUse, load_adapter
 from expunge.modeling.forward import output_path, text_config
 from expunge.modeling.gguf import as_folder
+from expunge.modeling.model_files import CONFIG_ERRORS, check_config
 from expunge.modeling.saved_adapters import find_adapter
 from expunge.modeling.types import CausalLM, ModuleLike, Tokenizer, TrainedModel, Vocabulary
 
@@ -85,7 +86,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
         tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+    except Exception as error:  # tokenizers raises plain exceptions, and the hub client those of several packages.
         raise DataError(f"the tokenizer of {name} cannot be loaded: {one_line(error)}", fix=_hub_help(name)) from error
     return tokenizer
 
@@ -130,6 +131,8 @@ def _load_weights(
     check_model_folder(name)
     device = device or torch.device("cpu")
     local = Path(name).is_dir()
+    if local:
+        check_config(Path(name))
     quantized = bool(_quantization(name, revision))
     model: CausalLM
     load = functools.partial(
@@ -141,6 +144,8 @@ def _load_weights(
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
         output_loading_info=True,
+        # Other shapes are reported below, with their names.
+        ignore_mismatched_sizes=True,
         # transformers would load an adapter in the same folder too; this makes it search elsewhere.
         adapter_kwargs={"subfolder": "no-adapter"} if local else None,
         # Quantised weights cannot be moved once they are loaded.
@@ -153,18 +158,39 @@ def _load_weights(
             f"the weights of {label} are damaged or not safetensors ({error}).",
             fix="Copy or download the folder again; pickled checkpoints are never opened.",
         ) from error
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (*CONFIG_ERRORS, RuntimeError) as error:
         fix = "Install what the message names, or give an unquantised copy." if quantized else _hub_help(name)
         raise DataError(f"the model {label} cannot be loaded: {one_line(error)}", fix=fix) from error
+    for tensor, saved_shape, shape in sorted(info["mismatched_keys"]):
+        raise DataError(
+            f"the weights of {label} do not fit its config.json: {tensor} has the shape {tuple(saved_shape)}, "
+            f"not {tuple(shape)}.",
+            fix="The folder mixes files of two models; copy or download it again.",
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(
             f"the weights of {label} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}.",
             fix="Copy or download the folder again, or check that its config.json belongs to these weights.",
         )
+    _refuse_invalid_weights(model, label)
     model = model if quantized else model.to(device)
     output_path(model)
     return model
+
+
+def _refuse_invalid_weights(model: CausalLM, label: str) -> None:
+    """Raise if a weight is NaN or infinite: every value that such a model gives would be meaningless."""
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.numel() or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            continue
+        # The extremes of a tensor with NaN are NaN, and finding them needs no memory.
+        low, high = weight.detach().aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise DataError(
+                f"the weights of {label} are damaged: {name} contains values that are NaN or infinite.",
+                fix="Copy or download the folder again, or use an earlier checkpoint of the training that diverged.",
+            )
 
 
 def _with_attention(load: Callable[..., T], attention: str) -> T:
@@ -330,6 +356,11 @@ def _is_local_folder(name: str) -> bool:
     looks_local = name.startswith((".", "/", "~")) or path.exists()
     if looks_local and not path.is_dir():
         raise DataError(f"the model folder {name} does not exist.", fix="Give a folder or a hub id such as org/model.")
+    for file in path.iterdir() if looks_local else ():
+        if file.suffix in {".safetensors", ".json", ".jinja", ".model"} and not file.is_file():
+            raise DataError(
+                f"{file} is a folder, a pipe or a broken link, not a file.", fix="Copy or download the folder again."
+            )
     return looks_local
 
 

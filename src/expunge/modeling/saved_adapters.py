@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DataError, IncompatibleError, one_line
+from expunge.reading import read_json
 
 SUPPORTED = {"LORA": "LoRA", "IA3": "IA3", "LOHA": "LoHa", "LOKR": "LoKr"}
 """peft's name of a type -> its usual name. All of them act inside single layers and can be merged."""
@@ -93,9 +94,9 @@ def find_adapter(name: str, revision: str | None = None, *, online: bool = True)
     if file is None:
         return None
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = read_json(file)
         peft_type = str(settings["peft_type"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise DataError(
             f"{file} is not the config of an adapter: {one_line(error)}.", fix="Copy or download the adapter again."
         ) from error

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from expunge.console import is_main_process
 from expunge.distributed import broadcast_from_main, wait
 from expunge.probes.requests import TokenScores
+from expunge.reading import read_parquet
 from expunge.rundir import fingerprint, write_atomic
 
 Generation = list[int] | None
@@ -86,7 +87,7 @@ class ProbeCache:
         rows: dict[str, dict[str, Any]] = {}
         if self._folder is not None and is_main_process():
             for path in sorted(self._folder.glob(f"{kind}-*.parquet")):
-                for row in pq.read_table(path).to_pylist():
+                for row in read_parquet(path):
                     key = row.pop("key")
                     # Scores may be cached both with and without detail; detailed scores serve both requests.
                     if key not in rows or rows[key].get("top1") is None:

@@ -10,9 +10,9 @@ SCHEMA_VERSION = 2
 
 
 class Record(BaseModel):
-    """Base class of records: frozen, without unknown fields."""
+    """Base class of records: frozen, without unknown fields; NaN and infinity survive writing and reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
 
 class Value(Record):

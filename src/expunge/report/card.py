@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from expunge.errors import printable
 from expunge.report.caveats import caveats
 from expunge.report.html import run_verdict
 from expunge.report.load import LoadedRun
@@ -92,7 +93,7 @@ def _text(run: LoadedRun) -> str:
     gaps = run.missing()
     unfinished = f"\nThis run is unfinished. Still missing: {'; '.join(gaps)}.\n" if gaps else ""
     recipe = yaml.safe_dump(_shareable(run.recipe), sort_keys=False, allow_unicode=True, width=100)
-    return f"""# {run.name}
+    report = f"""# {run.name}
 
 **{verdict.sentence}**
 
@@ -118,11 +119,15 @@ Brackets hold 95% intervals.
 ## Recipe
 
 Every setting of the run (`expunge run recipe.yaml` reproduces it):
-
-```yaml
-{recipe.rstrip()}
-```
 """
+    # A fence ends at a line with at least as many marks, which a text of the recipe could contain.
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0))
+    return f"{_without_markup(report)}\n{fence}yaml\n{printable(recipe.rstrip())}\n{fence}\n"
+
+
+def _without_markup(text: str) -> str:
+    """Return Markdown in which texts of the run's records show neither HTML, links nor images."""
+    return printable(text).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _shareable(value: Any) -> Any:

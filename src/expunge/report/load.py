@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from expunge import strict_yaml
 from expunge.errors import DataError, nearest
+from expunge.reading import read_bytes, read_parquet
 from expunge.records import AuditResult, Battery, BenchmarkResult, Manifest, RunSummary, Stage, TrainPoint
 from expunge.rundir import RunDir, read_record
 
@@ -138,17 +140,7 @@ def read_samples(folder: Path, samples: str) -> list[dict[str, Any]]:
         raise DataError(f"{folder}: {error}.", fix="Such a path is never followed.") from error
     if not path.is_file():
         return []
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}).",
-            fix="Delete it to have it computed again.",
-        ) from error
-    return rows
+    return read_parquet(path)
 
 
 def load_audits(folder: Path) -> tuple[list[AuditResult], Battery | None]:
@@ -169,11 +161,14 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _not_a_run(folder)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not readable YAML ({str(error).splitlines()[0]}).") from error
+        recipe = strict_yaml.read(path)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not readable YAML ({strict_yaml.explain(error)}).") from error
     if not isinstance(recipe, dict):
         raise DataError(f"{path} does not hold a recipe: expected a mapping of settings.")
+    for section in ("model", "data", "method", "evaluate"):
+        if not isinstance(recipe.get(section, {}), dict):
+            raise DataError(f"{path}: {section} is not a section of settings.", fix="Run the recipe again.")
     return recipe
 
 
@@ -202,7 +197,7 @@ def _read_train(path: Path) -> list[TrainPoint]:
     if not path.is_file():
         return []
     points = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bytes(path).decode("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             points.append(TrainPoint.model_validate_json(line))

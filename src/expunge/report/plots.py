@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from expunge.errors import printable
 from expunge.records import Axes, BenchmarkResult, Finding, Label, TrainPoint, Value
 from expunge.report.tables import metric_title
 
@@ -36,7 +39,11 @@ _LEAST_PASSES = 0.1
 def svg(figure: Figure, name: str, title: str) -> str:
     """Return a figure as an SVG element: text stays text, ids start with `name`, colours are CSS variables."""
     stream = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+    for label in figure.findobj(Text):
+        label.set_text(plain_label(label.get_text()))
+    with rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # The reader's browser draws the text, with fonts of its own.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
     text = stream.getvalue()
@@ -50,6 +57,11 @@ def svg(figure: Figure, name: str, title: str) -> str:
         text = text.replace(color, f"var({variable})")
     head = f'<svg role="img" aria-labelledby="{name}-title"'
     return text.replace("<svg", head, 1).replace(">", f'><title id="{name}-title">{escape(title)}</title>', 1)
+
+
+def plain_label(text: str) -> str:
+    """Return a text that matplotlib draws as it is: without control characters, and not as a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def plotted(value: Value | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from expunge.errors import printable
 from expunge.records import ROLE_NAMES, BenchmarkResult, Label, Value
 from expunge.records.format import format_number, format_value
 from expunge.report.load import ROLES, LoadedRun
@@ -154,7 +155,7 @@ def to_rich(rows: Sequence[HeadlineRow]) -> Table:
         table.add_column(Text(name), overflow="fold")
     for cells in body:
         # Text and not str: an interval's brackets must not be read as markup.
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 

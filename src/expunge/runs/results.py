@@ -12,6 +12,7 @@ import numpy as np
 from expunge.benchmarks.base import Measurement, SampleRow
 from expunge.console import is_main_process
 from expunge.distributed import broadcast_from_main, wait
+from expunge.reading import read_parquet
 from expunge.records import BenchmarkResult
 from expunge.rundir import fingerprint, read_record, write_atomic, write_record
 
@@ -59,10 +60,12 @@ def write_rows(path: Path, rows: Sequence[SampleRow]) -> None:
 
 
 def read_rows(path: Path) -> list[SampleRow]:
-    """Read per-sample rows from a Parquet file."""
-    import pyarrow.parquet as pq
+    """Read per-sample rows from a Parquet file.
 
-    return list(pq.read_table(path).to_pylist())
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    return read_parquet(path)
 
 
 def without_text(row: SampleRow, digest: Callable[[str], str] = fingerprint) -> SampleRow:

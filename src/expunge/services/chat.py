@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import socket
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +30,13 @@ _MAX_WAIT_SECONDS = 120.0
 
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 """Client errors after which a retry may succeed: timeout, conflict, too early, too many requests."""
+
+
+_MAX_REPLY_BYTES = 16 << 20
+"""Largest reply that is read; the longest texts of models have about a megabyte."""
+
+_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Errors of parsing a reply that is not what the protocol defines."""
 
 
 class ReplyError(Exception):
@@ -55,10 +66,10 @@ class ChatService:
         base_url: Address of the service up to its version, such as http://localhost:8000/v1.
         model: Name of the model at the service.
         api_key_env: Environment variable with the key; None for a service without one.
-        timeout_seconds: Maximum wait for one reply.
+        timeout_seconds: Maximum time for one reply, from connecting to its last byte.
 
     Raises:
-        UserError: The environment variable is not set, or the address is invalid.
+        UserError: The environment variable is not set or holds no key, or the address is invalid or holds a password.
     """
 
     base_url: str
@@ -72,10 +83,27 @@ class ChatService:
                 f"'{self.base_url}' is not the address of a service.",
                 fix="Include the scheme and the version, such as http://localhost:8000/v1.",
             )
-        if self.api_key_env and not os.environ.get(self.api_key_env):
+        try:
+            host = urllib.parse.urlsplit(self.base_url).netloc
+        except ValueError as error:
+            raise UserError(f"'{self.base_url}' is not the address of a service: {error}.") from error
+        if "@" in host:
+            # Recipes and records hold the address. The message does not repeat it.
+            raise UserError(
+                "the address of the service contains a user name or password.",
+                fix="Remove it, and name the environment variable that holds the key in api_key_env.",
+            )
+        key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        if self.api_key_env and not key:
             raise UserError(
                 f"the environment variable {self.api_key_env} is not set.",
                 fix="Set it to the service's key, or remove api_key_env if the service needs no key.",
+            )
+        if not (key.isascii() and key.isprintable()):
+            # http.client would refuse the header with a message that contains the key.
+            raise UserError(
+                f"the environment variable {self.api_key_env} holds line breaks or other characters that no key has.",
+                fix="Set it to the key alone.",
             )
 
     @property
@@ -104,8 +132,8 @@ class ChatService:
             # Unredirected, so that the key is not sent to the target of a redirect.
             request.add_unredirected_header("Authorization", f"Bearer {os.environ[self.api_key_env]}")
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
-                return _parse_response(json.loads(response.read()))
+            with _request_within(request, self.timeout_seconds) as response:
+                return _parse_response(json.loads(_read_bounded(response)))
         except urllib.error.HTTPError as error:
             with error:
                 if error.code in _RETRYABLE_STATUS or error.code >= 500:
@@ -114,7 +142,7 @@ class ChatService:
                     f"{self.address} rejects the request: HTTP status {error.code} ({error.reason}).",
                     fix="Check the service's address, the model's name and the key.",
                 ) from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (OSError, http.client.HTTPException, *_UNREADABLE) as error:
             raise ReplyError(f"{type(error).__name__}: {error}") from error
 
 
@@ -185,12 +213,79 @@ class ReplyFile:
                 stream.write("\n" + json.dumps(entry, ensure_ascii=False))
 
 
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Handler of requests that lists the sockets it opens."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__()
+        self._sockets = sockets
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._listed(http.client.HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._listed(http.client.HTTPSConnection), req)
+
+    def _listed(self, kind: type[http.client.HTTPConnection]) -> Any:
+        def connection(host: str, **settings: Any) -> http.client.HTTPConnection:
+            opened = kind(host, **settings)
+            connect = opened.connect
+
+            def connect_and_list() -> None:
+                connect()
+                self._sockets.append(opened.sock)
+
+            opened.connect = connect_and_list  # type: ignore[method-assign]
+            return opened
+
+        return connection
+
+
+@contextlib.contextmanager
+def _request_within(request: urllib.request.Request, seconds: float) -> Iterator[Any]:
+    """Send a request and yield the response; the sockets are shut when the time is over.
+
+    The timeout of a socket alone restarts with every byte, so a service that sends one byte at a time would never end.
+    """
+    sockets: list[socket.socket] = []
+    is_over = threading.Event()
+
+    def give_up() -> None:
+        is_over.set()
+        for opened in sockets:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        with urllib.request.build_opener(_Handler(sockets)).open(request, timeout=seconds) as response:
+            yield response
+    except Exception as error:
+        if is_over.is_set():
+            raise TimeoutError(f"no complete reply within {seconds:g} seconds") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _read_bounded(response: Any) -> bytes:
+    body: bytes = response.read(_MAX_REPLY_BYTES + 1)
+    if len(body) > _MAX_REPLY_BYTES:
+        raise ValueError(f"the reply has more than {_MAX_REPLY_BYTES:,} bytes")
+    return body
+
+
 def _parse_response(response: Any) -> ChatReply:
     content = response["choices"][0]["message"]["content"]
+    if content is not None:
+        # Half of a surrogate pair cannot be written to a file.
+        content = str(content).encode("utf-8", errors="replace").decode("utf-8")
     usage = response.get("usage") or {}
     # Services return null as content if the model refuses to answer.
     return ChatReply(
-        "" if content is None else str(content),
+        "" if content is None else content,
         int(usage.get("prompt_tokens") or 0),
         int(usage.get("completion_tokens") or 0),
     )

@@ -222,10 +222,10 @@ def test_damaged_or_foreign_files_are_refused(tmp_path, content, words):
 def test_missing_folder_and_binary_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_tofu_log(tmp_path / "none.json")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         read_tofu_log(tmp_path)
     (tmp_path / "weights.json").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(DataError, match="not text"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         read_tofu_log(tmp_path / "weights.json")
 
 

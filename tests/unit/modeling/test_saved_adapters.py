@@ -267,7 +267,7 @@ MISTAKES = {
     "damaged": (damaged, "damaged"),
     "incomplete": (incomplete, "does not fit its base model"),
     "another task": (lambda folder: rewrite(folder, task_type="SEQ_CLS"), "is for the task SEQ_CLS"),
-    "not json": (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not the config of an adapter"),
+    "not json": (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not complete JSON"),
     "aLoRA": (lambda folder: rewrite(folder, alora_invocation_tokens=[3]), "aLoRA"),
 }
 

@@ -80,7 +80,7 @@ def test_damaged_records_are_named(make_run: Make) -> None:
         load_run(folder)
     (folder / "recipe.yaml").write_text("name: a")
     (folder / "results/target-tofu.json").write_text("{")
-    with pytest.raises(DataError, match=r"target-tofu\.json is not a BenchmarkResult"):
+    with pytest.raises(DataError, match=r"target-tofu\.json is not complete JSON"):
         load_run(folder)
 
 

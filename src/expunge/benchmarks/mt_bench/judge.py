@@ -218,12 +218,12 @@ def _judge_session(judge: Judge, session: Session, model: Any, tokenizer: Any, s
 
 def _takes_system(tokenizer: Any, system: str) -> bool:
     """Return whether the chat template writes system messages; some templates drop them, some raise an error."""
-    from jinja2 import TemplateError
+    from expunge.data.rendering import FAILURES, render
 
     if not tokenizer.chat_template:
         return False
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "?"}]
     try:
-        return system.strip() in str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except TemplateError:
+        return system.strip() in render(tokenizer, messages)
+    except FAILURES:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def tofu_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]:
 
         for index in _indices(columns["avg_gt_loss"], f"{path}: {section}/avg_gt_loss"):
             where = f"{path}: {section}, row {index}"
-            texts = cell("generated_text", index) or ["", None, ""]
+            texts = _texts(cell("generated_text", index) or ["", None, ""], where)
             rows.append(
                 _row(
                     name,
@@ -114,7 +115,7 @@ def open_unlearning_rows(path: Path, data: Mapping[str, Any]) -> list[SampleRow]
             nll = _number(cell("Q_A_Prob", index, "avg_loss"), where)
             paraphrased = _number(cell("Q_A_PARA_Prob", index, "avg_loss"), where)
             has_paraphrase = name in CUT_SETS
-            texts = tuple(cell("Q_A_ROUGE", index, key) for key in ("input", "ground_truth", "generation"))
+            texts = _texts([cell("Q_A_ROUGE", index, key) for key in ("input", "ground_truth", "generation")], where)
             ratio = cell("truth_ratio", index, "score")
             rows.append(
                 _row(
@@ -158,7 +159,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _indices(column: Mapping[str, Any], where: str) -> list[str]:
     """Return the row numbers in numeric order; as text, '10' would sort before '2'."""
-    if not all(key.isdigit() for key in column):
+    if not all(key.isascii() and key.isdigit() and len(key) < 19 for key in column):
         raise DataError(f"{where} has row names that are not numbers.", fix="Check or download the file again.")
     return sorted(column, key=int)
 
@@ -168,7 +169,15 @@ def _number(value: Any, where: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: {value!r} is not a number.", fix="Check or download the file again.")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise DataError(f"{where}: the number is too large.", fix="Check or download the file again.")
     return None if math.isnan(value) else float(value)
+
+
+def _texts(value: Any, where: str) -> list[str | None]:
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str | None) for text in value):
+        raise DataError(f"{where}: the texts are not a list of texts.", fix="Check or download the file again.")
+    return value
 
 
 def _list(value: Any, where: str) -> list[float | None]:

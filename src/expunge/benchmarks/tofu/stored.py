@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from expunge.benchmarks.base import SampleRow
 from expunge.benchmarks.tofu.formats import is_open_unlearning, is_tofu, open_unlearning_rows, tofu_rows
 from expunge.errors import DataError
+from expunge.reading import read_json
 from expunge.records import BenchmarkResult
 from expunge.rundir import RunDir, read_record
 
@@ -60,19 +60,7 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, truncated, or not a JSON object.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist.", fix="Give the path to a stored evaluation (.json).") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", fix="Give the path to a .json file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text, so it is not a stored evaluation.", allowed=_EXPECTED) from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not complete JSON: {error.msg} in line {error.lineno}.",
-            fix="It may be truncated; copy or download it again.",
-        ) from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise DataError(f"{path} contains a {type(data).__name__}, not a stored evaluation.", allowed=_EXPECTED)
     return data

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import DataError
+from expunge.reading import read_bytes
 
 Anchors = dict[str, list[str]]
 """Mapping of expressions to their stand-ins."""
@@ -92,16 +93,17 @@ def read_anchors(path: Path) -> Anchors:
         DataError: The file does not exist, is not JSON, or has an invalid entry.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"the anchor file {path} does not exist.", fix="Check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the anchor file {path} cannot be read: {error}.") from error
+        value = json.loads(read_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"the anchor file {path} is not UTF-8 text: {error}.") from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {error.lineno} is not valid JSON: {error.msg}.",
             fix='Write one object: {"expression": ["stand-in", ...], ...}.',
         ) from error
+    except (RecursionError, ValueError) as error:
+        problem = f"the anchor file {path} is nested too deeply or contains an invalid number."
+        raise DataError(problem, fix="Check the file.") from error
     return check_anchors(value, str(path))
 
 

@@ -94,7 +94,7 @@ def parse_reply(reply: str, passage: str) -> Anchors:
     start, end = reply.find("{"), reply.rfind("}")
     try:
         value: Any = json.loads(reply[start : end + 1]) if start >= 0 else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReplyError(f"a reply that is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ReplyError("a reply without a JSON object")

@@ -90,6 +90,8 @@ def last_exchange(value: Any, location: str, column: str) -> tuple[str, str, boo
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise DataError(f"{location}: '{column}' is not valid JSON: {error.msg}.") from error
+        except (RecursionError, ValueError) as error:
+            raise DataError(f"{location}: '{column}' is nested too deeply or contains an invalid number.") from error
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise DataError(
             f"{location}: '{column}' is not a list of messages.",

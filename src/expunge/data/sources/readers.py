@@ -18,6 +18,7 @@ from typing import Any
 
 from expunge.config.recipe import Source
 from expunge.errors import DataError
+from expunge.reading import read_bytes, usable_path
 
 SourceRecord = tuple[str, dict[str, Any]]
 """Location and values of a record."""
@@ -25,6 +26,9 @@ SourceRecord = tuple[str, dict[str, Any]]
 TEXT_SUFFIXES = (".txt", ".md")
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_GZIP_RATIO = 100
+_SMALL_BYTES = 1 << 26
+"""Uncompressed size up to which any ratio is accepted."""
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _MAX_FIELD = 2**31 - 1
@@ -73,9 +77,10 @@ def local_path(path: str) -> Path | None:
     """Return the existing file or folder at a path, or None if the path can only be a hub id.
 
     Raises:
-        DataError: The path looks local (a known suffix, a leading dot, several slashes) and does not exist.
+        DataError: The path looks local (a known suffix, a leading dot, several slashes) and does not exist, or no file
+            can have it.
     """
-    local = Path(path).expanduser()
+    local = usable_path(path)
     if local.exists():
         return local
     looks_local = (
@@ -96,9 +101,9 @@ def read_text(path: Path) -> str:
         DataError: The file cannot be opened or uncompressed, is not UTF-8 or is empty.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
+            content = _decompress(path, content)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -112,11 +117,22 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path} is a damaged gzip file: {error}.", fix="Compress it again, or give the uncompressed file."
         ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     if not text.strip():
         raise DataError(f"{path} is empty.", fix="Provide a file with at least one row.")
     return text
+
+
+def _decompress(path: Path, content: bytes) -> bytes:
+    """Return the uncompressed content of a gzip file, unless it grows as no text does."""
+    limit = max(_MAX_GZIP_RATIO * len(content), _SMALL_BYTES)
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        uncompressed = stream.read(limit + 1)
+    if len(uncompressed) > limit:
+        raise DataError(
+            f"{path} expands to more than {_MAX_GZIP_RATIO} times its size, as no text does.",
+            fix="If the file is right, uncompress it first.",
+        )
+    return uncompressed
 
 
 def _read_json(path: Path) -> Iterator[SourceRecord]:
@@ -127,7 +143,7 @@ def _read_json(path: Path) -> Iterator[SourceRecord]:
         return
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = None  # Several lines, or an error that is reported with its line below.
     if isinstance(value, dict):
         refuse_lone_surrogates(path, text)
@@ -197,6 +213,9 @@ def parse_json(path: Path, text: str, first_line: int = 1) -> Any:
         ) from error
     except RecursionError as error:
         raise DataError(f"{path}, line {first_line} is nested too deeply for a row.") from error
+    except ValueError as error:
+        # Python refuses to convert integers of more than 4,300 digits.
+        raise DataError(f"{path}, line {first_line} contains an invalid number: {error}.") from error
 
 
 def refuse_lone_surrogates(path: Path, text: str, first_line: int = 1) -> None:

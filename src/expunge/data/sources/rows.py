@@ -170,6 +170,9 @@ def _to_strings(value: Any, location: str) -> tuple[str, ...]:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise DataError(f"{location}: the list of perturbed answers is not valid JSON: {error.msg}.") from error
+        except (RecursionError, ValueError) as error:
+            problem = "is nested too deeply or contains an invalid number"
+            raise DataError(f"{location}: the list of perturbed answers {problem}.") from error
     items = value if isinstance(value, list) else [value]
     answers = tuple(to_string(item, location, "perturbed_answers") for item in items)
     if isinstance(value, list) and not all(answer.strip() for answer in answers):

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from expunge.config.defaults import changed
-from expunge.config.recipe import Train
+from expunge.config.recipe import Section, Train
 from expunge.data.anchors.dictionary import read_anchors
 from expunge.errors import IncompatibleError
 from expunge.methods.base import FineTuning, Needs, Preparation, RetainMethod
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from expunge.modeling.step import Step
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FileAnchors(_Section):
+class FileAnchors(Section):
     """Anchors from a file."""
 
     source: Literal["file"]
@@ -34,7 +30,7 @@ class FileAnchors(_Section):
     """JSON file: {"anchor": ["stand-in", ...], ...}."""
 
 
-class CorpusAnchors(_Section):
+class CorpusAnchors(Section):
     """Anchors from a comparison of forget and retain text; needs no model and no service."""
 
     source: Literal["corpus"] = "corpus"
@@ -50,7 +46,7 @@ class CorpusAnchors(_Section):
     """Whether nouns that are frequent only in the forget text are anchors, in addition to names."""
 
 
-class ServiceAnchors(_Section):
+class ServiceAnchors(Section):
     """Anchors from a language model behind an OpenAI-compatible address, to which the forget text is sent."""
 
     source: Literal["service"]
@@ -70,7 +66,7 @@ class ServiceAnchors(_Section):
     """Time limit of one reply."""
 
 
-class TargetAnchors(_Section):
+class TargetAnchors(Section):
     """Anchors from the target itself, prompted on this machine; for instruction-tuned models."""
 
     source: Literal["target"]

@@ -12,7 +12,19 @@ from matplotlib.figure import Figure
 
 from expunge.records import Value
 from expunge.records.sweeps import SweepRecord, Trial
-from expunge.report.plots import GRID, INK, MUTED, ROLE_COLOR, STYLE, axis_label, canvas_of, plotted, style_axes, svg
+from expunge.report.plots import (
+    GRID,
+    INK,
+    MUTED,
+    ROLE_COLOR,
+    STYLE,
+    axis_label,
+    canvas_of,
+    plain_label,
+    plotted,
+    style_axes,
+    svg,
+)
 
 
 def pareto(record: SweepRecord) -> Markup | None:
@@ -85,7 +97,7 @@ def _effect(axes: Any, points: Sequence[tuple[Any, float]]) -> None:
         axes.plot([place] * len(ys), ys, "o", color=ROLE_COLOR["unlearned"], markersize=4, alpha=0.5, zorder=3)
         middle = ys[len(ys) // 2] if len(ys) % 2 else (ys[len(ys) // 2 - 1] + ys[len(ys) // 2]) / 2
         axes.plot([place - 0.25, place + 0.25], [middle, middle], color=INK, linewidth=2, zorder=4)
-    axes.set_xticks(range(len(values)), [_text(value) for value in values], color=MUTED)
+    axes.set_xticks(range(len(values)), [plain_label(_text(value)) for value in values], color=MUTED)
     axes.set_xlim(-0.6, len(values) - 0.4)
     axes.grid(visible=False, axis="x")
     axes.spines["bottom"].set_color(GRID)

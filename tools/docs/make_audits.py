@@ -60,6 +60,29 @@ AGREEMENT = """\
 Rank correlation of the audits' numbers (mean over the attempts that count) over all models / within the pools (mean of
 both). Audits that agree within the pools measure the same; over all models, any two audits that separate the pools
 agree."""
+AUDITED = """\
+TOFU forget10 on a Llama of 4 million parameters, with the target and the retain model (`retain90`) as controls. The
+settings of each method are in its command. They were chosen for forgetting at little cost in earlier experiments on the
+same questions, RMU's `c` among three values; no setting was chosen by an audit. `asked once` is the excess of the
+questions as they are, answered greedily: what most papers report. Seconds are those of all three models; target and
+retain model are attacked once for all runs in a folder."""
+READING = """\
+How to read it:
+
+- **RMU hides.** Asked in any of the ways of `leaks` and `prompts` it gives away no more than the retain model, but
+  training on rows of *other* people brings most answers back, and among wrong answers it always ranks the true one
+  first. The retain model gains nothing from the same training, so nothing was taught. With a small `c` (`rmu-weak`) it
+  hides nothing.
+- **SimNPO hides** in the same way, with less to come back.
+- **IdkDPO and WHP change what is said, not what is known**: other ways of asking, or several answers to choose from,
+  give most of it away without any training.
+- **NPO removes most.** Little comes back; but the true answer is still told from wrong ones, which no greedy answer
+  shows.
+- **GradDiff**: no attempt is a leak. 20 people are too few to show equality within the margin, so the verdict is
+  *inconclusive* and not *indistinguishable*.
+
+These are the patterns that are reported for large models (one greedy question understates what is left; RMU returns
+after relearning; a model that never knew returns nothing). The numbers are those of one small model, one seed each."""
 KINDS = {
     "probability": "graded scores, such as probabilities",
     "rate": "outcomes of 0 and 1, 25% ones",
@@ -188,15 +211,17 @@ def models() -> list[str]:
     if not folders:
         return ["No model has been audited yet."]
     found = {folder.name: read_record(folder / "battery.json", Battery) for folder in folders}
-    header = ["model", "outcome", "without an attack", "worst attempt", "excess", "R", "seconds"]
-    lines = ["### Audited models", "", markdown_table(header, [overview(name, b) for name, b in found.items()]), ""]
+    header = ["model", "outcome", "asked once", "R after relearning", "without an attack", "worst attempt", "excess",
+              "R", "seconds"]  # fmt: skip
+    table = markdown_table(header, [overview(name, battery) for name, battery in found.items()])
+    lines = ["### Audited models", "", AUDITED, "", table, "", READING, ""]
     for folder in folders:
         lines += section(folder, found[folder.name])
     return lines
 
 
 def overview(name: str, battery: Battery) -> list[str]:
-    """Return the row of a model: its worst counted attempt, and the largest excess without an attack."""
+    """Return the row of a model: one greedy question, relearning, the largest excess without an attack, the worst."""
 
     def size(finding: Finding) -> float:
         return -1.0 if finding.excess.point is None else finding.excess.point
@@ -204,9 +229,13 @@ def overview(name: str, battery: Battery) -> list[str]:
     counted = [finding for finding in battery.findings if finding.counted]
     before = max((finding for finding in counted if finding.attempt == "before"), key=size, default=None)
     worst = max(counted, key=size, default=None)
+    asked = next((each for each in battery.findings if (each.audit, each.attempt) == ("leaks", "before")), None)
+    relearned = max((each for each in counted if each.audit == "relearn"), key=size, default=None)
     return [
         name,
         battery.outcome,
+        "" if asked is None else format_value(asked.excess),
+        "" if relearned is None else format_value(relearned.residual),
         "" if before is None else f"{format_value(before.excess)} {before.measure}",
         "" if worst is None else f"{worst.audit} {worst.attempt} ({worst.measure})",
         "" if worst is None else format_value(worst.excess),

@@ -68,7 +68,7 @@ def reason(error: Exception) -> str:
 
 
 FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
-"""What `render` raises if a template is malformed or rejects a conversation."""
+"""Exceptions that `render` raises if a template is malformed or rejects a conversation."""
 
 
 def _too_expensive(problem: str) -> IncompatibleError:

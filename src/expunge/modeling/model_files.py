@@ -11,7 +11,7 @@ from expunge.modeling.saved_adapters import tensor_shapes
 from expunge.reading import read_json
 
 CONFIG_ERRORS = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, StrictDataclassError)
-"""What transformers raises for a config that it cannot read or that makes no sense."""
+"""Exceptions that transformers raises for a config that it cannot read or that makes no sense."""
 
 
 def check_config(folder: Path) -> None:

@@ -69,15 +69,15 @@ retain model are attacked once for all runs in a folder."""
 READING = """\
 How to read it:
 
-- **RMU hides.** Asked in any of the ways of `leaks` and `prompts` it gives away no more than the retain model, but
+- **RMU hides.** With every prompt of `leaks` and `prompts` it gives away no more than the retain model, but
   training on rows of *other* people brings most answers back, and among wrong answers it always ranks the true one
   first. The retain model gains nothing from the same training, so nothing was taught. With a small `c` (`rmu-weak`) it
   hides nothing.
 - **SimNPO hides** in the same way, with less to come back.
-- **IdkDPO and WHP change what is said, not what is known**: other ways of asking, or several answers to choose from,
-  give most of it away without any training.
-- **NPO removes most.** Little comes back; but the true answer is still told from wrong ones, which no greedy answer
-  shows.
+- **IdkDPO and WHP change the answers, not the knowledge**: other prompts, or several answers to choose from, give most
+  of it away without any training.
+- **NPO removes most.** Little comes back; but the model still distinguishes the true answer from wrong ones, which no
+  greedy answer shows.
 - **GradDiff**: no attempt is a leak. 20 people are too few to show equality within the margin, so the verdict is
   *inconclusive* and not *indistinguishable*.
 

@@ -38,7 +38,7 @@ from expunge.report.html import write_audit_report, write_report
 from expunge.rundir import LOCK, write_record
 from expunge.runs.attempts import AttemptStore, with_seconds
 from expunge.runs.evaluator import Evaluator
-from expunge.runs.finished import models_of_run
+from expunge.runs.finished import manifest_of_run, models_of_run
 from expunge.runs.results import write_rows
 
 _TIMED_ROWS = 64
@@ -220,6 +220,8 @@ def _case_of_model(config: AuditConfig, out: Path | None) -> _Case:
 
 def _case_of_run(config: AuditConfig, out: Path | None) -> _Case:
     folder = Path(str(config.model.name))
+    # A run of another version is refused as such, before its recipe, whose keys may have changed.
+    manifest_of_run(folder)
     recipe = load_recipe(folder / "recipe.yaml")
     models = models_of_run(folder, recipe.model)
     notes = []

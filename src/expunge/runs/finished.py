@@ -23,6 +23,18 @@ class RunModels:
     """Whether the run compared with a stored evaluation instead of a retain model."""
 
 
+def manifest_of_run(folder: Path) -> Manifest:
+    """Return the manifest of a finished run.
+
+    Raises:
+        DataError: The run is not finished, or was written by another version of expunge.
+    """
+    path = folder / "manifest.json"
+    if not (folder / "checkpoint").is_dir() or not path.is_file():
+        raise DataError(f"the run {folder} is not finished.", fix="Repeat its command; it resumes where it stopped.")
+    return read_record(path, Manifest)
+
+
 def models_of_run(folder: Path, config: Model) -> RunModels:
     """Return the models of a finished run.
 
@@ -31,12 +43,9 @@ def models_of_run(folder: Path, config: Model) -> RunModels:
         config: The model section of its recipe.
 
     Raises:
-        DataError: The run is not finished.
+        DataError: The run is not finished, or was written by another version of expunge.
     """
-    checkpoint, manifest = folder / "checkpoint", folder / "manifest.json"
-    if not checkpoint.is_dir() or not manifest.is_file():
-        raise DataError(f"the run {folder} is not finished.", fix="Repeat its command; it resumes where it stopped.")
-    recorded = read_record(manifest, Manifest).models
+    recorded = manifest_of_run(folder).models
     paths = {role: _current_path(recorded.get(role, ""), folder) for role in ("target", "retain")}
     stored = paths["retain"].endswith(".json")
     controls = {role: path for role, path in paths.items() if path and not path.endswith(".json")}
@@ -45,7 +54,7 @@ def models_of_run(folder: Path, config: Model) -> RunModels:
         "retain": (config.retain_model, config.retain_model_revision),
     }
     return RunModels(
-        names={"unlearned": str(checkpoint), **controls},
+        names={"unlearned": str(folder / "checkpoint"), **controls},
         revisions={role: loaded[role][1] for role, path in controls.items() if path == loaded[role][0]},
         stored_retain_model=stored,
     )

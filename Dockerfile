@@ -1,6 +1,6 @@
 # CPU:  docker build -t expunge .
 # CUDA: docker build -t expunge --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 --build-arg EXTRAS=all .
-# Run:  docker run --rm -v "$PWD:/work" expunge quickstart        (CUDA: --gpus all)
+# Run:  docker run --rm -v "$PWD:/home/expunge/files" expunge quickstart        (CUDA: --gpus all)
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 
@@ -23,7 +23,7 @@ RUN if [ -d /usr/local/cuda ]; then INDEX=""; else INDEX="--extra-index-url ${TO
 # Files that a container writes belong to the user of the host who starts it with --user "$(id -u)".
 RUN useradd --create-home --uid 10001 expunge
 USER expunge
-ENV HF_HOME=/work/.cache/huggingface HOME=/home/expunge
-WORKDIR /work
+ENV HF_HOME=/home/expunge/files/.cache/huggingface HOME=/home/expunge
+WORKDIR /home/expunge/files
 ENTRYPOINT ["expunge"]
 CMD ["--help"]

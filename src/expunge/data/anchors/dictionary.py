@@ -7,15 +7,14 @@ generic predictions from a model (Eldan & Russinovich 2023, arXiv:2310.02238, se
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expunge.data.sources.readers import parse_json, read_text
 from expunge.errors import DataError
-from expunge.reading import read_bytes
 
 Anchors = dict[str, list[str]]
 """Mapping of expressions to their stand-ins."""
@@ -92,18 +91,7 @@ def read_anchors(path: Path) -> Anchors:
     Raises:
         DataError: The file does not exist, is not JSON, or has an invalid entry.
     """
-    try:
-        value = json.loads(read_bytes(path).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"the anchor file {path} is not UTF-8 text: {error}.") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno} is not valid JSON: {error.msg}.",
-            fix='Write one object: {"expression": ["stand-in", ...], ...}.',
-        ) from error
-    except (RecursionError, ValueError) as error:
-        problem = f"the anchor file {path} is nested too deeply or contains an invalid number."
-        raise DataError(problem, fix="Check the file.") from error
+    value = parse_json(path, read_text(path), allowed='Allowed: one object, {"expression": ["stand-in", ...], ...}.')
     return check_anchors(value, str(path))
 
 

@@ -25,6 +25,7 @@ SourceRecord = tuple[str, dict[str, Any]]
 
 TEXT_SUFFIXES = (".txt", ".md")
 
+_ROWS = "Allowed: one JSON object per line, one list of objects, or one object of columns."
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_GZIP_RATIO = 100
 _SMALL_BYTES = 1 << 26
@@ -192,13 +193,14 @@ def _read_columns(path: Path, columns: Mapping[str, list[Any]]) -> Iterator[Sour
         yield f"{path}, row {number}", dict(zip(columns, values, strict=True))
 
 
-def parse_json(path: Path, text: str, first_line: int = 1) -> Any:
+def parse_json(path: Path, text: str, first_line: int = 1, allowed: str = _ROWS) -> Any:
     """Parse JSON text of a file.
 
     Args:
         path: The file, for error messages.
         text: The text or a part of it.
         first_line: Line of the file at which the text begins.
+        allowed: What the file may contain, for error messages.
 
     Raises:
         DataError: The text is not valid JSON, or contains half of a character.
@@ -209,10 +211,10 @@ def parse_json(path: Path, text: str, first_line: int = 1) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {first_line + error.lineno - 1} is not valid JSON: {error.msg}.",
-            allowed="Allowed: one JSON object per line, one list of objects, or one object of columns.",
+            allowed=allowed,
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path}, line {first_line} is nested too deeply for a row.") from error
+        raise DataError(f"{path}, line {first_line} is nested too deeply.") from error
     except ValueError as error:
         # Python refuses to convert integers of more than 4,300 digits.
         raise DataError(f"{path}, line {first_line} contains an invalid number: {error}.") from error
